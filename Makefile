@@ -1,0 +1,47 @@
+# vmheal. `make demo` shows the main job, `make test` proves it. `make help` lists the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The lab and the tests that start daemons need root.
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,KEEP)
+SHELL := /bin/bash
+
+.PHONY: help dev lint test test-fast demo bench lock clean
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+dev: $(VENV)/.ready  ## the development environment .venv, with both programs in it
+
+$(VENV)/.ready: requirements/dev.txt pyproject.toml tests/install-debian.sh
+	@tests/install-debian.sh dev
+	@echo "Making $(VENV) from requirements/dev.txt"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: test-packages
+test-packages:
+	@tests/install-debian.sh dev test
+
+lint: dev  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-fast: dev lint  ## the tests that start no daemon
+	$(BIN)/pytest -m "not daemons and not lab and not bench"
+
+test: test-packages dev lint  ## everything: fast tests first, then real programs, then real hosts
+	$(BIN)/pytest -m "not daemons and not lab and not bench"
+	$(ROOT) $(BIN)/pytest -m "daemons"
+	$(ROOT) $(BIN)/pytest -m "lab"
+
+lock: dev  ## compile requirements/*.txt anew from requirements/*.in
+	cd requirements && for name in exporter actuator dev; do \
+	    ../$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
+	        --no-emit-index-url --no-emit-find-links --no-header --no-annotate $$name.in -o $$name.txt; done
+
+clean:  ## remove what was built here (the lab's image cache too)
+	rm -rf $(VENV) .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
