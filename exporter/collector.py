@@ -27,11 +27,16 @@ class Collector(Protocol):
 
         Args:
             deadline: when the answer is worth nothing any more, in seconds of `time.monotonic()`. Every
-                wait and every child process ends before it.
+                wait and every child process that can have an end gets one before it.
 
         Raises:
-            CollectorError: the source could not be read. What was returned before is dropped, so a
-                collector that has something to say about the failure (`libvirt_up 0`) returns it instead.
+            CollectorError: the source could not be read.
+        """
+
+    def down(self) -> Iterable[Metric]:
+        """Return what the page says instead when `collect` raised or hangs, like `libvirt_up 0`.
+
+        Called in the scrape's thread: it reads nothing and never waits.
         """
 
     def close(self) -> None:
