@@ -1,0 +1,1 @@
+"""The real ends of the ports. Imported by the entry point only."""

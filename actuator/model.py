@@ -1,0 +1,355 @@
+"""What the actuator talks about: facts, domains, notifications, plans. Data only.
+
+Times named ``*_at`` are wall clock, Unix seconds, for people and for what must outlive the process. ``at`` of
+a fact is the actuator's monotonic clock, because ages must not depend on a wall clock that jumps.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+from exporter.drbd import Resource
+
+T = TypeVar("T")
+
+
+# ---- facts -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Observed(Generic[T]):
+    """A fact that somebody answered for."""
+
+    value: T
+    source: str
+    """Who said it, for people: ``libvirt on v01``."""
+    at: float
+    """Monotonic seconds, read *before* the question was asked: the fact is at least this fresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A fact that nobody answered for. It is never taken for the good case."""
+
+    reason: str
+
+
+# ---- domains as libvirt sees them ------------------------------------------------------------------------
+
+
+class DomainState(StrEnum):
+    """libvirt's virDomainState, in the words that the exporter publishes."""
+
+    NOSTATE = "nostate"
+    RUNNING = "running"
+    BLOCKED = "blocked"
+    """Xen: running and idle."""
+    PAUSED = "paused"
+    SHUTDOWN = "shutdown"
+    """Being shut down, not down."""
+    SHUTOFF = "shutoff"
+    CRASHED = "crashed"
+    PMSUSPENDED = "pmsuspended"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One disk of a domain, from its XML (LXC: a ``filesystem type='block'``). Empty CD drives are left out."""
+
+    target: str
+    """As in the XML: ``vda``, ``xvda``; for LXC the directory."""
+    source: str
+    """As in the XML: a path, or ``drbd:NAME`` for Xen's and QEMU's DRBD disks."""
+    writable: bool = True
+    attached: bool | None = None
+    """The running domain really has it: libvirt's block statistics answer for it. None: not running, or the
+    driver cannot tell. Xen starts a domain whose device cannot be opened, without the disk and without an
+    error (facts of DRBD on Xen); QEMU and LXC fail the start instead."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainView:
+    """One defined domain on one host."""
+
+    name: str
+    uuid: str
+    state: DomainState
+    reason: str
+    """libvirt's reason for the state, in its words (``crashed``, ``ioerror``, ``unknown`` ...). For people
+    only: a SIGTERM to QEMU reads like a clean shutdown, and a restarted libvirtd has forgotten reasons."""
+    id: int | None
+    """libvirt's id while the domain holds anything on the host, else None. A crashed domain that Xen preserves
+    reads shutoff *with* an id: it must be destroyed before a start."""
+    disks: tuple[Disk, ...] = ()
+
+
+# ---- notifications ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """One alert, from whoever told us. It is a hint: the live system decides."""
+
+    fingerprint: str
+    starts_at: float
+    """Identity together with the fingerprint; otherwise not trusted (Alertmanager may announce a startsAt
+    only with its resolution)."""
+    firing: bool
+    labels: Mapping[str, str]
+    source: Literal["webhook", "alertmanager", "prometheus", "reconcile"] = "webhook"
+
+    @property
+    def action(self) -> str:
+        """What the alert asks for; empty when it asks for nothing."""
+        return self.labels.get("action", "")
+
+    @property
+    def domain(self) -> str:
+        """The domain that the alert is about; empty when it names none."""
+        return self.labels.get("domain", "")
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingAlert:
+    """An alert that we send to Alertmanager. Its identity is its labels."""
+
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    starts_at: float
+    ends_at: float
+    """Alertmanager resolves it then unless it is sent again before; in the past: resolved now."""
+
+
+# ---- evidence --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What one look at the live system said about one domain, on every host where it may run."""
+
+    domain: str
+    at: float
+    """Monotonic seconds before the first question was asked."""
+    domains: Mapping[str, Observed[DomainView | None] | Unknown]
+    """By host; None: libvirt answered, and no such domain is defined there."""
+    storage: Mapping[str, Observed[tuple[Resource, ...]] | Unknown]
+    """By host: the DRBD resources that are up in that host's kernel. One that is down is not in it."""
+
+
+# ---- decisions -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """Make sure that what is left of a crashed domain is gone."""
+
+    host: str
+    domain: str
+    domain_id: int
+    kind: Literal["destroy"] = "destroy"
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Make a DRBD resource Primary on the host."""
+
+    host: str
+    resource: str
+    kind: Literal["promote"] = "promote"
+
+
+@dataclass(frozen=True, slots=True)
+class Demote:
+    """Make a DRBD resource Secondary on the host: takes back a promotion of a plan that failed."""
+
+    host: str
+    resource: str
+    kind: Literal["demote"] = "demote"
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Start the domain."""
+
+    host: str
+    domain: str
+    kind: Literal["start"] = "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Confirm:
+    """Read the domain back as running, with its disks."""
+
+    host: str
+    domain: str
+    kind: Literal["confirm"] = "confirm"
+
+
+Step: TypeAlias = Destroy | Promote | Demote | Start | Confirm
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done, in order. Made by the pure core, carried out by the executor."""
+
+    verb: Literal["restart"]
+    domain: str
+    host: str
+    """Where the domain runs when the plan has succeeded."""
+    reason: str
+    """One sentence: what was seen that asks for it."""
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Nothing is done, and why."""
+
+    guard: str
+    """The guard's name, for metrics."""
+    sentence: str
+    """What is wrong and what a person can do about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """Nothing has to be done: the domain is as it should be."""
+
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Postpone:
+    """Not now: look again at ``until_at`` (wall clock)."""
+
+    until_at: float
+    sentence: str
+
+
+Decision: TypeAlias = Plan | Refusal | Nothing | Postpone
+
+
+# ---- outcomes of calls -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The call succeeded, or its effect was found to be there already."""
+
+    detail: str = ""
+    kind: Literal["done"] = "done"
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The other side answered no: the call has had no effect and will have none."""
+
+    reason: str
+    """What it said, in its words."""
+    code: int | None = None
+    """DRBD: the number in drbdadm's brackets, negative or not; it tells refusals apart, the exit status does
+    not. libvirt: the virErrorNumber."""
+    kind: Literal["failed"] = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Indeterminate:
+    """No answer in time: the call may have had its effect, may still have it, or never will. Observe again."""
+
+    reason: str
+    kind: Literal["indeterminate"] = "indeterminate"
+
+
+CallOutcome: TypeAlias = Done | Failed | Indeterminate
+
+
+# ---- what the journal keeps ------------------------------------------------------------------------------
+
+
+class PlanStatus(StrEnum):
+    """Where a plan stands."""
+
+    OPEN = "open"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    """A step failed or was refused; what had been begun was undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of a plan. An intent without an outcome means: we do not know, observe."""
+
+    step: Step
+    intended_at: float | None = None
+    concluded_at: float | None = None
+    outcome: CallOutcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRecord:
+    """A plan and how far it came."""
+
+    id: int
+    plan: Plan
+    status: PlanStatus
+    claimed_at: float
+    steps: tuple[StepRecord, ...]
+    finished_at: float | None = None
+    sentence: str = ""
+    """How it ended."""
+
+
+class EscalationKind(StrEnum):
+    """Why a person is asked; the value is the alert's name."""
+
+    REFUSED = "VMHealRefused"
+    """A guard refused: nothing was done."""
+    FAILED = "VMHealFailed"
+    """A plan failed on the way."""
+    GAVE_UP = "VMHealGaveUp"
+    """The limit of attempts is used up: nothing more is tried until the domain was seen running."""
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """A warning that stands until the domain runs again."""
+
+    kind: EscalationKind
+    domain: str
+    host: str
+    guard: str
+    sentence: str
+    since_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRecord:
+    """What vmheal knows about one protected domain beyond the live system."""
+
+    domain: str
+    version: int
+    """Raised by every change; a change names the version that it rests on."""
+    host: str
+    """Where it should run: desired state."""
+    plan: PlanRecord | None = None
+    """The open plan. One at a time."""
+    attempts_at: tuple[float, ...] = ()
+    """When restarts were claimed, oldest first, as far back as the journal keeps them."""
+    escalation: Escalation | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the timeline. Written by us for people; nothing is decided on it."""
+
+    at: float
+    """Wall clock, Unix seconds."""
+    kind: str
+    """received, admitted, observed, decided, intent, outcome, finished, escalated, solved, ..."""
+    sentence: str
+    domain: str = ""
+    host: str = ""
+    plan: int | None = None
+    detail: Mapping[str, object] = field(default_factory=dict)
+    """What stands behind the sentence: evidence, labels, seconds."""
