@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, Literal, TypeAlias, TypeVar
 
-from exporter.drbd import Resource
+from exporter.drbd import Snapshot
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class DomainState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One disk of a domain, from its XML (LXC: a ``filesystem type='block'``). Empty CD drives are left out."""
+    """One disk of a domain, from its XML (LXC: ``filesystem type='block'``). Empty CD drives are left out."""
 
     target: str
     """As in the XML: ``vda``, ``xvda``; for LXC the directory."""
@@ -79,7 +79,7 @@ class DomainView:
     """libvirt's reason for the state, in its words (``crashed``, ``ioerror``, ``unknown`` ...). For people
     only: a SIGTERM to QEMU reads like a clean shutdown, and a restarted libvirtd has forgotten reasons."""
     id: int | None
-    """libvirt's id while the domain holds anything on the host, else None. A crashed domain that Xen preserves
+    """libvirt's id while it holds anything on the host, else None. A crashed domain that Xen preserves
     reads shutoff *with* an id: it must be destroyed before a start."""
     disks: tuple[Disk, ...] = ()
 
@@ -133,7 +133,7 @@ class Evidence:
     """Monotonic seconds before the first question was asked."""
     domains: Mapping[str, Observed[DomainView | None] | Unknown]
     """By host; None: libvirt answered, and no such domain is defined there."""
-    storage: Mapping[str, Observed[tuple[Resource, ...]] | Unknown]
+    storage: Mapping[str, Observed[Snapshot] | Unknown]
     """By host: the DRBD resources that are up in that host's kernel. One that is down is not in it."""
 
 
@@ -255,7 +255,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Indeterminate:
-    """No answer in time: the call may have had its effect, may still have it, or never will. Observe again."""
+    """No answer in time: it may have had its effect, may still have it, or never will. Observe again."""
 
     reason: str
     kind: Literal["indeterminate"] = "indeterminate"
@@ -271,33 +271,41 @@ class PlanStatus(StrEnum):
     """Where a plan stands."""
 
     OPEN = "open"
+    UNDOING = "undoing"
+    """A step failed or was refused; what had been begun is being taken back."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    """A step failed or was refused; what had been begun was undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step of a plan. An intent without an outcome means: we do not know, observe."""
+    """One step of a plan. An intent without an outcome means: nobody knows, observe."""
 
     step: Step
     intended_at: float | None = None
     concluded_at: float | None = None
     outcome: CallOutcome | None = None
+    called: bool = False
+    """The outcome comes from our own call; False: the effect was found to be there already."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRecord:
     """A plan and how far it came."""
 
-    id: int
+    id: str
     plan: Plan
     status: PlanStatus
     claimed_at: float
     steps: tuple[StepRecord, ...]
     finished_at: float | None = None
     sentence: str = ""
-    """How it ended."""
+    """How it ended, or why it is being undone."""
+
+    @property
+    def finished(self) -> bool:
+        """Nothing of it is left to do."""
+        return self.status in {PlanStatus.SUCCEEDED, PlanStatus.FAILED}
 
 
 class EscalationKind(StrEnum):
@@ -316,7 +324,6 @@ class Escalation:
     """A warning that stands until the domain runs again."""
 
     kind: EscalationKind
-    domain: str
     host: str
     guard: str
     sentence: str
@@ -329,27 +336,41 @@ class DomainRecord:
 
     domain: str
     version: int
-    """Raised by every change; a change names the version that it rests on."""
+    """Raised by one with every change: a change is written only over the version that it was made from."""
     host: str
     """Where it should run: desired state."""
     plan: PlanRecord | None = None
-    """The open plan. One at a time."""
+    """The open plan, else the last one. One at a time."""
     attempts_at: tuple[float, ...] = ()
-    """When restarts were claimed, oldest first, as far back as the journal keeps them."""
+    """When restarts were claimed, oldest first, as far back as the limits look."""
     escalation: Escalation | None = None
+
+    @property
+    def open_plan(self) -> PlanRecord | None:
+        """The plan that is not finished."""
+        return None if self.plan is None or self.plan.finished else self.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A notification in the journal's inbox: durable, not yet settled."""
+
+    id: int
+    received_at: float
+    notification: Notification
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of the timeline. Written by us for people; nothing is decided on it."""
+    """One line of the timeline. Written for people; nothing is decided on it."""
 
     at: float
     """Wall clock, Unix seconds."""
     kind: str
-    """received, admitted, observed, decided, intent, outcome, finished, escalated, solved, ..."""
+    """received, ignored, observed, decided, intent, outcome, finished, escalated, solved ..."""
     sentence: str
     domain: str = ""
     host: str = ""
-    plan: int | None = None
+    plan: str = ""
     detail: Mapping[str, object] = field(default_factory=dict)
     """What stands behind the sentence: evidence, labels, seconds."""

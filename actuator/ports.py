@@ -3,9 +3,9 @@
 Every port is used from several threads at once. Every call has a deadline, ``timeout_seconds``: the call
 returns or raises within it plus scheduling noise, whatever hangs on the other side.
 
-Reads answer or raise ``Unanswered``. Calls that change something never raise for what the other side did: they
-return ``Done``, ``Failed`` (it said no: no effect, now or later) or ``Indeterminate`` (no answer: the effect
-may come, now or later). When in doubt between the last two, ``Indeterminate``.
+Reads answer or raise ``Unanswered``. Calls that change something never raise for what the other side did:
+they return ``Done``, ``Failed`` (it said no: no effect, now or later) or ``Indeterminate`` (no answer: the
+effect may come, now or later). When in doubt between the last two, ``Indeterminate``.
 
 Hosts are named as in DRBD's configuration; how to reach one is the adapter's own configuration.
 """
@@ -13,8 +13,17 @@ Hosts are named as in DRBD's configuration; how to reach one is the adapter's ow
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from actuator.model import CallOutcome, DomainState, DomainView, Notification, OutgoingAlert
-from exporter.drbd import Resource
+from actuator.model import (
+    CallOutcome,
+    DomainRecord,
+    DomainState,
+    DomainView,
+    Event,
+    Notification,
+    OutgoingAlert,
+    Received,
+)
+from exporter.drbd import Snapshot
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -49,8 +58,8 @@ class Hypervisor(Protocol):
     def destroy(self, host: str, domain: str, domain_id: int, *, timeout_seconds: float) -> CallOutcome:
         """End the domain with this id at once (virDomainDestroy), and read back that its id is gone.
 
-        ``Failed`` without touching anything when the id is another one now, or the state is running, blocked or
-        paused: the id is read just before. ``Done`` when it is gone already.
+        ``Failed`` without touching anything when the id is another one now, or the state is running, blocked
+        or paused: both are read just before. ``Done`` when it is gone already.
         """
 
     def start(self, host: str, domain: str, *, timeout_seconds: float) -> CallOutcome:
@@ -60,13 +69,15 @@ class Hypervisor(Protocol):
 class Storage(Protocol):
     """DRBD on every host, 8.4 and 9."""
 
-    def status(self, host: str, *, timeout_seconds: float) -> tuple[Resource, ...]:
+    def status(self, host: str, *, timeout_seconds: float) -> Snapshot:
         """Every resource that is up in the host's kernel, as that host sees it now (``drbdsetup events2``).
 
-        Peers carry host names on both versions (8.4's events2 says ``peer``; the adapter knows the name).
+        ``Connection.name`` is the peer's host name on both versions (8.4's events2 says ``peer``: the adapter
+        puts the name that the host's DRBD configuration gives). What was not understood of a resource is in
+        ``problems``.
 
         Raises:
-            Unanswered: host not reached, no answer in time, or output that is not understood.
+            Unanswered: host not reached, no answer in time, or output that is not understood as a whole.
         """
 
     def promote(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
@@ -112,6 +123,64 @@ class Metrics(Protocol):
         """
 
 
+class JournalError(Exception):
+    """The journal could not do it. What was to be written may be there or not: rely on neither."""
+
+
+class Conflict(JournalError):  # noqa: N818  names what happened
+    """A record's version is not the one that the change was made from: somebody else changed it."""
+
+
+class Journal(Protocol):
+    """The durable memory: records that change by compare-and-swap, an inbox, and a timeline.
+
+    When a method that writes returns, what it wrote survives a power failure; all of one call is there, or
+    nothing. Every method raises ``JournalError`` when it cannot, and within its own bound of time.
+    No caller knows what stands behind it: SQLite, or a consensus store.
+    """
+
+    def receive(self, notifications: Sequence[Notification], *, at: float) -> None:
+        """Put notifications into the inbox, with a timeline event each. ``at`` is wall clock.
+
+        One that is there already (same fingerprint and startsAt, not settled) takes the newer's place: a
+        resolution takes the place of the firing that it ends.
+        """
+
+    def inbox(self, limit: int) -> tuple[Received, ...]:
+        """What has been received and not settled, oldest first."""
+
+    def records(self) -> tuple[DomainRecord, ...]:
+        """Every domain's record."""
+
+    def record(self, domain: str) -> DomainRecord | None:
+        """One domain's record; None when there is none yet."""
+
+    def commit(
+        self,
+        *,
+        record: DomainRecord | None = None,
+        events: Sequence[Event] = (),
+        settled: Sequence[Received] = (),
+    ) -> None:
+        """One transaction: put the record, append the events, take what is settled out of the inbox.
+
+        ``record.version`` is one above the version that it was made from (1: the domain had none). A settled
+        notification that was received again meanwhile stays in the inbox.
+
+        Raises:
+            Conflict: the stored version is not ``record.version - 1``; nothing was written.
+        """
+
+    def timeline(
+        self, *, domain: str = "", after: int = 0, limit: int = 1000, newest: bool = False
+    ) -> tuple[tuple[int, Event], ...]:
+        """Events with their sequence numbers above ``after``, in order; of one domain, or of all.
+
+        ``newest``: the last ``limit`` of them instead of the first. Old events are dropped: see the journal's
+        retention.
+        """
+
+
 class Clock(Protocol):
     """Time."""
 
@@ -133,8 +202,8 @@ class Tasks(Protocol):
     ) -> dict[K, T | Unanswered]:
         """Run all calls side by side and give each one's result, in the order of ``calls``.
 
-        A call that raises ``Unanswered`` gives that; one that is not back in time gives an ``Unanswered`` that
-        says so, and its late result is dropped. Other exceptions are raised here.
+        A call that raises ``Unanswered`` gives that; one that is not back in time gives an ``Unanswered``
+        that says so, and its late result is dropped. Other exceptions are raised here.
         """
 
     def spawn(self, name: str, call: Callable[[], None]) -> None:
