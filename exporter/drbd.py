@@ -226,7 +226,7 @@ class Connection:
     """The connection to one peer.
 
     Attributes:
-        name: the peer's host name on DRBD 9; on 8.4 always "peer".
+        name: the peer's host name on DRBD 9; on 8.4 always "peer" (not even printed while StandAlone).
         peer_node_id: always 0 on 8.4.
     """
 
@@ -394,15 +394,18 @@ _RESYNC_PAUSES = {word.value: word for word in ResyncPause}
 _BLOCKED = {word.value: word for word in Blocked}
 
 
+_Peer = tuple[str, int]  # a resource's name, and a peer's node id
+
+
 @dataclass
 class _Parts:
-    """What the lines said, until all have been read; a peer is a resource's name and a peer's node id."""
+    """What the lines said, until all have been read."""
 
     resources: dict[str, Resource] = field(default_factory=dict)
-    devices: dict[str, list[Device]] = field(default_factory=lambda: defaultdict(list))
-    connections: dict[str, list[Connection]] = field(default_factory=lambda: defaultdict(list))
-    peer_devices: dict[tuple[str, int], list[PeerDevice]] = field(default_factory=lambda: defaultdict(list))
-    paths: dict[tuple[str, int], list[Path]] = field(default_factory=lambda: defaultdict(list))
+    devices: dict[str, dict[int, Device]] = field(default_factory=lambda: defaultdict(dict))
+    connections: dict[str, dict[int, Connection]] = field(default_factory=lambda: defaultdict(dict))
+    peer_devices: dict[_Peer, dict[int, PeerDevice]] = field(default_factory=lambda: defaultdict(dict))
+    paths: dict[_Peer, dict[tuple[str, str], Path]] = field(default_factory=lambda: defaultdict(dict))
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, fields: _Fields) -> None:
@@ -410,46 +413,65 @@ class _Parts:
 
         Raises:
             KeyError: it lacks a key that it must have.
-            ValueError: it is malformed.
+            ValueError: it is malformed, or says something twice.
         """
         name = fields.values["name"]
         match fields.object_type:
             case "resource":
-                self.resources[name] = _resource(name, fields)
+                _put(self.resources, name, _resource(name, fields))
             case "device":
-                self.devices[name].append(_device(fields))
+                device = _device(fields)
+                _put(self.devices[name], device.volume, device)
             case "connection":
-                self.connections[name].append(_connection(fields))
+                connection = _connection(fields)
+                _put(self.connections[name], connection.peer_node_id, connection)
             case "peer-device":
-                self.peer_devices[name, fields.identifier("peer-node-id")].append(_peer_device(fields))
+                peer_device = _peer_device(fields)
+                peer = name, fields.identifier("peer-node-id")
+                _put(self.peer_devices[peer], peer_device.volume, peer_device)
             case "path":
-                self.paths[name, fields.identifier("peer-node-id")].append(_path(fields))
+                path = _path(fields)
+                _put(self.paths[name, fields.identifier("peer-node-id")], (path.local, path.peer), path)
             case _:
                 raise ValueError("not of the form 'exists TYPE key:value ...'")
 
     def snapshot(self) -> Snapshot:
         """Put the parts together. A part of something that has no line of its own is a problem."""
-        connected = {(name, one.peer_node_id) for name, many in self.connections.items() for one in many}
-        for name, of_what in (
-            *((name, "resource") for name in {*self.devices, *self.connections} - {*self.resources}),
-            *((name, "connection") for name, _ in {*self.peer_devices, *self.paths} - connected),
-        ):
-            self.problems.append(MalformedLine(f"parts of a {of_what} that has no line itself", "", name))
+        peers = {(name, peer) for name, connections in self.connections.items() for peer in connections}
+        for name in {*self.devices, *self.connections} - {*self.resources}:
+            self.problems.append(MalformedLine("parts of a resource that has no line itself", "", name))
+        for name, *_ in {*self.peer_devices, *self.paths} - peers:
+            self.problems.append(
+                MalformedLine("parts of a connection that has no line itself", "", str(name))
+            )
         return Snapshot(
             tuple(
                 replace(
                     resource,
-                    devices=tuple(self.devices[name]),
-                    connections=tuple(self._complete(name, one) for one in self.connections[name]),
+                    devices=tuple(self.devices[name].values()),
+                    connections=tuple(
+                        replace(
+                            connection,
+                            peer_devices=tuple(self.peer_devices[name, peer].values()),
+                            paths=tuple(self.paths[name, peer].values()),
+                        )
+                        for peer, connection in self.connections[name].items()
+                    ),
                 )
                 for name, resource in self.resources.items()
             ),
             tuple(self.problems),
         )
 
-    def _complete(self, name: str, connection: Connection) -> Connection:
-        peer = name, connection.peer_node_id
-        return replace(connection, peer_devices=tuple(self.peer_devices[peer]), paths=tuple(self.paths[peer]))
+
+Key = TypeVar("Key")
+Part = TypeVar("Part")
+
+
+def _put(parts: dict[Key, Part], key: Key, part: Part) -> None:
+    if key in parts:
+        raise ValueError("said twice")
+    parts[key] = part
 
 
 def _resource(name: str, fields: _Fields) -> Resource:
@@ -491,7 +513,7 @@ def _device(fields: _Fields) -> Device:
 def _connection(fields: _Fields) -> Connection:
     return Connection(
         peer_node_id=fields.identifier("peer-node-id"),
-        name=fields.values["conn-name"],
+        name=fields.values.get("conn-name", "peer"),
         connection_state=fields.word("connection", _CONNECTION_STATES),
         peer_role=fields.word("role", _ROLES),
         congested=fields.flag("congested"),
