@@ -1,0 +1,187 @@
+"""A host: a machine that one can log in to, with DRBD and libvirt on it."""
+
+import io
+import tarfile
+from collections.abc import Sequence
+
+from tests.lab import network
+from tests.lab.image import REPO
+from tests.lab.machine import Accelerator, Machine
+from tests.lab.network import Network
+from tests.lab.ssh import CommandError, Completed, Connection, Keys
+from tests.lab.vm import VOLUME_GROUP, Resource
+from tests.lab.waiting import LabError, LabTimeoutError, wait_until
+
+SSH_TIMEOUT_SECONDS = 120.0
+EXPORTER_UNIT = REPO / "exporter" / "systemd" / "vmheal-exporter.service"
+
+
+class Host:
+    """Commands go over the out-of-band network, which no drill cuts."""
+
+    def __init__(self, machine: Machine, cables: Network, keys: Keys, accelerator: Accelerator) -> None:
+        self.name = machine.name
+        self.machine = machine
+        self._accelerator = accelerator
+        oob = network.address(self.name, "oob")
+        self._connection = Connection(self.name, keys, lambda patience: cables.connect(oob, 22, patience))
+
+    def run(
+        self, argv: Sequence[str], *, timeout_seconds: float = 30, check: bool = True, stdin: bytes = b""
+    ) -> Completed:
+        """Run a command as root; see `tests.lab.ssh.Connection.run`."""
+        return self._connection.run(argv, timeout_seconds=timeout_seconds, check=check, stdin=stdin)
+
+    def boot(self) -> None:
+        """Switch on and wait until it answers; DRBD and VMs stay off (`drbd_up`).
+
+        Raises:
+            LabError: it runs already, died, or did not answer in time.
+        """
+        self.power_on()
+        self.wait_for_ssh()
+
+    def power_on(self) -> None:
+        """Switch on; returns at once."""
+        self.machine.power_on(self._accelerator)
+
+    def wait_for_ssh(self) -> None:
+        """Wait until commands can be run.
+
+        Raises:
+            LabError: QEMU ended, or no answer in time; the message has the last lines of the console.
+        """
+
+        def answers() -> bool:
+            if not self.machine.running:
+                raise LabError(f"{self.name} died: {self.machine.died()}")
+            try:
+                return self.run(["true"], timeout_seconds=15).returncode == 0
+            except LabError:
+                return False
+
+        try:
+            wait_until(answers, f"{self.name} to answer over ssh", SSH_TIMEOUT_SECONDS, 0.3)
+        except LabTimeoutError as error:
+            console = self.machine.console_log.read_bytes()[-1500:].decode(errors="replace")
+            raise LabError(f"{error}; its console ends with:\n{console}") from error
+
+    def kill(self) -> None:
+        """Cut its power."""
+        self.machine.kill()
+        self._connection.close()
+
+    def freeze(self) -> None:
+        """Have it stand still, its TCP connections open."""
+        self.machine.freeze()
+
+    def thaw(self) -> None:
+        """Have it go on."""
+        self.machine.thaw()
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file on the host."""
+        self.run(["tee", path], stdin=text.encode())
+
+    def break_disk(self, resource: Resource) -> None:
+        """Have every read and write of the resource's local volume fail, below DRBD."""
+        device = _dm_name(resource)
+        table = self.run(["dmsetup", "table", device]).text
+        self.run(["mkdir", "-p", "/run/lab"])
+        self.write(_table_file(resource), f"{table}\n")
+        sectors = table.split()[1]
+        self._replace_table(device, f"0 {sectors} error")
+
+    def mend_disk(self, resource: Resource) -> None:
+        """Give the resource its volume back; DRBD stays detached until it is told to attach."""
+        table = self.run(["cat", _table_file(resource)]).text
+        self._replace_table(_dm_name(resource), table)
+
+    def drbd_state(self, resource: Resource) -> tuple[str, str, str]:
+        """Return the resource's connection state, roles (here/peer) and disk states, with one fork."""
+        for line in self.run(["cat", "/proc/drbd"]).text.splitlines():
+            words = line.split()
+            if words and words[0] == f"{resource.minor}:":
+                fields = dict(word.split(":", 1) for word in words[1:] if ":" in word)
+                return fields["cs"], fields.get("ro", ""), fields.get("ds", "")
+        return "Unconfigured", "", ""
+
+    def wait_for_drbd(
+        self, resource: Resource, *, connection: str = "", roles: str = "", disks: str = "", timeout_seconds: float = 30
+    ) -> None:
+        """Wait until the resource's states are the given ones (those left empty may be any).
+
+        Raises:
+            LabTimeoutError: they are not; the message has the last ones.
+        """
+        wanted = (connection, roles, disks)
+        last: list[tuple[str, str, str]] = []
+
+        def reached() -> bool:
+            last[:] = [self.drbd_state(resource)]
+            return all(want in ("", have) for want, have in zip(wanted, last[0], strict=True))
+
+        what = f"{resource.name} on {self.name} to be {'/'.join(filter(None, wanted))}"
+        try:
+            wait_until(reached, what, timeout_seconds, 0.2)
+        except LabTimeoutError as error:
+            raise LabTimeoutError(f"{error} ({' '.join(last[0])})") from error
+
+    def install_exporter(self) -> bool:
+        """Copy the checkout's exporter to the host and start it by the unit that the repo ships.
+
+        Returns:
+            False when the repo has no such unit (yet).
+        """
+        if not EXPORTER_UNIT.exists():
+            return False
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.add(REPO / "exporter", "opt/vmheal/src/exporter", filter=_without_bytecode)
+            tar.add(EXPORTER_UNIT, f"etc/systemd/system/{EXPORTER_UNIT.name}")
+        self.run(["tar", "-x", "-C", "/"], stdin=archive.getvalue())
+        self.run(["systemctl", "daemon-reload"], timeout_seconds=60)
+        self.run(["systemctl", "restart", EXPORTER_UNIT.name], timeout_seconds=60)
+        return True
+
+    def virsh(self, uri: str, *words: str, timeout_seconds: float = 60, check: bool = True) -> str:
+        """Run virsh and return what it printed.
+
+        Raises:
+            CommandError: it failed (`check`).
+        """
+        argv = ["virsh", "--quiet", "--connect", uri, *words]
+        return self.run(argv, timeout_seconds=timeout_seconds, check=check).text
+
+    def first_boot(self) -> None:
+        """Make the volume group on the fresh data disk."""
+        self.run(["vgcreate", "--quiet", VOLUME_GROUP, "/dev/vdb"], timeout_seconds=60)
+
+    def drbd_up(self, *resources: str) -> None:
+        """Attach and connect resources (all without arguments), as a host's boot would.
+
+        Raises:
+            CommandError: drbdadm refused.
+        """
+        self.run(["drbdadm", "up", *(resources or ("all",))], timeout_seconds=60)
+
+    def _replace_table(self, device: str, table: str) -> None:
+        # noflush: what is in flight gets the new table's answer instead of holding up the change.
+        self.run(["dmsetup", "suspend", "--noflush", "--nolockfs", device])
+        self.run(["dmsetup", "load", device, "--table", table])
+        self.run(["dmsetup", "resume", device])
+
+
+def _dm_name(resource: Resource) -> str:
+    """Return a volume's name for device mapper, which doubles the hyphens within names."""
+    return f"{VOLUME_GROUP}-{resource.name.replace('-', '--')}"
+
+
+def _table_file(resource: Resource) -> str:
+    return f"/run/lab/{resource.name}.table"
+
+
+def _without_bytecode(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    return None if "__pycache__" in info.name else info
+
+
