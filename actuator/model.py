@@ -285,8 +285,8 @@ class StepRecord:
     intended_at: float | None = None
     concluded_at: float | None = None
     outcome: CallOutcome | None = None
-    called: bool = False
-    """The outcome comes from our own call; False: the effect was found to be there already."""
+    ours: bool = False
+    """We called it, or may have before a crash; False: its effect was found to be there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +342,7 @@ class DomainRecord:
     plan: PlanRecord | None = None
     """The open plan, else the last one. One at a time."""
     attempts_at: tuple[float, ...] = ()
-    """When restarts were claimed, oldest first, as far back as the limits look."""
+    """When plans first called something, oldest first, as far back as the limits look."""
     escalation: Escalation | None = None
 
     @property

@@ -1,0 +1,333 @@
+"""The configuration file: YAML, every key known, every value typed and bounded.
+
+``load`` gives frozen settings or raises ``ConfigError`` with one sentence for each thing that is wrong.
+Secrets are not in it: it names files that hold them.
+"""
+
+import difflib
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+# Names become labels, argv words and file names' parts: what DRBD, libvirt and Prometheus all accept.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
+
+MAX_FILE_BYTES = 4 * 1024 * 1024
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; ``problems`` has one sentence for each fault."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class Mode(StrEnum):
+    """How far vmheal goes on its own."""
+
+    OBSERVE = "observe"
+    """Say what would be done, do nothing."""
+    ENFORCE = "enforce"
+    """Act unattended."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class JournalSettings(_Section):
+    """Where the durable memory lies, and how much of the past it keeps."""
+
+    path: Path
+    keep_events: int = Field(default=200_000, ge=1000, le=10_000_000)
+    timeout_seconds: Seconds = 2.0
+    """The longest that a write may take, waiting included; the webhook answers 503 then."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _absolute(value)
+
+
+class WebhookSettings(_Section):
+    """What Alertmanager must bring along."""
+
+    token_file: Path
+    """Holds the bearer token, alone, one line."""
+    max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    max_alerts: int = Field(default=10_000, ge=1, le=1_000_000)
+    request_timeout_seconds: Seconds = 10.0
+    """From a request's first byte to its last."""
+
+    @field_validator("token_file", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _absolute(value)
+
+
+class ServerSettings(_Section):
+    """An HTTP API that we ask."""
+
+    url: Url
+    timeout_seconds: Seconds = 5.0
+
+
+class SshSettings(_Section):
+    """How the hosts' DRBD is reached. Host keys are strict: an unknown host is not talked to."""
+
+    user: Name = "root"
+    key_file: Path
+    known_hosts_file: Path
+    port: int = Field(default=22, ge=1, le=65535)
+
+    @field_validator("key_file", "known_hosts_file", mode="before")
+    @classmethod
+    def _path(cls, value: object) -> object:
+        return _absolute(value)
+
+
+class HostSettings(_Section):
+    """One hypervisor, under the name that DRBD's configuration gives it."""
+
+    address: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")]
+    """Name or IP address for SSH."""
+    libvirt_uri: Annotated[str, StringConstraints(pattern=r"^[a-z]+(\+[a-z0-9]+)?://\S*$")]
+
+
+class DomainSettings(_Section):
+    """One protected domain: it should always run."""
+
+    host: Name
+    """Where it runs at first; from then on the journal knows."""
+    hosts: tuple[Name, ...] = ()
+    """Every host that holds a replica of its disks, ``host`` included. They are all asked before a start."""
+    mode: Mode | None = None
+    """Instead of the global mode."""
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _hosts(cls, value: object) -> object:
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _mode(cls, value: object) -> object:
+        return _mode(value)
+
+
+class EvidenceSettings(_Section):
+    """Asking the live system."""
+
+    timeout_seconds: Seconds = 5.0
+    """For all questions of one look; they are asked side by side."""
+    max_age_seconds: Seconds = 6.0
+    """Older evidence refuses."""
+
+
+class RestartSettings(_Section):
+    """Limits of the verb ``restart``."""
+
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    """Within the window; then vmheal stops restarting and warns until the domain was seen running."""
+    window_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
+    backoff_seconds: Annotated[float, Field(ge=0, le=86400)] = 5.0
+    """Before the second attempt of a window; doubled before each further one. The first is at once."""
+    destroy_timeout_seconds: Seconds = 30.0
+    promote_timeout_seconds: Seconds = 20.0
+    start_timeout_seconds: Seconds = 60.0
+    confirm_timeout_seconds: Seconds = 30.0
+    """After the start call: to be read back running, with its disks."""
+
+
+class ReconcileSettings(_Section):
+    """Looking for what no webhook said."""
+
+    interval_seconds: Seconds = 10.0
+    grace_seconds: Seconds = 5.0
+    """A domain that is down is first left to its alert, for this long."""
+
+
+class LimitSettings(_Section):
+    """Bounds."""
+
+    plans_per_host: int = Field(default=4, ge=1, le=1000)
+    """Plans that run at the same time on one host."""
+    max_alert_age_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 4 * 3600.0
+    """An alert that began longer ago is refused: it may come from an expired silence. A domain that is still
+    down is found by reconcile all the same."""
+
+
+class Settings(_Section):
+    """The whole file."""
+
+    mode: Mode = Mode.OBSERVE
+    listen: Annotated[
+        str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*):[0-9]{1,5}$")
+    ] = ":10811"
+    journal: JournalSettings
+    webhook: WebhookSettings
+    alertmanager: ServerSettings
+    prometheus: ServerSettings
+    ssh: SshSettings
+    hosts: dict[Name, HostSettings] = Field(min_length=1)
+    domains: dict[Name, DomainSettings] = Field(default_factory=dict)
+    evidence: EvidenceSettings = EvidenceSettings()
+    restart: RestartSettings = RestartSettings()
+    reconcile: ReconcileSettings = ReconcileSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @field_validator("mode", mode="before")
+    @classmethod
+    def _mode(cls, value: object) -> object:
+        return _mode(value)
+
+    @model_validator(mode="after")
+    def _hosts_exist(self) -> "Settings":
+        problems = [
+            f"domains.{name}: host {host!r} is not in hosts ({', '.join(sorted(self.hosts))})"
+            for name, domain in self.domains.items()
+            for host in {domain.host: None, **dict.fromkeys(domain.hosts)}
+            if host not in self.hosts
+        ]
+        problems += [
+            f"domains.{name}: host {domain.host!r} is missing in its own hosts"
+            for name, domain in self.domains.items()
+            if domain.hosts and domain.host not in domain.hosts
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def hosts_of(self, domain: str) -> tuple[str, ...]:
+        """Every host where the domain may run; all hosts when the file does not say."""
+        return self.domains[domain].hosts or tuple(self.hosts)
+
+    def mode_of(self, domain: str) -> Mode:
+        """The domain's own mode, else the global one."""
+        return self.domains[domain].mode or self.mode
+
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        """Host and port to bind; an empty host means every address."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  as Prometheus's programs do
+
+
+def _absolute(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    path = Path(value)
+    if not path.is_absolute():
+        raise ValueError(f"{value!r} is not an absolute path")
+    return path
+
+
+def _mode(value: object) -> object:
+    if value == "approve":
+        raise ValueError("mode 'approve' is not available in this version; use 'observe' or 'enforce'")
+    return Mode(value) if isinstance(value, str) and value in set(Mode) else value
+
+
+def load(path: Path) -> Settings:
+    """Read and check the configuration file. Nothing else is touched.
+
+    Raises:
+        ConfigError: with every fault that was found.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError((f"{path}: {error.strerror}",)) from error
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigError((f"{path}: larger than {MAX_FILE_BYTES} bytes",))
+    try:
+        document = yaml.load(raw, Loader=_UniqueKeys)  # noqa: S506  derived from SafeLoader
+    except yaml.YAMLError as error:
+        raise ConfigError((f"{path}: not valid YAML: {' '.join(str(error).split())}",)) from error
+    except (RecursionError, ValueError) as error:
+        raise ConfigError((f"{path}: not valid YAML: {type(error).__name__}",)) from error
+    if not isinstance(document, dict):
+        raise ConfigError((f"{path}: must be a mapping of keys; see docs/actuator.yml",))
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=True)
+        raise ConfigError(tuple(f"{path}: {_sentence(fault)}" for fault in faults)) from None
+
+
+def read_secret(path: Path) -> str:
+    """Read a one-line secret file.
+
+    Raises:
+        ConfigError: it cannot be read, is empty, or has more than one line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError((f"{path}: {getattr(error, 'strerror', None) or 'is not text'}",)) from error
+    if not lines[0].strip() or any(line.strip() for line in lines[1:]):
+        raise ConfigError((f"{path}: must hold the secret alone, on one line",))
+    return lines[0].strip()
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets a later key replace an earlier one silently: a second ``voms01`` would hide the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a plain word", key_node.start_mark
+                )
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    """Say one fault with the path to its key."""
+    place = ".".join(str(part) for part in fault["loc"] if part != "[key]")
+    message = fault["msg"].removeprefix("Value error, ")
+    match fault["type"]:
+        case "extra_forbidden":
+            known = tuple(_keys_beside(fault["loc"]))
+            near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            return f"{place}: unknown key{hint}"
+        case "missing":
+            return f"{place}: is missing"
+        case _:
+            value = fault["input"]
+            seen = f", not {value!r}" if isinstance(value, str | int | float | bool) and place else ""
+            return f"{place}: {message}{seen}" if place else message
+
+
+def _keys_beside(loc: tuple[int | str, ...]) -> Iterator[str]:
+    """The keys that are known where the unknown one stands."""
+    section: Any = Settings
+    for part in loc[:-1]:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            section = section.model_fields[str(part)].annotation
+        else:
+            section = get_args(section)[-1]
+    yield from section.model_fields

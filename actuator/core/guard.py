@@ -1,0 +1,356 @@
+"""The guards: one hazard, one pure function, one sentence that a person can act on.
+
+A guard gets a situation and gives the sentence of its refusal, or None. Each is safe to ask alone: what
+it cannot know it leaves to the guard before it that refuses the unknown. ``check`` runs a tuple of them in
+order; the first refusal counts.
+
+On restarting in place while the peer does not answer. A restart promotes nothing when the resource is still
+Primary here: this host has held the only right to write since before the domain crashed, so the question is
+only whether the peer has become Primary meanwhile. It has not when its own host says so, when DRBD is
+connected to it, or when DRBD here holds the peer's disk for Outdated (``replica.Standing``). In every other
+case nobody can know: the peer may be cut off from us, and Primary by somebody's hand. Then we refuse,
+although the domain ran here a moment ago. A resource that is Secondary here is promoted only with the peer
+connected, answering for itself, Secondary, and seeing our disk UpToDate: without the peer a promotion needs
+a fence proof, and this verb has none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from actuator.core.replica import Standing, peers, resource_of, resources_here
+from actuator.model import DomainState, DomainView, Evidence, Observed, Refusal, Unknown
+from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, UnknownWord
+
+RUNNING = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
+DOWN = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """One domain, where it should run, and what one look said. All that a guard may know."""
+
+    domain: str
+    host: str
+    hosts: tuple[str, ...]
+    """Where it may run, ``host`` included."""
+    evidence: Evidence
+    now: float
+    """Monotonic seconds."""
+    max_age_seconds: float
+
+    @property
+    def view(self) -> DomainView | None:
+        """The domain on its host; None when not defined there or not known."""
+        fact = self.evidence.domains.get(self.host)
+        return fact.value if isinstance(fact, Observed) else None
+
+    @property
+    def snapshot(self) -> Snapshot | None:
+        """DRBD on its host; None when not known."""
+        fact = self.evidence.storage.get(self.host)
+        return fact.value if isinstance(fact, Observed) else None
+
+    @property
+    def resources(self) -> tuple[Resource, ...]:
+        """The DRBD resources of its disks, as its host sees them."""
+        return resources_here(self.evidence, self.host)
+
+    def peers(self, resource: Resource) -> dict[str, Standing]:
+        """What is known of the resource's other hosts."""
+        return peers(self.evidence, self.host, resource, self.hosts)
+
+
+Guard = Callable[[Situation], str | None]
+
+
+def check(guards: tuple[Guard, ...], situation: Situation) -> Refusal | None:
+    """Ask the guards in order; the first refusal, or None when all agree."""
+    for guard in guards:
+        if sentence := guard(situation):
+            return Refusal(guard=guard.__name__, sentence=sentence)
+    return None
+
+
+# ---- do we know enough ------------------------------------------------------------------------------------
+
+
+def libvirt_answers(it: Situation) -> str | None:
+    """Without libvirt's word the domain may be running."""
+    fact = it.evidence.domains.get(it.host, Unknown("it was not asked"))
+    if isinstance(fact, Unknown):
+        return f"libvirt on {it.host} does not answer ({fact.reason}): {it.domain} may be running there"
+    return None
+
+
+def drbd_answers(it: Situation) -> str | None:
+    """Without DRBD's word the disk may be old, or somebody else's."""
+    fact = it.evidence.storage.get(it.host, Unknown("it was not asked"))
+    if isinstance(fact, Unknown):
+        return f"DRBD on {it.host} does not answer ({fact.reason}): {it.domain}'s disks may be old or in use"
+    return None
+
+
+def evidence_is_fresh(it: Situation) -> str | None:
+    """What was true then need not be true now."""
+    age = it.now - it.evidence.at
+    if not 0 <= age <= it.max_age_seconds:
+        return (
+            f"what is known about {it.domain} is {age:.1f} s old, more than the {it.max_age_seconds:g} s that"
+            " evidence.max_age_seconds allows; it is looked at again by itself"
+        )
+    return None
+
+
+# ---- the domain --------------------------------------------------------------------------------------------
+
+
+def is_defined(it: Situation) -> str | None:
+    """There must be something to start."""
+    if it.view is None:
+        return f"libvirt on {it.host} does not know {it.domain}: define it there (virsh define)"
+    return None
+
+
+def is_down(it: Situation) -> str | None:
+    """Only a domain that is down is restarted; every other state belongs to somebody."""
+    if it.view is None or it.view.state in DOWN:
+        return None
+    state, reason = it.view.state, it.view.reason
+    match state:
+        case DomainState.RUNNING | DomainState.BLOCKED:
+            return f"{it.domain} is running on {it.host}"
+        case DomainState.PAUSED:
+            return (
+                f"{it.domain} is paused on {it.host} (reason: {reason}); a paused domain is never restarted:"
+                f" mend the cause, then 'virsh resume {it.domain}'"
+            )
+        case DomainState.SHUTDOWN:
+            return f"{it.domain} is being shut down on {it.host}; it is looked at again by itself"
+        case DomainState.PMSUSPENDED:
+            return (
+                f"{it.domain} sleeps on {it.host} (suspended by its guest): 'virsh dompmwakeup {it.domain}'"
+            )
+        case _:
+            return (
+                f"libvirt on {it.host} gives no state for {it.domain}: see 'virsh domstate {it.domain}' there"
+            )
+
+
+def runs_nowhere_else(it: Situation) -> str | None:
+    """One VM, one host.
+
+    A host whose libvirt does not answer cannot be running the domain with its disks while none of them is
+    Primary there; whether that is known is the word of DRBD (see ``peer_is_known``, asked right here).
+    """
+    for host in it.hosts:
+        if host == it.host:
+            continue
+        match it.evidence.domains.get(host, Unknown("it was not asked")):
+            case Observed(value=DomainView(id=int(), state=state)):
+                return (
+                    f"{it.domain} is {state} on {host}, and should run on {it.host}: decide where it belongs"
+                    f" and end the other one ('virsh destroy {it.domain}')"
+                )
+            case Observed(value=DomainView(state=state)) if state not in DOWN:
+                return (
+                    f"{it.domain} is {state} on {host}, and should run on {it.host}: decide where it belongs"
+                )
+            case Unknown(reason) if not _cannot_write(it, host):
+                return (
+                    f"libvirt on {host} does not answer ({reason}) and DRBD cannot tell either: {it.domain}"
+                    f" may be running there; mend the way to {host}"
+                )
+    return None
+
+
+def _cannot_write(it: Situation, host: str) -> bool:
+    """Is it known of each of the domain's resources that the host does not write to it?"""
+    known = {Standing.ANSWERED, Standing.CONNECTED, Standing.BARRED}
+    resources = it.resources
+    standings = [it.peers(resource).get(host, Standing.ANSWERED) for resource in resources]
+    return bool(resources) and all(standing in known for standing in standings)
+
+
+# ---- its disks here ----------------------------------------------------------------------------------------
+
+
+def disks_are_on_drbd(it: Situation) -> str | None:
+    """What is not on DRBD could be in use elsewhere without our seeing it, or be left behind by a move."""
+    if it.view is None or it.snapshot is None:
+        return None
+    for disk in it.view.disks:
+        if disk.writable and resource_of(disk, it.snapshot) is None:
+            return (
+                f"{it.domain}'s disk {disk.target} ({disk.source}) is on no DRBD resource that is up on"
+                f" {it.host}: bring the resource up (drbdadm up), or give the disk's DRBD device in the"
+                " domain's XML"
+            )
+    if not it.resources:
+        return f"{it.domain} has no disk on DRBD: vmheal cannot protect it; take it out of domains"
+    return None
+
+
+def drbd_is_understood(it: Situation) -> str | None:
+    """A word that we do not know may mean anything."""
+    if it.snapshot is None:
+        return None
+    for resource in it.resources:
+        if problems := it.snapshot.problems_of(resource.name):
+            return f"DRBD on {it.host} says what vmheal does not understand: {problems[0]}"
+        if resource.role not in {Role.PRIMARY, Role.SECONDARY}:
+            return (
+                f"DRBD on {it.host} gives no role for {resource.name}: see 'drbdadm status {resource.name}'"
+            )
+    return None
+
+
+def disk_is_up_to_date(it: Situation) -> str | None:
+    """Any other state may lack writes that the guest saw acknowledged, or has no disk at all."""
+    for resource in it.resources:
+        for device in resource.devices:
+            if device.disk_state is not DiskState.UP_TO_DATE:
+                return (
+                    f"{resource.name}/{device.volume} on {it.host} is {_word(device.disk_state)}, not"
+                    f" UpToDate: see 'drbdadm status {resource.name}' and attach, connect or resync it"
+                )
+        if not resource.devices:
+            return f"{resource.name} has no volume on {it.host}: see 'drbdadm status {resource.name}'"
+    return None
+
+
+def io_flows(it: Situation) -> str | None:
+    """A start on frozen I/O hangs; and DRBD froze it because the other side may be writing."""
+    for resource in it.resources:
+        if resource.suspended:
+            why = ", ".join(_word(reason) for reason in resource.suspended)
+            return (
+                f"the I/O of {resource.name} on {it.host} is suspended ({why}): never resume it by hand"
+                " before it is known that the peer does not write"
+            )
+    return None
+
+
+def has_quorum(it: Situation) -> str | None:
+    """DRBD 9: without quorum another part of the cluster may have it."""
+    for resource in it.resources:
+        if any(device.quorum is False for device in resource.devices):
+            return f"{resource.name} has no quorum on {it.host}: bring its other hosts back"
+    return None
+
+
+# ---- its peers ---------------------------------------------------------------------------------------------
+
+
+def peer_is_not_primary(it: Situation) -> str | None:
+    """Never two writers."""
+    for resource in it.resources:
+        for peer, standing in it.peers(resource).items():
+            if standing is Standing.PRIMARY:
+                return (
+                    f"{resource.name} is Primary on {peer}: somebody uses it there; find out who and demote"
+                    f" it there ('drbdadm secondary {resource.name}') before {it.domain} may start on {it.host}"
+                )
+    return None
+
+
+def peer_is_known(it: Situation) -> str | None:
+    """A peer that nobody can vouch for may be Primary; see this module's docstring."""
+    for resource in it.resources:
+        for peer, standing in it.peers(resource).items():
+            if standing is Standing.UNKNOWN:
+                fact = it.evidence.storage.get(peer, Unknown(f"{peer} is not among {it.domain}'s hosts"))
+                reason = fact.reason if isinstance(fact, Unknown) else "its answer is not understood"
+                return (
+                    f"nobody can say what {peer} does with {resource.name} ({reason}; not connected to"
+                    f" {it.host}): mend the way to {peer}; without it there is no proof that {peer} does not"
+                    " write"
+                )
+    return None
+
+
+def may_be_promoted(it: Situation) -> str | None:
+    """A Secondary is promoted only in full view of its peers.
+
+    DRBD itself would promote a replica that lost its peer, or one that was detached while the peer wrote on,
+    and both say UpToDate. So every peer must be connected, answer for itself, be Secondary, and see this disk
+    UpToDate: the peer's own look is what makes ours true.
+    """
+    for resource in it.resources:
+        if resource.role is Role.PRIMARY:
+            continue
+        if not resource.connections:
+            return f"{resource.name} is Secondary on {it.host} and has no peer: 'drbdadm connect' it"
+        for connection in resource.connections:
+            peer = connection.name
+            if connection.connection_state is not ConnectionState.CONNECTED:
+                return (
+                    f"{resource.name} is Secondary on {it.host} and not connected to {peer}"
+                    f" ({_word(connection.connection_state)}): its data may be old and {peer} may write;"
+                    " connect them"
+                )
+            fact = it.evidence.storage.get(peer, Unknown(f"{peer} is not among {it.domain}'s hosts"))
+            theirs = fact.value.resource(resource.name) if isinstance(fact, Observed) else None
+            if theirs is None or not _sees_us_up_to_date(theirs, it.host):
+                return (
+                    f"{resource.name} is Secondary on {it.host} and {peer} does not confirm that this replica"
+                    f" is connected and UpToDate: see 'drbdadm status {resource.name}' on {peer}"
+                )
+    return None
+
+
+def _sees_us_up_to_date(theirs: Resource, us: str) -> bool:
+    for connection in theirs.connections:
+        if connection.name == us:
+            disks = [device.peer_disk_state for device in connection.peer_devices]
+            return (
+                theirs.role is Role.SECONDARY
+                and connection.connection_state is ConnectionState.CONNECTED
+                and bool(disks)
+                and all(disk is DiskState.UP_TO_DATE for disk in disks)
+            )
+    return False
+
+
+# ---- right before the start --------------------------------------------------------------------------------
+
+
+def nothing_is_left(it: Situation) -> str | None:
+    """A crashed domain that Xen or QEMU preserves still holds its disks."""
+    if it.view is not None and it.view.id is not None:
+        return f"what crashed of {it.domain} is still there on {it.host}: 'virsh destroy {it.domain}'"
+    return None
+
+
+def is_primary_here(it: Situation) -> str | None:
+    """Xen starts a domain on a Secondary without its disk, and says that all is well."""
+    for resource in it.resources:
+        if resource.role is not Role.PRIMARY:
+            return f"{resource.name} is not Primary on {it.host}: {it.domain} would start without its disk"
+    return None
+
+
+KNOWN: tuple[Guard, ...] = (libvirt_answers, drbd_answers, evidence_is_fresh, is_defined)
+"""Enough is known to say anything at all."""
+
+RESTART: tuple[Guard, ...] = (
+    *KNOWN,
+    is_down,
+    disks_are_on_drbd,
+    drbd_is_understood,
+    peer_is_not_primary,
+    runs_nowhere_else,
+    disk_is_up_to_date,
+    io_flows,
+    has_quorum,
+    peer_is_known,
+    may_be_promoted,
+)
+"""Asked before the plan, and again right before each of its steps."""
+
+START: tuple[Guard, ...] = (*RESTART, nothing_is_left, is_primary_here)
+"""Asked right before the start call."""
+
+
+def _word(state: StrEnum | UnknownWord) -> str:
+    return state.value if isinstance(state, StrEnum) else state.word
