@@ -7,15 +7,20 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 import structlog
 
 from exporter import __version__
 from exporter.collector import Collector
+from exporter.collectors.host import Host
 from exporter.collectors.libvirt_state import LibvirtState
+from exporter.collectors.libvirt_stats import LibvirtStats
+from exporter.collectors.process import Process
 from exporter.scrape import Scraper
 from exporter.web import AddressError, Server, listen
+from exporter.web_config import Guard, WebConfigError, WebConfigFile
 from exporter.web_pages import Pages
 
 log = structlog.get_logger()
@@ -45,6 +50,15 @@ COLLECTORS = (
         "State, reasons, lifecycle events and DRBD resources of every domain; never waits for a VM.",
         lambda options: LibvirtState(options.libvirt_uris, lambda _minor: None),
     ),
+    Registered(
+        "libvirt.stats",
+        "Block, interface, memory and vCPU statistics of running domains; each may be missing by itself.",
+        lambda options: LibvirtStats(options.libvirt_uris),
+    ),
+    Registered(
+        "host", "Memory, CPUs, load, boot and clock of the host.", lambda options: Host(options.libvirt_uris)
+    ),
+    Registered("process", "The exporter itself.", lambda _options: Process()),
 )
 
 
@@ -108,6 +122,13 @@ async def serve(server: Server) -> None:
     help="Path of the metrics page.",
 )
 @click.option(
+    "--web.config.file",
+    "web_config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="TLS, client certificates and basic auth, in exporter-toolkit's format.",
+)
+@click.option(
     "--libvirt.uri",
     "libvirt_uris",
     multiple=True,
@@ -136,6 +157,7 @@ async def serve(server: Server) -> None:
 def main(
     listen_addresses: tuple[str, ...],
     telemetry_path: str,
+    web_config_file: Path | None,
     libvirt_uris: tuple[str, ...],
     log_level: str,
     log_format: str,
@@ -154,8 +176,9 @@ def main(
     if not enabled:
         raise click.UsageError("every collector is switched off: there is nothing to serve")
     try:
+        web_config = WebConfigFile(web_config_file)
         sockets = listen(listen_addresses)
-    except AddressError as error:
+    except (WebConfigError, AddressError) as error:
         raise click.ClickException(str(error)) from error
     options = Options(libvirt_uris)
     scraper = Scraper(entry.make(options) for entry in enabled)
@@ -165,7 +188,14 @@ def main(
         addresses=",".join(listen_addresses),
         collectors=",".join(scraper.names),
     )
-    asyncio.run(serve(Server(sockets, Pages(scraper, telemetry_path))))
+    server = Server(
+        sockets,
+        Pages(scraper, telemetry_path),
+        Guard(web_config.current),
+        tls=lambda: web_config.current().tls,
+        headers=lambda: web_config.current().headers,
+    )
+    asyncio.run(serve(server))
     scraper.close(CLOSE_SECONDS)
     log.info("stopped")
     sys.stderr.flush()

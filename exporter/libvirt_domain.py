@@ -78,10 +78,18 @@ def event_name(event: int, detail: int) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk (or block file system of a container) as the definition names it."""
+    """One disk (or block file system of a container) as the definition names it; empty: not said."""
 
     target: str  # device name in the guest, or the mount point in a container
     source: str  # path, resource or volume; empty for an empty drive
+    kind: str = ""
+    bus: str = ""
+    serial: str = ""
+    driver: str = ""
+    driver_type: str = ""
+    cache: str = ""
+    discard: str = ""
+    writable: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,10 @@ class Interface:
 
     target: str
     bridge: str
+    kind: str = ""
+    mac_address: str = ""
+    model: str = ""
+    mtu: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,12 +133,7 @@ def parse_definition(xml: str) -> Definition:
             [_disk(element) for element in domain.findall("./devices/disk")]
             + [_filesystem(element) for element in domain.findall("./devices/filesystem[@type='block']")]
         ),
-        interfaces=tuple(
-            Interface(
-                target=_attribute(element, "target", "dev"), bridge=_attribute(element, "source", "bridge")
-            )
-            for element in domain.findall("./devices/interface")
-        ),
+        interfaces=tuple(_interface(element) for element in domain.findall("./devices/interface")),
     )
 
 
@@ -136,23 +143,43 @@ def _attribute(element: ET.Element, child: str, name: str) -> str:
 
 
 def _disk(element: ET.Element) -> Disk:
-    source = next(
-        (
-            value
-            for name in ("dev", "file", "name", "volume")
-            if (value := _attribute(element, "source", name))
-        ),
-        "",
-    )
+    sources = (_attribute(element, "source", name) for name in ("dev", "file", "name", "volume"))
+    source = next(filter(None, sources), "")
     # Xen's own script for DRBD gets the resource's name as the disk's source.
     script = _attribute(element, "script", "path")
     if os.path.basename(script) == "block-drbd" and not source.startswith(("/", "drbd:")):  # noqa: PTH119
         source = f"drbd:{source}"
-    return Disk(target=_attribute(element, "target", "dev"), source=source)
+    return Disk(
+        target=_attribute(element, "target", "dev"),
+        source=source,
+        kind=element.get("type", ""),
+        bus=_attribute(element, "target", "bus"),
+        serial=element.findtext("serial") or "",
+        driver=_attribute(element, "driver", "name"),
+        driver_type=_attribute(element, "driver", "type"),
+        cache=_attribute(element, "driver", "cache"),
+        discard=_attribute(element, "driver", "discard"),
+        writable=element.find("readonly") is None,
+    )
+
+
+def _interface(element: ET.Element) -> Interface:
+    return Interface(
+        target=_attribute(element, "target", "dev"),
+        bridge=_attribute(element, "source", "bridge"),
+        kind=element.get("type", ""),
+        mac_address=_attribute(element, "mac", "address"),
+        model=_attribute(element, "model", "type"),
+        mtu=_attribute(element, "mtu", "size"),
+    )
 
 
 def _filesystem(element: ET.Element) -> Disk:
-    return Disk(target=_attribute(element, "target", "dir"), source=_attribute(element, "source", "dev"))
+    return Disk(
+        target=_attribute(element, "target", "dir"),
+        source=_attribute(element, "source", "dev"),
+        writable=element.find("readonly") is None,
+    )
 
 
 _MINOR = re.compile(r"/dev/drbd(\d+)(?:p\d+)?")

@@ -11,10 +11,11 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 import h11
@@ -54,7 +55,23 @@ class Response:
     headers: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
+UNAUTHORIZED = Response(
+    401,
+    b"who you are is not known here, or your password or certificate is not the right one\n",
+    headers=[("WWW-Authenticate", 'Basic realm="vmheal-exporter"')],
+)
+
 Handler = Callable[[Request], Response]
+
+
+class Access(Protocol):
+    """Decides who may ask."""
+
+    def quick(self, request: Request) -> bool | None:
+        """Answer at once; None means that `verify` must find out."""
+
+    def verify(self, request: Request) -> bool:
+        """Answer after slow work; called in a thread of its own, one at a time."""
 
 
 class AddressError(Exception):
@@ -132,19 +149,27 @@ class Server:
         self,
         sockets: Sequence[socket.socket],
         handler: Handler,
+        access: Access,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        headers: Callable[[], Iterable[tuple[str, str]]] = tuple,
     ) -> None:
         """Take what to serve.
 
         Args:
             sockets: from `listen`.
             handler: called in a thread, a bounded number at a time.
+            access: asked before each request.
             tls: the context for the next connection, None for plain HTTP; asked for each one, so that new
                 certificates are used without a restart.
+            headers: added to each answer.
         """
         self._sockets = sockets
         self._handler = handler
+        self._access = access
         self._tls = tls
+        self._headers = headers
+        # Guesses at passwords wait for each other, and never in the way of scrapes.
+        self._verifier = ThreadPoolExecutor(1, thread_name_prefix="verify")
         self._threads = ThreadPoolExecutor(SCRAPE_THREADS, thread_name_prefix="scrape")
         self._tasks: set[asyncio.Task[None]] = set()
         self._silent: dict[asyncio.Task[None], None] = {}  # waiting for a client's bytes, longest first
@@ -164,7 +189,8 @@ class Server:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*accepting, *self._tasks, return_exceptions=True)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._verifier):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -265,14 +291,22 @@ class Server:
         if method not in {"GET", "HEAD"}:
             response = Response(405, b"only GET and HEAD are served\n", headers=[("Allow", "GET, HEAD")])
         else:
-            request = _request(method, event, client.writer)
-            loop = asyncio.get_running_loop()
-            try:
-                response = await loop.run_in_executor(self._threads, self._handler, request)
-            except Exception:
-                log.exception("a request failed unexpectedly", path=request.path)
-                response = Response(500, b"an unexpected error; the exporter's log has it\n")
+            response = await self._handle(_request(method, event, client.writer))
+        response = replace(response, headers=[*response.headers, *self._headers()])
         await _answer(client, response, head=method == "HEAD")
+
+    async def _handle(self, request: Request) -> Response:
+        loop = asyncio.get_running_loop()
+        try:
+            allowed = self._access.quick(request)
+            if allowed is None:
+                allowed = await loop.run_in_executor(self._verifier, self._access.verify, request)
+            if not allowed:
+                return UNAUTHORIZED
+            return await loop.run_in_executor(self._threads, self._handler, request)
+        except Exception:
+            log.exception("a request failed unexpectedly", path=request.path)
+            return Response(500, b"an unexpected error; the exporter's log has it\n")
 
 
 def _request(method: str, event: h11.Request, writer: asyncio.StreamWriter) -> Request:

@@ -1,0 +1,433 @@
+"""Collector `libvirt.stats`: what the domains' disks, interfaces, memory and vCPUs did.
+
+These figures come from QEMU's monitor, and a QEMU that hangs keeps whoever asks it waiting without end. So
+each domain is asked by a worker, on a connection of the collector's own. A domain that does not answer costs
+one worker (`WORKERS` at most) and nobody else's figures, is not asked again until the worker is back, and is
+reported as missing. A domain whose control interface says that it is busy is asked only for what needs no
+monitor.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import libvirt
+import structlog
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from exporter.collector import CollectorError
+from exporter.libvirt_connection import Connections
+from exporter.libvirt_domain import Definition, parse_definition
+from exporter.libvirt_statistics import Numbers, Statistics, read_statistics
+
+log = structlog.get_logger()
+
+WORKERS = 4
+# Read again after this time, or when the domain was started anew.
+DEFINITION_SECONDS = 60.0
+HANDBACK_SECONDS = 0.05
+
+KIB = 1024.0
+NANOSECOND = 1e-9
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of libvirt's numbers and the metric it becomes. A counter's name gets `_total`."""
+
+    key: str
+    name: str
+    about: str
+    scale: float = 1.0
+    counter: bool = True
+
+
+# The keys are those of virConnectGetAllDomainStats; the names those of existing libvirt exporters.
+BLOCK = (
+    Figure("rd.bytes", "read_bytes", "Bytes read from the disk."),
+    Figure("rd.reqs", "read_requests", "Read requests to the disk."),
+    Figure("rd.times", "read_time_seconds", "Time spent on reads from the disk, in seconds.", NANOSECOND),
+    Figure("wr.bytes", "write_bytes", "Bytes written to the disk."),
+    Figure("wr.reqs", "write_requests", "Write requests to the disk."),
+    Figure("wr.times", "write_time_seconds", "Time spent on writes to the disk, in seconds.", NANOSECOND),
+    Figure("fl.reqs", "flush_requests", "Flush requests to the disk."),
+    Figure("fl.times", "flush_time_seconds", "Time spent on flushes of the disk, in seconds.", NANOSECOND),
+    Figure("errors", "errors", "Errors of the disk, where the driver counts them."),
+    Figure("allocation", "allocation", "Offset of the highest byte written to the disk.", counter=False),
+    Figure("capacity", "capacity_bytes", "Logical size of the disk, in bytes.", counter=False),
+    Figure(
+        "physical", "physicalsize_bytes", "Size of the disk's container on the host, in bytes.", counter=False
+    ),
+)
+INTERFACE = (
+    Figure("rx.bytes", "receive_bytes", "Bytes received by the domain on the interface."),
+    Figure("rx.pkts", "receive_packets", "Packets received by the domain on the interface."),
+    Figure("rx.errs", "receive_errors", "Errors of receiving on the interface."),
+    Figure("rx.drop", "receive_drops", "Packets for the domain that were dropped on the interface."),
+    Figure("tx.bytes", "transmit_bytes", "Bytes sent by the domain on the interface."),
+    Figure("tx.pkts", "transmit_packets", "Packets sent by the domain on the interface."),
+    Figure("tx.errs", "transmit_errors", "Errors of sending on the interface."),
+    Figure("tx.drop", "transmit_drops", "Packets from the domain that were dropped on the interface."),
+)
+MEMORY = (
+    Figure(
+        "actual", "actual_balloon_bytes", "Present size of the memory balloon, in bytes.", KIB, counter=False
+    ),
+    Figure(
+        "maximum", "maximum_bytes", "Memory that the domain may have at most, in bytes.", KIB, counter=False
+    ),
+    Figure(
+        "available", "available_bytes", "Usable memory as the guest sees it, in bytes.", KIB, counter=False
+    ),
+    Figure(
+        "unused", "unused_bytes", "Memory that the guest leaves wholly unused, in bytes.", KIB, counter=False
+    ),
+    Figure(
+        "usable",
+        "usable_bytes",
+        "Memory that the guest could give back without swapping, in bytes.",
+        KIB,
+        counter=False,
+    ),
+    Figure(
+        "disk_caches",
+        "disk_cache_bytes",
+        "Memory that the guest uses for disk caches, in bytes.",
+        KIB,
+        counter=False,
+    ),
+    Figure(
+        "rss",
+        "rss_bytes",
+        "Resident memory of the domain's process on the host, in bytes.",
+        KIB,
+        counter=False,
+    ),
+    Figure("swap_in", "swap_in_bytes", "Memory that the guest read from swap, in bytes.", KIB, counter=False),
+    Figure(
+        "swap_out", "swap_out_bytes", "Memory that the guest wrote to swap, in bytes.", KIB, counter=False
+    ),
+    Figure("major_fault", "major_fault", "Page faults of the guest that needed I/O."),
+    Figure("minor_fault", "minor_fault", "Page faults of the guest that needed no I/O."),
+)
+VCPU = (
+    Figure("time", "time_seconds", "CPU time that the vCPU used, in seconds.", NANOSECOND),
+    Figure("wait", "wait_seconds", "Time that the vCPU waited for I/O, in seconds.", NANOSECOND),
+    Figure(
+        "delay", "delay_seconds", "Time that the vCPU waited for a CPU of the host, in seconds.", NANOSECOND
+    ),
+    Figure("state", "state", "State of the vCPU: 0 offline, 1 running, 2 blocked.", counter=False),
+)
+
+VCPU_COUNTS = (
+    Figure("current", "current", "Number of the domain's vCPUs that are online.", counter=False),
+    Figure("maximum", "maximum", "Number of vCPUs that the domain may have at most.", counter=False),
+)
+
+# libvirt-exporter's sentences for the label state_desc.
+STATE_SENTENCES = (
+    "no state",
+    "the domain is running",
+    "the domain is blocked on resource",
+    "the domain is paused by user",
+    "the domain is being shut down",
+    "the domain is shut off",
+    "the domain is crashed",
+    "the domain is suspended by guest power management",
+)
+
+
+@dataclass
+class _Task:
+    """One domain to read; written by its worker."""
+
+    handle: Any
+    domain: Any
+    name: str
+    uuid: str
+    definition: Definition | None = None
+    statistics: Statistics | None = None
+    error: Exception | None = None
+
+
+class _Batch:
+    """The domains of one scrape, taken by workers one by one until it is closed."""
+
+    def __init__(self, tasks: Iterable[_Task]) -> None:
+        self._lock = threading.Lock()
+        self._waiting = deque(tasks)
+        self._unanswered = len(self._waiting)
+        self._answered: list[_Task] = []
+        self._finished = threading.Event()
+
+    def take(self) -> _Task | None:
+        with self._lock:
+            return self._waiting.popleft() if self._waiting else None
+
+    def answer(self, task: _Task) -> None:
+        with self._lock:
+            self._answered.append(task)
+            if len(self._answered) == self._unanswered:
+                self._finished.set()
+
+    def wait(self, deadline: float) -> list[_Task]:
+        """Return what was answered, at the deadline at the latest; nothing is taken afterwards."""
+        self._finished.wait(max(0.0, deadline - time.monotonic()))
+        with self._lock:
+            self._waiting.clear()
+            return list(self._answered)
+
+
+class _Workers:
+    """A fixed number of threads; one that hangs takes nothing new until it comes back."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[_Batch] = SimpleQueue()
+        self._started = False
+        self._lock = threading.Lock()
+        self._asked: set[str] = set()  # UUIDs that a worker is asking right now
+        self._definitions: dict[str, tuple[int, float, Definition]] = {}
+
+    def read(self, tasks: list[_Task], deadline: float) -> tuple[list[_Task], list[tuple[_Task, str]]]:
+        """Return the domains that answered, and the others each with the reason, at the deadline."""
+        if not self._started:
+            self._started = True
+            for _ in range(WORKERS):
+                threading.Thread(target=self._loop, name="libvirt-stats", daemon=True).start()
+        uuids = {task.uuid for task in tasks}
+        for uuid in self._definitions.keys() - uuids:
+            del self._definitions[uuid]
+        with self._lock:
+            hanging = set(self._asked)
+        missing = [(task, "no_answer") for task in tasks if task.uuid in hanging]
+        asked = [task for task in tasks if task.uuid not in hanging]
+        if not asked:
+            return [], missing
+        if len(hanging) >= WORKERS:
+            return [], [*missing, *((task, "all_workers_hang") for task in asked)]
+        batch = _Batch(asked)
+        for _ in range(min(len(asked), WORKERS)):
+            self._queue.put(batch)
+        answered = batch.wait(deadline)
+        came_back = {task.uuid for task in answered}
+        return answered, [*missing, *((task, "no_answer") for task in asked if task.uuid not in came_back)]
+
+    def _loop(self) -> None:
+        while True:
+            batch = self._queue.get()
+            while (task := batch.take()) is not None:
+                with self._lock:
+                    self._asked.add(task.uuid)
+                try:
+                    task.definition = self._definition(task.domain, task.uuid)
+                    task.statistics = read_statistics(task.handle, task.domain, task.definition)
+                except Exception as error:  # noqa: BLE001  whatever it is, it is reported and costs no worker
+                    task.error = error
+                with self._lock:
+                    self._asked.discard(task.uuid)
+                batch.answer(task)
+
+    def _definition(self, domain: Any, uuid: str) -> Definition:
+        number, now = domain.ID(), time.monotonic()
+        kept_number, read_at, definition = self._definitions.get(uuid, (None, 0.0, None))
+        if definition is None or kept_number != number or now - read_at > DEFINITION_SECONDS:
+            definition = parse_definition(domain.XMLDesc(0))
+            self._definitions[uuid] = (number, now, definition)
+        return definition
+
+
+class _Page:
+    """The metric families of one scrape."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+
+    def add(
+        self,
+        family: type[CounterMetricFamily | GaugeMetricFamily],
+        name: str,
+        about: str,
+        labels: Mapping[str, str],
+        value: float,
+    ) -> None:
+        """Add one sample to the family of this name."""
+        metric = self._families.get(name)
+        if metric is None:
+            metric = self._families[name] = family(name, about, labels=list(labels))
+        metric.add_metric(list(labels.values()), value)
+
+    def figures(
+        self, group: str, figures: Iterable[Figure], labels: Mapping[str, str], numbers: Numbers
+    ) -> None:
+        """Add those of the figures that are known."""
+        for figure in figures:
+            value = numbers.get(figure.key)
+            if value is not None:
+                family = CounterMetricFamily if figure.counter else GaugeMetricFamily
+                name = f"libvirt_domain_{group}_{figure.name}"
+                self.add(family, name, figure.about, labels, value * figure.scale)
+
+    def gauge(self, name: str, about: str, labels: Mapping[str, str], value: float = 1.0) -> None:
+        """Add one gauge."""
+        self.add(GaugeMetricFamily, name, about, labels, value)
+
+    def domain(self, name: str, statistics: Statistics, definition: Definition) -> None:
+        """Add all figures of a domain."""
+        domain = {"domain": name}
+        state, most_kib, kib, vcpus, nanoseconds = statistics.info
+        sentence = STATE_SENTENCES[state] if state < len(STATE_SENTENCES) else STATE_SENTENCES[0]
+        self.gauge(
+            "libvirt_domain_info_state", "The number of the domain's state.",
+            domain | {"state_desc": sentence}, state,
+        )  # fmt: skip
+        self.gauge(
+            "libvirt_domain_info_maximum_memory_bytes", "Memory that the domain may have at most, in bytes.",
+            domain, most_kib * KIB,
+        )  # fmt: skip
+        self.gauge(
+            "libvirt_domain_info_memory_usage_bytes",
+            "Memory that the domain has, in bytes.",
+            domain,
+            kib * KIB,
+        )
+        self.gauge("libvirt_domain_info_virtual_cpus", "Number of the domain's vCPUs.", domain, vcpus)
+        self.add(
+            CounterMetricFamily, "libvirt_domain_info_cpu_time_seconds", "CPU time of the domain in seconds.",
+            domain, nanoseconds * NANOSECOND,
+        )  # fmt: skip
+        self._devices(domain, statistics, definition)
+        self._memory(domain, statistics.memory)
+        for number, numbers in statistics.vcpus.items():
+            self.figures("vcpu", VCPU, domain | {"vcpu": number}, numbers)
+        self.figures("vcpu", VCPU_COUNTS, domain, statistics.vcpu_counts)
+
+    def _devices(self, domain: Mapping[str, str], statistics: Statistics, definition: Definition) -> None:
+        for target, numbers in statistics.blocks.items():
+            self.figures("block_stats", BLOCK, {**domain, "target_device": target}, numbers)
+        for target, numbers in statistics.interfaces.items():
+            self.figures("interface_stats", INTERFACE, {**domain, "target_device": target}, numbers)
+        for target, kind, ratio in statistics.block_jobs:
+            self.gauge(
+                "libvirt_domain_block_job_done_ratio", "How much of the block job is done, 0 to 1.",
+                {**domain, "target_device": target, "type": kind}, ratio,
+            )  # fmt: skip
+        for disk in definition.disks:
+            about = {
+                "target_device": disk.target, "source_file": disk.source, "disk_type": disk.kind,
+                "target_bus": disk.bus, "serial": disk.serial, "driver_name": disk.driver,
+                "driver_type": disk.driver_type, "driver_cache": disk.cache, "driver_discard": disk.discard,
+            }  # fmt: skip
+            self.gauge("libvirt_domain_block_stats_info", "What the disk is: always 1.", {**domain, **about})
+        for interface in definition.interfaces:
+            about = {
+                "target_device": interface.target, "source_bridge": interface.bridge,
+                "interface_type": interface.kind, "mac_address": interface.mac_address,
+                "model_type": interface.model, "mtu_size": interface.mtu,
+            }  # fmt: skip
+            self.gauge(
+                "libvirt_domain_interface_stats_info", "What the interface is: always 1.", {**domain, **about}
+            )
+
+    def _memory(self, domain: Mapping[str, str], memory: Numbers) -> None:
+        self.figures("memory_stats", MEMORY, domain, memory)
+        available, usable = memory.get("available"), memory.get("usable")
+        if available and usable is not None:
+            self.gauge(
+                "libvirt_domain_memory_stats_used_percent", "Memory that the guest uses, in percent.",
+                domain, 100.0 * (available - usable) / available,
+            )  # fmt: skip
+
+    def complete(self, name: str, uuid: str, reason: str | None) -> None:
+        """Say whether all of the domain's statistics are here, and if not, why."""
+        labels = {"domain": name, "uuid": uuid}
+        self.gauge(
+            "libvirt_domain_stats_complete",
+            "Whether all statistics of the running domain are on this page: 1 or 0.",
+            labels,
+            float(reason is None),
+        )
+        if reason is not None:
+            self.gauge(
+                "libvirt_domain_stats_missing_info",
+                "Why statistics of the domain are not on this page: always 1.",
+                labels | {"reason": reason},
+            )
+
+    def all(self) -> list[Metric]:
+        return list(self._families.values())
+
+
+class LibvirtStats:
+    """The statistics of every running domain, and for each whether and why they are missing."""
+
+    name = "libvirt.stats"
+
+    def __init__(self, uris: tuple[str, ...]) -> None:
+        """Connect nothing yet; no URI means what this host has."""
+        self._connections = Connections(uris)
+        self._workers = _Workers()
+
+    def collect(self, deadline: float) -> Iterable[Metric]:
+        """Ask each running domain; see `Collector.collect`."""
+        tasks = self._running()
+        # A little is kept for putting the page together.
+        answered, missing = self._workers.read(tasks, deadline - HANDBACK_SECONDS)
+        page = _Page()
+        reasons = {task.uuid: reason for task, reason in missing}
+        stopped: set[str] = set()
+        for task in answered:
+            if task.statistics is not None and task.definition is not None:
+                page.domain(task.name, task.statistics, task.definition)
+                if task.statistics.missing is not None:
+                    reasons[task.uuid] = task.statistics.missing
+            elif _is_stopped(task.error):
+                stopped.add(task.uuid)
+            else:
+                log.warning("a domain's statistics cannot be read", domain=task.name, error=str(task.error))
+                reasons[task.uuid] = "error"
+        for task in tasks:
+            if task.uuid not in stopped:
+                page.complete(task.name, task.uuid, reasons.get(task.uuid))
+        return page.all()
+
+    def _running(self) -> list[_Task]:
+        """Return the running domains.
+
+        Raises:
+            CollectorError: no libvirt answers.
+        """
+        tasks: list[_Task] = []
+        errors: list[str] = []
+        for connection, handle in self._connections:
+            if isinstance(handle, libvirt.libvirtError):
+                errors.append(f"{connection.uri}: {handle}")
+                continue
+            try:
+                domains = handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+            except libvirt.libvirtError as error:
+                errors.append(f"{connection.uri}: {error}")
+                continue
+            tasks += [_Task(handle, domain, domain.name(), domain.UUIDString()) for domain in domains]
+        if errors and not tasks:
+            raise CollectorError("; ".join(errors))
+        return tasks
+
+    def down(self) -> Iterable[Metric]:
+        """Say nothing."""
+        return ()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connections.close()
+
+
+def _is_stopped(error: Exception | None) -> bool:
+    return isinstance(error, libvirt.libvirtError) and error.get_error_code() in {
+        libvirt.VIR_ERR_NO_DOMAIN,
+        libvirt.VIR_ERR_OPERATION_INVALID,
+    }
