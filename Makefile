@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The lab and the tests that start daemons need root.
-ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,CI,KEEP)
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,KEEP)
 SHELL := /bin/bash
 
 .PHONY: help dev lint test test-fast demo bench lock clean
@@ -37,6 +37,9 @@ test: test-packages dev lint  ## everything: fast tests first, then real program
 	$(BIN)/pytest -m "not daemons and not lab and not bench"
 	$(ROOT) $(BIN)/pytest -m "daemons"
 	$(ROOT) $(BIN)/pytest -m "lab"
+
+demo: test-packages dev  ## the main job on whole hosts, told line by line; KEEP=1 leaves it running
+	$(ROOT) $(BIN)/python -m tests.demo
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
 	cd requirements && for name in exporter actuator dev; do \

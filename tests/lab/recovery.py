@@ -1,0 +1,93 @@
+"""How long a recovery took, from what the guest printed and what the actuator wrote down."""
+
+import statistics
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from tests.lab.lab import Lab
+from tests.lab.site import Event, Site
+from tests.lab.vm import Vm
+from tests.lab.waiting import LabError, wait_until
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """One recovery. All times are wall clock, Unix seconds, of the bare machine."""
+
+    vm: str
+    crashed_at: float
+    """When the last record before it was read: the crash itself came up to one record's interval later."""
+    received_at: float
+    """When the webhook was durable in the actuator's journal."""
+    started_at: float
+    """When the actuator called libvirt's start."""
+    recorded_at: float
+    """When the first record of the new guest was read."""
+    lost: int
+    """Printed records that the new guest did not find."""
+
+    def parts(self) -> dict[str, float]:
+        """Seconds of each part, by its name."""
+        return {
+            "crash to webhook": self.received_at - self.crashed_at,
+            "webhook to start call": self.started_at - self.received_at,
+            "crash to start call": self.started_at - self.crashed_at,
+            "start call to first new record": self.recorded_at - self.started_at,
+            "crash to first new record": self.recorded_at - self.crashed_at,
+        }
+
+
+def panic(lab: Lab, vm: Vm, host: str) -> None:
+    """Have the guest's kernel crash, as a bug in it would."""
+    domain = vm.name
+    if vm.flavour == "xen":
+        lab.host(host).run(["xl", "sysrq", domain, "c"], check=False)
+    else:
+        lab.host(host).virsh(vm.uri, "inject-nmi", domain, check=False)
+
+
+def wait_recovered(site: Site, vm: Vm, since: float, timeout_seconds: float = 90) -> Recovery:
+    """Wait until a VM that was crashed after `since` (wall clock) writes again, and say how long each part took.
+
+    Raises:
+        LabTimeoutError: no new guest wrote in time.
+        LabError: the journal does not tell the story.
+    """
+    witness = site.lab.witness
+    before = witness.boots(vm)[-1].boot
+
+    def wrote_again() -> bool:
+        last = witness.boots(vm)[-1]
+        return last.boot != before and last.records > 0
+
+    wait_until(wrote_again, f"{vm.name} to write again", timeout_seconds, 0.05)
+    old, new = witness.boots(vm)[-2:]
+    lines = witness.lines(vm)
+    wall = time.time() - time.monotonic()
+    first = next(line for line in lines if line.boot == new.boot and line.kind == "record")
+    events = [event for event in site.events(since) if event.domain == vm.name]
+    return Recovery(
+        vm=vm.name,
+        crashed_at=wall + max(line.at for line in lines if line.boot == old.boot),
+        received_at=_first(events, "received", "").at,
+        started_at=_first(events, "intent", "start ").at,
+        recorded_at=wall + first.at,
+        lost=max(0, (old.last or 0) - (new.found or 0)),
+    )
+
+
+def _first(events: Iterable[Event], kind: str, sentence: str) -> Event:
+    for event in events:
+        if event.kind == kind and event.sentence.startswith(sentence):
+            return event
+    raise LabError(f"The journal has no event {kind!r} {sentence!r}")
+
+
+def medians(recoveries: Sequence[Recovery]) -> dict[str, tuple[float, float, float]]:
+    """Return minimum, median and maximum seconds of each part."""
+    columns: dict[str, list[float]] = {}
+    for recovery in recoveries:
+        for name, seconds in recovery.parts().items():
+            columns.setdefault(name, []).append(seconds)
+    return {name: (min(all_), statistics.median(all_), max(all_)) for name, all_ in columns.items()}

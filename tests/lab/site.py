@@ -1,0 +1,257 @@
+"""The monitoring machine of a lab: Prometheus, Alertmanager and the actuator, with the files the repo ships."""
+
+import json
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import requests
+import yaml
+
+from tests.lab.image import REPO
+from tests.lab.lab import Lab
+from tests.lab.vm import LIBVIRT_URIS, Vm
+from tests.lab.waiting import LabError, stage, wait_until
+
+RULES = REPO / "rules"
+PORTS = {"prometheus": 9090, "alertmanager": 9093, "actuator": 10811}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the actuator's journal. Times are wall clock, Unix seconds."""
+
+    at: float
+    kind: str
+    sentence: str
+    domain: str
+    host: str
+    plan: int | None
+    detail: Mapping[str, Any]
+
+
+class Site:
+    """What watches over a lab's VMs, as a context manager.
+
+    with Lab() as lab:
+        vm = lab.add_vm("voms01")
+        with Site(lab) as site:
+            ...
+    """
+
+    def __init__(self, lab: Lab, settings: Mapping[str, Any] | None = None) -> None:
+        """Describe the site; nothing happens before it is entered.
+
+        Args:
+            lab: its VMs, as they are at entry, are protected.
+            settings: sections of the actuator's configuration, laid over the lab's own.
+        """
+        self.lab = lab
+        self.folder = lab.folder / "site"
+        self._settings = dict(settings or {})
+        self._programs: dict[str, subprocess.Popen[bytes]] = {}
+        self._http = requests.Session()
+        self._http.trust_env = False
+        self.token = secrets.token_hex(16)
+
+    def __enter__(self) -> Self:
+        self._write_files()
+        with stage(self.lab.progress, "site: exporters on the hosts"):
+            for host in self.lab.hosts.values():
+                host.install_exporter()
+        with stage(self.lab.progress, "site: Prometheus, Alertmanager, actuator"):
+            self.start("prometheus")
+            self.start("alertmanager")
+            self.start("actuator")
+            for name, path in (
+                ("prometheus", "-/ready"),
+                ("alertmanager", "-/ready"),
+                ("actuator", "-/ready"),
+            ):
+                self.wait_ready(name, path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self._programs):
+            self.stop(name)
+        self._http.close()
+
+    @property
+    def config(self) -> Path:
+        """The actuator's configuration."""
+        return self.folder / "actuator.yml"
+
+    def url(self, name: str, path: str = "") -> str:
+        """Return where the bare machine reaches one of the programs."""
+        return f"http://{self.lab.door}:{PORTS[name]}/{path}"
+
+    def get(self, name: str, path: str, **parameters: str) -> Any:
+        """Ask one of the programs' HTTP APIs for JSON."""
+        answer = self._http.get(self.url(name, path), params=parameters, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
+    def start(self, name: str, *arguments: str, wrapper: Sequence[str] = ()) -> None:
+        """Start one of the programs; see `wait_ready`.
+
+        Args:
+            name: `prometheus`, `alertmanager` or `actuator`.
+            arguments: more arguments for it.
+            wrapper: for the actuator: an argv that runs it otherwise than by its own name.
+        """
+        argv = {
+            "prometheus": [
+                "prometheus",
+                f"--config.file={self.folder}/prometheus.yml",
+                f"--storage.tsdb.path={self.folder}/prometheus",
+                f"--web.listen-address=:{PORTS['prometheus']}",
+                "--log.level=warn",
+            ],
+            "alertmanager": [
+                "prometheus-alertmanager",
+                f"--config.file={self.folder}/alertmanager.yml",
+                f"--storage.path={self.folder}/alertmanager",
+                f"--web.listen-address=:{PORTS['alertmanager']}",
+                "--cluster.listen-address=",
+                "--log.level=warn",
+            ],
+            "actuator": [*(wrapper or actuator_program()), "serve", "--config", str(self.config)],
+        }[name]
+        self._programs[name] = self.lab.popen([*argv, *arguments], log=name, cwd=REPO)
+
+    def wait_ready(self, name: str, path: str = "-/ready", timeout_seconds: float = 60) -> None:
+        """Wait until a program says that it is ready.
+
+        Raises:
+            LabError: it ended, or was not ready in time.
+        """
+
+        def ready() -> bool:
+            if self._programs[name].poll() is not None:
+                raise LabError(f"{name} ended: {self.log(name)[-1500:]}")
+            try:
+                return self._http.get(self.url(name, path), timeout=5).status_code == requests.codes.ok
+            except requests.RequestException:
+                return False
+
+        wait_until(ready, f"{name} to be ready", timeout_seconds)
+
+    def stop(self, name: str, *, kill: bool = False, timeout_seconds: float = 20) -> int:
+        """End a program (SIGTERM, or SIGKILL) and return its exit status."""
+        program = self._programs.pop(name)
+        if kill:
+            program.kill()
+        else:
+            program.terminate()
+        try:
+            return program.wait(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            program.wait(timeout=timeout_seconds)
+            raise LabError(f"{name} did not end within {timeout_seconds:g} s of SIGTERM") from None
+
+    def wait_ended(self, name: str, timeout_seconds: float) -> int:
+        """Wait for a program to end by itself and return its exit status."""
+        return self._programs.pop(name).wait(timeout=timeout_seconds)
+
+    def log(self, name: str) -> str:
+        """Return what a program has logged so far."""
+        return (self.lab.logs / f"{name}.log").read_text(encoding="utf-8", errors="replace")
+
+    def events(self, since: float = 0.0) -> list[Event]:
+        """Return the actuator's journal from a time on, as `vmheal-actuator journal --json` prints it."""
+        return [event for event in self._journal() if event.at >= since]
+
+    def _journal(self) -> Iterator[Event]:
+        done = subprocess.run(
+            [*actuator_program(), "journal", "--config", str(self.config), "--json"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        for line in done.stdout.splitlines():
+            yield parse_event(line)
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """Return what fires in Prometheus now."""
+        found = self.get("prometheus", "api/v1/alerts")["data"]["alerts"]
+        return [alert for alert in found if alert["state"] == "firing"]
+
+    def wait_watching(self, vms: Sequence[Vm], timeout_seconds: float = 60) -> None:
+        """Wait until Prometheus sees every VM expected and running, on its host."""
+
+        def watching() -> bool:
+            query = 'libvirt_domain_state{state=~"running|blocked"} == 1 and on (host, domain) vmheal_domain_expected == 1'
+            result = self.get("prometheus", "api/v1/query", query=query)["data"]["result"]
+            return {vm.name for vm in vms} <= {series["metric"]["domain"] for series in result}
+
+        wait_until(watching, "Prometheus to see the VMs running", timeout_seconds, 0.25)
+
+    def post(self, body: bytes, token: str | None = None) -> requests.Response:
+        """Deliver a webhook body by hand."""
+        headers = {"Authorization": f"Bearer {token or self.token}", "Content-Type": "application/json"}
+        return self._http.post(self.url("actuator", "alerts"), data=body, headers=headers, timeout=10)
+
+    def _write_files(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("prometheus.yml", "vmheal.yml", "alertmanager.yml", "hosts.yml"):
+            shutil.copy(RULES / name, self.folder / name)
+        shipped = [group["targets"] for group in yaml.safe_load((RULES / "hosts.yml").read_text())]
+        targets = [f"{host}:10810" for host in self.lab.hosts]
+        if shipped != [targets]:
+            (self.folder / "hosts.yml").write_text(yaml.safe_dump([{"targets": targets}]))
+        (self.folder / "webhook.token").write_text(self.token)
+        self.config.write_text(yaml.safe_dump(self.actuator_settings(), sort_keys=False))
+
+    def actuator_settings(self) -> dict[str, Any]:
+        """Return the actuator's configuration for this lab."""
+        keys = self.lab.keys
+        scheme, _, rest = LIBVIRT_URIS["xen" if self.lab.flavour == "xen" else "qemu"].partition(":")
+        return {
+            "mode": "enforce",
+            "listen": f":{PORTS['actuator']}",
+            "journal": {"path": str(self.folder / "journal.sqlite")},
+            "webhook": {"token_file": str(self.folder / "webhook.token")},
+            "prometheus": {"url": f"http://localhost:{PORTS['prometheus']}"},
+            "alertmanager": {"url": f"http://localhost:{PORTS['alertmanager']}"},
+            "ssh": {"user": "root", "key_file": str(keys.client), "known_hosts_file": str(keys.known_hosts)},
+            "hosts": {
+                host: {"address": host, "libvirt_uri": f"{scheme}+ssh://root@{host}/{rest.split('/')[-1]}"}
+                for host in self.lab.hosts
+            },
+            "domains": {
+                vm.name: {"host": vm.hosts[0], "hosts": list(vm.hosts)} for vm in self.lab.vms.values()
+            },
+            **self._settings,
+        }
+
+
+def parse_event(line: str) -> Event:
+    """Read one line of `vmheal-actuator journal --json`."""
+    raw = json.loads(line)
+    return Event(
+        at=raw["at"],
+        kind=raw["kind"],
+        sentence=raw["sentence"],
+        domain=raw.get("domain", ""),
+        host=raw.get("host", ""),
+        plan=raw.get("plan"),
+        detail=raw.get("detail", {}),
+    )
+
+
+def actuator_program() -> list[str]:
+    """Return the argv of the actuator installed beside the Python that runs this."""
+    return [str(Path(sys.executable).with_name("vmheal-actuator"))]
+
+
+def monotonic_to_wall(moment: float) -> float:
+    """Return the wall-clock time of a moment of this machine's monotonic clock."""
+    return time.time() - (time.monotonic() - moment)
