@@ -1,0 +1,199 @@
+"""Programs run on the hosts, over SSH connections that are open before they are needed."""
+
+import logging
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+
+from actuator.adapters.warm import NotConnectedError, Warm
+
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what it logs with a traceback, it raises too
+
+MAX_OUTPUT_BYTES = 1 << 20
+"""Of each stream; the states of 100 resources are 100 KB."""
+CHUNK_BYTES = 1 << 16
+CONNECT_TIMEOUT_SECONDS = 5.0
+KEEPALIVE_SECONDS = 2
+SILENT_PEER_SECONDS = 5.0
+"""Sent but not acknowledged for so long: the host or the way to it is dead (TCP_USER_TIMEOUT)."""
+MAX_PROGRAMS = 8
+"""At the same time on one host; sshd allows 10 (MaxSessions)."""
+ABSENT_EXIT_STATUS = -1
+"""What paramiko says when the other side ended the channel without an exit status."""
+
+
+class OutputTooLargeError(OSError):
+    """A program on a host printed more than `MAX_OUTPUT_BYTES`."""
+
+
+@dataclass(frozen=True)
+class SshAccess:
+    """How to log in to one host. A host key that is not in `known_hosts_file` is refused."""
+
+    address: str
+    key_file: Path
+    known_hosts_file: Path
+    port: int = 22
+    user: str = "root"
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program on a host did. `exit_status` is None when a signal ended it."""
+
+    exit_status: int | None
+    stdout: str
+    stderr: str
+
+
+class SshHost:
+    """Runs programs on one host, each in a channel of one warm connection."""
+
+    def __init__(self, host: str, access: SshAccess) -> None:
+        self.host = host
+        self._warm = Warm(f"ssh to {host}", lambda: _SshConnection(access))
+        self._free = threading.BoundedSemaphore(MAX_PROGRAMS)
+
+    def run(self, argv: Sequence[str], timeout_seconds: float) -> Completed:
+        """Run a program and wait for its end.
+
+        On a timeout the channel is closed, which does not end the program on the host: it may still have its
+        effect.
+
+        Raises:
+            NotConnectedError: the host does not answer, is not the one in the known_hosts file, or refuses
+                the login: nothing was run.
+            ConnectionError: the connection broke; the program may have run, or may still run.
+            TimeoutError: not ended in time.
+            OutputTooLargeError: it printed more than `MAX_OUTPUT_BYTES`.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        what = f"{argv[0]} on {self.host}"
+        if not self._free.acquire(timeout=timeout_seconds):
+            raise NotConnectedError(f"{what}: busy with {MAX_PROGRAMS} other programs")
+        try:
+            try:
+                return self._run(argv, deadline, what)
+            except _BrokenError:  # and nobody had noticed yet
+                return self._run(argv, deadline, what)
+        finally:
+            self._free.release()
+
+    def _run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
+        with self._warm.use(deadline - time.monotonic()) as connection:
+            return connection.run(argv, deadline, what)
+
+    def close(self) -> None:
+        """End the connection."""
+        self._warm.stop()
+
+
+class _BrokenError(NotConnectedError):
+    """The connection turned out to be broken before a program was started on it."""
+
+
+class _SshConnection:
+    def __init__(self, access: SshAccess) -> None:
+        """Connect and log in; raises OSError."""
+        self._client = paramiko.SSHClient()
+        self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        try:
+            self._client.load_system_host_keys(str(access.known_hosts_file))
+            self._transport = self._connect(access)
+        except (paramiko.SSHException, EOFError) as error:
+            self._client.close()
+            raise ConnectionError(str(error) or type(error).__name__) from error
+        except BaseException:
+            self._client.close()
+            raise
+
+    def _connect(self, access: SshAccess) -> paramiko.Transport:
+        wire = socket.create_connection((access.address, access.port), CONNECT_TIMEOUT_SECONDS)
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SILENT_PEER_SECONDS * 1000))
+        self._client.connect(
+            access.address,
+            access.port,
+            access.user,
+            sock=wire,
+            key_filename=str(access.key_file),
+            allow_agent=False,
+            look_for_keys=False,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            banner_timeout=CONNECT_TIMEOUT_SECONDS,
+            auth_timeout=CONNECT_TIMEOUT_SECONDS,
+            channel_timeout=CONNECT_TIMEOUT_SECONDS,
+        )
+        transport = self._client.get_transport()
+        if transport is None:
+            raise ConnectionError("the connection was closed while logging in")
+        transport.set_keepalive(KEEPALIVE_SECONDS)
+        return transport
+
+    def alive(self) -> bool:
+        return self._transport.is_active()
+
+    def close(self) -> None:
+        self._client.close()
+
+    def run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
+        channel = self._start(shlex.join(argv), deadline, what)
+        try:
+            stdout = _read(channel, channel.recv, deadline, what)
+            stderr = _read(channel, channel.recv_stderr, deadline, what)
+            if not channel.status_event.wait(max(0.0, deadline - time.monotonic())):
+                raise TimeoutError(f"{what}: not ended in time")
+            if channel.exit_status == ABSENT_EXIT_STATUS and not self.alive():
+                raise ConnectionError(f"{what}: the connection broke while it ran")
+        finally:
+            channel.close()
+        status = None if channel.exit_status == ABSENT_EXIT_STATUS else channel.exit_status
+        return Completed(status, stdout, stderr)
+
+    def _start(self, command: str, deadline: float, what: str) -> paramiko.Channel:
+        """Open a channel and start the program.
+
+        paramiko waits without limit for the answer to an exec request: at the deadline the connection is
+        closed under it.
+        """
+        remaining = deadline - time.monotonic()
+        watchdog = threading.Timer(remaining, self._client.close)
+        watchdog.daemon = True
+        watchdog.start()
+        asked = False
+        try:
+            channel = self._transport.open_session(window_size=MAX_OUTPUT_BYTES, timeout=remaining)
+            asked = True
+            channel.exec_command(command)
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{what}: not started in time") from error
+            kind = ConnectionError if asked else _BrokenError
+            raise kind(f"{what}: not started: {error or type(error).__name__}") from error
+        finally:
+            watchdog.cancel()
+        return channel
+
+
+def _read(channel: paramiko.Channel, receive: Callable[[int], bytes], deadline: float, what: str) -> str:
+    """Read one stream to its end. The other one waits in the channel's window, bounded by the same size."""
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        channel.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
+            chunk = receive(CHUNK_BYTES)
+        except TimeoutError:
+            raise TimeoutError(f"{what}: not ended in time") from None
+        if not chunk:
+            return b"".join(chunks).decode("utf-8", "replace")
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_OUTPUT_BYTES:
+            raise OutputTooLargeError(f"{what}: more than {MAX_OUTPUT_BYTES} bytes of output")

@@ -1,0 +1,237 @@
+"""Programs over a real OpenSSH server: what works, and everything that can go wrong on the way."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from actuator.adapters import ssh as ssh_module
+from actuator.adapters.ssh import OutputTooLargeError, SshAccess, SshHost
+from actuator.adapters.warm import NotConnectedError
+from tests.sshd import free_port, make_key, sshd, write_known_hosts
+
+pytestmark = pytest.mark.daemons
+
+# Far above what anything here takes, far below pytest's own limit: an answer "in time" comes before it.
+SOON = 15
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sshd")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with sshd(folder, environment={"HOME": str(folder), "GREETING": "a b"}) as server:
+        yield server
+
+
+def access_to(server):
+    return SshAccess(server.address, server.user_key, server.known_hosts, server.port, server.user)
+
+
+@contextlib.contextmanager
+def host(access):
+    ssh = SshHost("v01", access)
+    try:
+        yield ssh
+    finally:
+        ssh.close()
+
+
+@pytest.fixture
+def v01(server):
+    with host(access_to(server)) as ssh:
+        yield ssh
+
+
+def connection_pid(ssh):
+    """The server's process for our connection."""
+    return int(ssh.run(["sh", "-c", "echo $PPID"], SOON).stdout)
+
+
+def test_output_status_and_arguments_arrive_as_they_were(v01):
+    result = v01.run(
+        ["sh", "-c", 'echo "$GREETING"; printf %s "$1" >&2; exit 3', "sh", "x; echo 'y' $HOME"], SOON
+    )
+    assert (result.exit_status, result.stdout, result.stderr) == (3, "a b\n", "x; echo 'y' $HOME")
+
+
+def test_many_programs_share_one_connection(v01):
+    parents = []
+    threads = [threading.Thread(target=lambda: parents.append(connection_pid(v01))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(parents) == 20
+    assert len(set(parents)) == 1
+
+
+def test_a_program_that_hangs_is_given_up_and_the_next_one_answers(v01):
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match="sleep on v01: not ended in time"):
+        v01.run(["sleep", "100"], 0.5)
+    assert time.monotonic() - begun < 0.5 + SOON / 3
+    assert v01.run(["echo", "well"], SOON).stdout == "well\n"
+
+
+def test_a_hanging_program_does_not_disturb_one_that_runs_beside_it(v01):
+    results = []
+    beside = threading.Thread(
+        target=lambda: results.append(v01.run(["sh", "-c", "sleep 1; echo well"], SOON))
+    )
+    beside.start()
+    with pytest.raises(TimeoutError):
+        v01.run(["sleep", "100"], 0.3)
+    beside.join()
+    assert results[0].stdout == "well\n"
+
+
+def test_a_flood_of_output_is_refused(v01):
+    with pytest.raises(OutputTooLargeError, match="yes on v01: more than 1048576 bytes"):
+        v01.run(["yes"], SOON)
+    with pytest.raises(TimeoutError):  # stays in the channel's window, which is as large
+        v01.run(["sh", "-c", "yes >&2"], 1)
+    assert v01.run(["echo", "well"], SOON).stdout == "well\n"
+
+
+def test_a_large_output_is_read_whole(v01):
+    assert v01.run(["head", "-c", "1000000", "/dev/zero"], SOON).stdout == "\0" * 1_000_000
+
+
+def test_a_program_ended_by_a_signal_has_no_exit_status(v01):
+    assert v01.run(["sh", "-c", "kill -9 $$"], SOON).exit_status is None
+
+
+def test_a_program_that_does_not_exist_says_so(v01):
+    result = v01.run(["drbdadm-not-there"], SOON)
+    assert result.exit_status == 127
+    assert "not found" in result.stderr
+
+
+def test_a_connection_that_breaks_in_the_middle_is_told_and_replaced(v01):
+    pid = connection_pid(v01)
+    with pytest.raises(ConnectionError, match="the connection broke while it ran"):
+        v01.run(["sh", "-c", "kill -9 $PPID; sleep 100"], SOON)
+    assert connection_pid(v01) != pid
+
+
+def test_a_connection_that_breaks_while_idle_is_replaced_before_it_is_needed(v01):
+    pid, first = connection_pid(v01), v01._warm._current
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + SOON
+    while v01._warm._current in {first, None}:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+    assert connection_pid(v01) != pid
+
+
+def test_a_connection_that_broke_just_now_costs_the_caller_nothing_but_time(v01):
+    for _ in range(5):
+        pid = connection_pid(v01)
+        os.kill(pid, signal.SIGKILL)
+        assert connection_pid(v01) != pid
+
+
+def test_a_server_process_that_is_stopped_costs_one_deadline(v01):
+    pid = connection_pid(v01)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError, match="true on v01: not started in time"):
+            v01.run(["true"], 0.5)
+        assert connection_pid(v01) != pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_an_unknown_or_wrong_host_key_is_refused(server, tmp_path):
+    other_key = tmp_path / "other"
+    make_key(other_key)
+    wrong, empty = tmp_path / "wrong", tmp_path / "empty"
+    write_known_hosts(wrong, server.port, other_key)
+    empty.touch()
+    for known_hosts, words in ((wrong, "does not match"), (empty, "not found in known_hosts")):
+        with (
+            host(replace(access_to(server), known_hosts_file=known_hosts)) as ssh,
+            pytest.raises(NotConnectedError, match=words),
+        ):
+            ssh.run(["true"], SOON)
+
+
+def test_a_login_that_is_refused_is_told(server, tmp_path):
+    make_key(tmp_path / "stranger")
+    with (
+        host(replace(access_to(server), key_file=tmp_path / "stranger")) as ssh,
+        pytest.raises(NotConnectedError, match="Authentication failed"),
+    ):
+        ssh.run(["true"], SOON)
+
+
+@pytest.mark.parametrize("name", ["key_file", "known_hosts_file"])
+def test_a_missing_file_is_named(server, name):
+    with (
+        host(replace(access_to(server), **{name: Path("/nonexistent/file")})) as ssh,
+        pytest.raises(NotConnectedError, match="/nonexistent/file"),
+    ):
+        ssh.run(["true"], SOON)
+
+
+def test_nobody_listening_is_told_at_once(server):
+    begun = time.monotonic()
+    with (
+        host(replace(access_to(server), port=free_port())) as ssh,
+        pytest.raises(NotConnectedError, match="Connection refused"),
+    ):
+        ssh.run(["true"], SOON)
+    assert time.monotonic() - begun < SOON
+
+
+def test_a_server_that_says_nothing_is_given_up(server):
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        silent = replace(access_to(server), port=mute.getsockname()[1])
+        begun = time.monotonic()
+        with host(silent) as ssh, pytest.raises(NotConnectedError, match="no connection within"):
+            ssh.run(["true"], 0.5)
+        assert time.monotonic() - begun < SOON
+
+
+def test_it_waits_for_a_host_that_comes_back(folder, tmp_path):
+    port = free_port()
+    with sshd(tmp_path, port=port) as server:
+        access = access_to(server)
+        ssh = SshHost("v01", access)
+        assert ssh.run(["echo", "well"], SOON).stdout == "well\n"
+        pid = connection_pid(ssh)
+    os.kill(pid, signal.SIGKILL)  # sshd's children outlive it
+    with pytest.raises(OSError):
+        ssh.run(["true"], SOON)
+    with sshd(tmp_path, port=port):
+        deadline = time.monotonic() + SOON
+        while True:
+            with contextlib.suppress(NotConnectedError):
+                assert ssh.run(["echo", "again"], SOON).stdout == "again\n"
+                break
+            assert time.monotonic() < deadline
+    ssh.close()
+
+
+def test_more_programs_than_allowed_at_once_wait_for_their_turn(v01, monkeypatch):
+    assert ssh_module.MAX_PROGRAMS < 10  # sshd's MaxSessions
+    results = []
+    threads = [
+        threading.Thread(target=lambda: results.append(v01.run(["sh", "-c", "sleep 0.2; echo well"], SOON)))
+        for _ in range(3 * ssh_module.MAX_PROGRAMS)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.stdout for result in results] == ["well\n"] * len(threads)

@@ -1,0 +1,92 @@
+"""A real OpenSSH server on loopback, an ordinary process with keys of its own."""
+
+import contextlib
+import getpass
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SSHD = Path("/usr/sbin/sshd")
+CONFIG = """\
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/user_key.pub
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin prohibit-password
+MaxSessions 20
+Subsystem sftp internal-sftp
+"""
+
+
+@dataclass(frozen=True)
+class Sshd:
+    process: subprocess.Popen[bytes]
+    port: int
+    user: str
+    user_key: Path
+    host_key: Path
+    known_hosts: Path
+    address: str = "127.0.0.1"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def make_key(path: Path) -> None:
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)]
+    subprocess.run(command, check=True, timeout=10)
+
+
+def write_known_hosts(path: Path, port: int, host_key: Path) -> None:
+    kind, key, *_ = host_key.with_suffix(".pub").read_text().split()
+    path.write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
+
+
+def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        assert process.poll() is None, f"{process.args} ended with {process.returncode}"
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"{process.args} does not listen on {port}"
+            time.sleep(0.02)  # noqa: TID251  between two looks, bounded by the deadline
+        else:
+            return
+
+
+@contextlib.contextmanager
+def sshd(
+    folder: Path, *, environment: Mapping[str, str] | None = None, port: int | None = None
+) -> Iterator[Sshd]:
+    """Start a server; programs run over it see `environment`. Keys are kept in `folder` for a next start."""
+    port = port or free_port()
+    host_key, user_key, known_hosts = folder / "host_key", folder / "user_key", folder / "known_hosts"
+    if not host_key.exists():
+        make_key(host_key)
+        make_key(user_key)
+    write_known_hosts(known_hosts, port, host_key)
+    settings = "".join(f' "{name}={value}"' for name, value in (environment or {}).items())
+    config = folder / "sshd_config"
+    config.write_text(CONFIG.format(port=port, folder=folder) + (f"SetEnv{settings}\n" if settings else ""))
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd run by root confines itself
+    with (folder / "sshd.log").open("ab") as log:
+        process = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stderr=log)
+    try:
+        wait_for_port(port, process)
+        yield Sshd(process, port, getpass.getuser(), user_key, host_key, known_hosts)
+    finally:
+        process.kill()
+        process.wait(10)
