@@ -156,9 +156,9 @@ class Site:
             program.wait(timeout=timeout_seconds)
             raise LabError(f"{name} did not end within {timeout_seconds:g} s of SIGTERM") from None
 
-    def wait_ended(self, name: str, timeout_seconds: float) -> int:
-        """Wait for a program to end by itself and return its exit status."""
-        return self._programs.pop(name).wait(timeout=timeout_seconds)
+    def ended(self, name: str) -> bool:
+        """Whether a program that was started has ended by itself."""
+        return self._programs[name].poll() is not None
 
     def log(self, name: str) -> str:
         """Return what a program has logged so far."""

@@ -1,0 +1,201 @@
+"""Drills of the verb `restart` on whole hosts: real Xen guests, DRBD, libvirt, Prometheus, Alertmanager.
+
+Each drill ends with what the guests printed: nothing lost, no two guests at once.
+"""
+
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from tests.lab.recovery import panic, wait_recovered
+from tests.lab.site import Site
+from tests.lab.waiting import wait_until
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def vms(lab):
+    found = [lab.add_vm("voms01", on=("v01", "v02")), lab.add_vm("ce01", on=("v02", "v01"))]
+    for vm in found:
+        lab.start_vm(vm)
+    for vm in found:
+        lab.witness.wait_for_record(vm, timeout_seconds=120)
+    return found
+
+
+@pytest.fixture(scope="module")
+def running_site(lab, vms):
+    # Drills crash one VM many times on purpose: the limit of attempts has a drill of its own.
+    settings = {"restart": {"max_attempts": 100, "window_seconds": 60, "backoff_seconds": 0}}
+    with Site(lab, settings) as site:
+        site.wait_watching(vms)
+        yield site
+
+
+@pytest.fixture
+def site(running_site, vms):
+    """The site at rest, before and after: both VMs watched and writing, nothing lost, no alert left."""
+    running_site.wait_watching(vms)
+    yield running_site
+    running_site.wait_watching(vms)
+    moment = time.monotonic()
+    for vm in vms:
+        running_site.lab.witness.wait_for_record(vm, after=moment)
+        running_site.lab.witness.assert_nothing_lost(vm)
+
+
+def starts(site, vm, since):
+    """The start calls that the actuator intended for a VM."""
+    return [
+        event
+        for event in site.events(since)
+        if event.kind == "intent" and event.domain == vm.name and event.sentence.startswith("start ")
+    ]
+
+
+def boots(site, vm):
+    return [boot.boot for boot in site.lab.witness.boots(vm)]
+
+
+def test_guest_kernel_panics(site, vms):
+    since = time.time()
+    panic(site.lab, vms[0], vms[0].hosts[0])
+    recovery = wait_recovered(site, vms[0], since)
+    print(recovery.parts())
+    assert recovery.lost == 0
+    assert len(starts(site, vms[0], since)) == 1
+
+
+def test_vm_is_killed(site, vms):
+    since = time.time()
+    site.lab.host(vms[0].hosts[0]).run(["xl", "destroy", vms[0].name])
+    recovery = wait_recovered(site, vms[0], since)
+    print(recovery.parts())
+    assert recovery.lost == 0
+    assert len(starts(site, vms[0], since)) == 1
+
+
+def test_libvirtd_restarts_while_vms_run(site, vms):
+    since, before = time.time(), [boots(site, vm) for vm in vms]
+    restarted = site.lab.host("v01").run(["systemctl", "restart", "libvirtd.service"], timeout_seconds=120)
+    assert restarted.returncode == 0
+    site.wait_watching(vms)
+    # Once more after the exporter's and the actuator's connections were made anew: still nothing to do.
+    moment = time.monotonic()
+    for vm in vms:
+        site.lab.witness.wait_for_record(vm, after=moment + 10)
+    assert [boots(site, vm) for vm in vms] == before
+    assert [starts(site, vm, since) for vm in vms] == [[], []]
+
+
+def test_paused_vm_is_said_and_not_restarted(site, vms):
+    since, before = time.time(), boots(site, vms[0])
+    host = site.lab.host(vms[0].hosts[0])
+    host.virsh(vms[0].uri, "suspend", vms[0].name)
+    try:
+        wait_until(
+            lambda: any(a["labels"]["alertname"] == "VMPaused" for a in site.alerts()), "VMPaused to fire", 30
+        )
+    finally:
+        host.virsh(vms[0].uri, "resume", vms[0].name)
+    site.lab.witness.wait_for_record(vms[0], after=time.monotonic())
+    assert boots(site, vms[0]) == before
+    assert starts(site, vms[0], since) == []
+
+
+def test_webhook_is_repeated_and_doubled(site, vms):
+    since = time.time()
+    panic(site.lab, vms[0], vms[0].hosts[0])
+    body = wait_until(lambda: firing_body(site, vms[0]), "VMFailure in Prometheus", 30, 0.05)
+    with ThreadPoolExecutor(max_workers=20) as pool:
+        answers = list(pool.map(lambda _: site.post(body).status_code, range(40)))
+    assert set(answers) == {200}
+    recovery = wait_recovered(site, vms[0], since)
+    assert recovery.lost == 0
+    for _ in range(10):
+        assert site.post(body).status_code == 200
+    site.wait_watching(vms)
+    assert len(starts(site, vms[0], since)) == 1
+
+
+def firing_body(site, vm):
+    """The webhook body that Alertmanager would send for the VM's alert; None while it does not fire."""
+    for alert in site.get("alertmanager", "api/v2/alerts"):
+        if alert["labels"].get("domain") == vm.name and alert["labels"]["alertname"] == "VMFailure":
+            firing = {key: alert[key] for key in ("labels", "annotations", "startsAt", "fingerprint")}
+            firing |= {
+                "status": "firing",
+                "endsAt": "0001-01-01T00:00:00Z",
+                "generatorURL": alert["generatorURL"],
+            }
+            return json.dumps(
+                {
+                    "version": "4",
+                    "groupKey": "{}",
+                    "truncatedAlerts": 0,
+                    "status": "firing",
+                    "receiver": "vmheal",
+                    "groupLabels": {},
+                    "commonLabels": alert["labels"],
+                    "commonAnnotations": {},
+                    "externalURL": "",
+                    "alerts": [firing],
+                }
+            ).encode()
+    return None
+
+
+def test_actuator_down_at_the_alert(site, vms):
+    since = time.time()
+    site.stop("actuator", kill=True)
+    panic(site.lab, vms[0], vms[0].hosts[0])
+    wait_until(lambda: firing_body(site, vms[0]), "VMFailure at Alertmanager", 30)
+    site.start("actuator")
+    site.wait_ready("actuator")
+    recovery = wait_recovered(site, vms[0], since)
+    assert recovery.lost == 0
+    assert len(starts(site, vms[0], since)) == 1
+
+
+def test_actuator_killed_between_any_two_journal_writes(site, vms):
+    """SIGKILL after the first journal write of a restart, then after the second, and so on to the last."""
+    vm = vms[0]
+    told = []
+    for write in range(1, 40):
+        site.stop("actuator")
+        since, before = time.time(), boots(site, vm)
+        again = partial(wrote_again, site, vm, before)
+        site.start("actuator", wrapper=[sys.executable, "-m", "tests.lab.mortal_actuator", str(write)])
+        site.wait_ready("actuator")
+        panic(site.lab, vm, vm.hosts[0])
+        wait_until(
+            lambda: site.ended("actuator") or wrote_again(site, vm, before), "a kill or a recovery", 60
+        )
+        killed = site.ended("actuator")
+        if killed:
+            site.start("actuator")
+            site.wait_ready("actuator")
+        wait_until(again, f"{vm.name} to write again", 90)
+        site.wait_watching(vms)
+        site.lab.witness.assert_nothing_lost(vm)
+        new = boots(site, vm)[len(before) :]
+        told.append(
+            f"write {write}: {len(starts(site, vm, since))} start intents, {len(new)} boots, killed: {killed}"
+        )
+        print(told[-1])
+        assert len(new) == 1, told
+        if not killed:
+            break
+    assert not killed, told
+    assert write > 4, "a restart was expected to write more often than that"
+
+
+def wrote_again(site, vm, before):
+    """Whether a guest that is not among `before` has written."""
+    last = site.lab.witness.boots(vm)[-1]
+    return last.boot not in before and last.records > 0
