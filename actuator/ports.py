@@ -11,6 +11,7 @@ Hosts are named as in DRBD's configuration; how to reach one is the adapter's ow
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from actuator.model import (
@@ -146,8 +147,8 @@ class Journal(Protocol):
         resolution takes the place of the firing that it ends.
         """
 
-    def inbox(self, limit: int) -> tuple[Received, ...]:
-        """What has been received and not settled, oldest first."""
+    def inbox(self, *, after: int, limit: int) -> tuple[Received, ...]:
+        """What has been received and not settled, with ids above ``after``, in the order of their ids."""
 
     def records(self) -> tuple[DomainRecord, ...]:
         """Every domain's record."""
@@ -207,4 +208,21 @@ class Tasks(Protocol):
         """
 
     def spawn(self, name: str, call: Callable[[], None]) -> None:
-        """Run the call in the background. It handles its own errors."""
+        """Run the call in the background. It handles its own errors.
+
+        Raises:
+            Unanswered: too much is under way already; nothing was begun.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All of them."""
+
+    hypervisor: Hypervisor
+    storage: Storage
+    alerts: Alerts
+    metrics: Metrics
+    journal: Journal
+    clock: Clock
+    tasks: Tasks

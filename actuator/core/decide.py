@@ -83,7 +83,7 @@ def _limited(record: DomainRecord, limits: RestartLimits, now: float) -> Refusal
     if len(recent) >= limits.max_attempts:
         return Refusal(
             ATTEMPTS,
-            f"{len(recent)} restarts of {record.domain} on {record.host} within {limits.window_seconds:g} s did"
+            f"{len(recent)} restarts of {record.domain} on {record.host} in {limits.window_seconds:g} s did"
             f" not hold{_last_failure(record)}: find out why and start it by hand; until it was seen running"
             " vmheal does not restart it any more",
         )

@@ -146,22 +146,25 @@ def runs_nowhere_else(it: Situation) -> str | None:
     for host in it.hosts:
         if host == it.host:
             continue
-        match it.evidence.domains.get(host, Unknown("it was not asked")):
-            case Observed(value=DomainView(id=int(), state=state)):
-                return (
-                    f"{it.domain} is {state} on {host}, and should run on {it.host}: decide where it belongs"
-                    f" and end the other one ('virsh destroy {it.domain}')"
-                )
-            case Observed(value=DomainView(state=state)) if state not in DOWN:
-                return (
-                    f"{it.domain} is {state} on {host}, and should run on {it.host}: decide where it belongs"
-                )
-            case Unknown(reason) if not _cannot_write(it, host):
-                return (
-                    f"libvirt on {host} does not answer ({reason}) and DRBD cannot tell either: {it.domain}"
-                    f" may be running there; mend the way to {host}"
-                )
+        if view := active_on(it, host):
+            return (
+                f"{it.domain} is {view.state} on {host}, and should run on {it.host}: decide where it belongs"
+                f" and end it on the other host ('virsh destroy {it.domain}')"
+            )
+        fact = it.evidence.domains.get(host, Unknown("it was not asked"))
+        if isinstance(fact, Unknown) and not _cannot_write(it, host):
+            return (
+                f"libvirt on {host} does not answer ({fact.reason}) and DRBD cannot tell either: {it.domain}"
+                f" may be running there; mend the way to {host}"
+            )
     return None
+
+
+def active_on(it: Situation, host: str) -> DomainView | None:
+    """The domain as it was seen on the host, when it runs or holds anything there."""
+    fact = it.evidence.domains.get(host)
+    view = fact.value if isinstance(fact, Observed) else None
+    return view if view is not None and (view.id is not None or view.state not in DOWN) else None
 
 
 def _cannot_write(it: Situation, host: str) -> bool:
@@ -249,7 +252,7 @@ def peer_is_not_primary(it: Situation) -> str | None:
             if standing is Standing.PRIMARY:
                 return (
                     f"{resource.name} is Primary on {peer}: somebody uses it there; find out who and demote"
-                    f" it there ('drbdadm secondary {resource.name}') before {it.domain} may start on {it.host}"
+                    f" it there ('drbdadm secondary {resource.name}') before {it.domain} is started here"
                 )
     return None
 

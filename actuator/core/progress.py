@@ -10,6 +10,7 @@ A step becomes an intent in the same write that makes it the next one, and is ca
 from dataclasses import replace
 
 from actuator.core.guard import DOWN, KNOWN, RESTART, RUNNING, START, Situation, check
+from actuator.core.words import describe
 from actuator.model import (
     CallOutcome,
     Confirm,
@@ -94,9 +95,9 @@ def _judge_start(it: Situation) -> Done | Refusal | Perform:
 
 
 def _judge_confirm(it: Situation) -> Done | Refusal | Wait:
-    if check(KNOWN, it) or it.view is None:
-        return Wait()
     view = it.view
+    if view is None:
+        return Wait()
     if view.state in DOWN:
         return Refusal("stays_up", f"{it.domain} was started and is {view.state} again: {view.reason}")
     if view.state not in RUNNING or any(disk.attached is False for disk in view.disks):
@@ -166,7 +167,7 @@ def concluded(
 def escalated(
     record: DomainRecord, kind: EscalationKind, refusal: Refusal, *, now: float
 ) -> DomainRecord | None:
-    """The record with the warning standing; None when it stands already. Giving up outlasts other warnings."""
+    """The record with the warning standing; None when it stands already. Giving up outlasts the others."""
     standing = record.escalation
     if standing is not None:
         if standing.kind is EscalationKind.GAVE_UP and kind is not EscalationKind.GAVE_UP:
@@ -224,18 +225,3 @@ def _finished(
     failed = replace(plan, status=PlanStatus.FAILED, finished_at=now)
     warning = Escalation(EscalationKind.FAILED, plan.plan.host, "plan", failed.sentence, now)
     return failed, standing if standing and standing.kind is EscalationKind.GAVE_UP else warning
-
-
-def describe(step: Step) -> str:
-    """A step in words, for people."""
-    match step:
-        case Destroy():
-            return f"destroy what is left of {step.domain} on {step.host}"
-        case Promote():
-            return f"make {step.resource} Primary on {step.host}"
-        case Demote():
-            return f"make {step.resource} Secondary on {step.host}"
-        case Start():
-            return f"start {step.domain} on {step.host}"
-        case Confirm():
-            return f"read {step.domain} back running on {step.host}"

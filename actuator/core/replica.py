@@ -51,7 +51,7 @@ class Standing(Enum):
     BARRED = auto()
     """Its host does not answer and it is not connected, but DRBD here holds its disk for Outdated: it left in
     order and knows it, or a fence-peer handler answered for it. Inconsistent is not enough: at the end of a
-    resync the target may call itself UpToDate 2.5 s before we hear of it (seen on 8.4), and be cut off then."""
+    resync the target can call itself UpToDate 2.5 s before we hear of it (seen on 8.4), and be cut off."""
     UNKNOWN = auto()
     """Anything else. Never taken for the good case."""
 

@@ -1,0 +1,340 @@
+"""The journal in one SQLite file: WAL, synchronous FULL, one process that writes.
+
+Writers that come together share one transaction and so one fsync: each queues its change, and whoever gets
+the lock next writes all that wait. No thread of its own, no polling.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from actuator.model import DomainRecord, Event, Notification, Received
+from actuator.ports import Conflict, JournalError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x766D686C  # "vmhl"
+MAX_BATCH = 500
+MAX_INBOX = 100_000
+PRUNE_EVERY = 1000
+
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE record (
+    domain TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE inbox (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    fingerprint TEXT NOT NULL,
+    starts_at REAL NOT NULL,
+    received_at REAL NOT NULL,
+    body TEXT NOT NULL,
+    UNIQUE (fingerprint, starts_at)
+) STRICT;
+CREATE TABLE event (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    domain TEXT NOT NULL,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX event_of_domain ON event (domain, seq);
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+COMMIT;
+"""
+
+_OLDEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq LIMIT ?3"
+_NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq DESC LIMIT ?3"
+
+_RECORD = TypeAdapter(DomainRecord)
+_NOTIFICATION = TypeAdapter(Notification)
+_EVENT = TypeAdapter(Event)
+
+Change = Callable[[sqlite3.Connection], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Ticket:
+    """One change that waits to be written, and what became of it."""
+
+    change: Change
+    written: bool = False
+    error: JournalError | None = None
+
+
+class SqliteJournal:
+    """``ports.Journal`` on SQLite. Thread-safe. A second process that wants to write is turned away.
+
+    Args:
+        path: the database file; its folder exists.
+        keep_events: so many of the timeline's events are kept, about.
+        timeout_seconds: the longest that a write may take, waiting included.
+        read_only: for a person who reads beside the running actuator.
+
+    Raises:
+        JournalError: it cannot be opened, is not ours, is a newer version's, or another process has it.
+    """
+
+    def __init__(
+        self, path: Path, *, keep_events: int = 200_000, timeout_seconds: float = 2.0, read_only: bool = False
+    ) -> None:
+        self._path = path
+        self._keep_events = keep_events
+        self._timeout_seconds = timeout_seconds
+        self._queue: list[_Ticket] = []
+        self._queue_lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._reading = threading.Lock()
+        self._pruned_at = 0
+        with contextlib.ExitStack() as opened, self._named("cannot be opened"):
+            if not read_only:
+                opened.callback(os.close, _lock(path))
+            self._connection = opened.enter_context(contextlib.closing(self._connect(read_only=read_only)))
+            self._prepare(create=not read_only)
+            self._reader = opened.enter_context(contextlib.closing(self._connect(read_only=True)))
+            self._opened = opened.pop_all()
+
+    def close(self) -> None:
+        """Close the file. What was written stays."""
+        self._opened.close()
+
+    # ---- the port ----------------------------------------------------------------------------------------
+
+    def receive(self, notifications: Sequence[Notification], *, at: float) -> None:
+        """See ``ports.Journal``. The inbox is bounded: beyond it nothing is accepted."""
+        inbox = [
+            (it.fingerprint, it.starts_at, at, _NOTIFICATION.dump_json(it).decode()) for it in notifications
+        ]
+        events = [_event_row(_received(it, at)) for it in notifications]
+
+        def change(connection: sqlite3.Connection) -> None:
+            connection.executemany(
+                "INSERT OR REPLACE INTO inbox (fingerprint, starts_at, received_at, body)"
+                " VALUES (?, ?, ?, ?)",
+                inbox,
+            )
+            (waiting,) = connection.execute("SELECT count(*) FROM inbox").fetchone()
+            if waiting > MAX_INBOX:
+                raise JournalError(f"{self._path}: {MAX_INBOX} notifications wait already")
+            _append(connection, events)
+
+        self._write(change)
+
+    def inbox(self, *, after: int, limit: int) -> tuple[Received, ...]:
+        """See ``ports.Journal``."""
+        rows = self._read(
+            "SELECT id, received_at, body FROM inbox WHERE id > ? ORDER BY id LIMIT ?", after, limit
+        )
+        return tuple(Received(row[0], row[1], _NOTIFICATION.validate_json(row[2])) for row in rows)
+
+    def records(self) -> tuple[DomainRecord, ...]:
+        """See ``ports.Journal``."""
+        rows = self._read("SELECT body FROM record ORDER BY domain")
+        return tuple(_RECORD.validate_json(row[0]) for row in rows)
+
+    def record(self, domain: str) -> DomainRecord | None:
+        """See ``ports.Journal``."""
+        rows = self._read("SELECT body FROM record WHERE domain = ?", domain)
+        return _RECORD.validate_json(rows[0][0]) if rows else None
+
+    def commit(
+        self,
+        *,
+        record: DomainRecord | None = None,
+        events: Sequence[Event] = (),
+        settled: Sequence[Received] = (),
+    ) -> None:
+        """See ``ports.Journal``."""
+        body = "" if record is None else _RECORD.dump_json(record).decode()
+        rows = [_event_row(event) for event in events]
+
+        def change(connection: sqlite3.Connection) -> None:
+            if record is not None:
+                _swap(connection, record, body)
+            connection.executemany("DELETE FROM inbox WHERE id = ?", [(it.id,) for it in settled])
+            _append(connection, rows)
+
+        self._write(change)
+
+    def timeline(
+        self, *, domain: str = "", after: int = 0, limit: int = 1000, newest: bool = False
+    ) -> tuple[tuple[int, Event], ...]:
+        """See ``ports.Journal``."""
+        rows = self._read(_NEWEST if newest else _OLDEST, after, domain, limit)
+        events = tuple((row[0], _EVENT.validate_json(row[1])) for row in rows)
+        return events[::-1] if newest else events
+
+    # ---- writing -----------------------------------------------------------------------------------------
+
+    def _write(self, change: Change) -> None:
+        ticket = _Ticket(change)
+        with self._queue_lock:
+            self._queue.append(ticket)
+        if not self._writing.acquire(timeout=self._timeout_seconds):
+            with self._queue_lock:
+                if ticket in self._queue:
+                    self._queue.remove(ticket)
+            raise JournalError(f"{self._path}: not written within {self._timeout_seconds:g} s")
+        try:
+            while not ticket.written:
+                self._write_waiting()
+        finally:
+            self._writing.release()
+        if ticket.error is not None:
+            raise ticket.error
+
+    def _write_waiting(self) -> None:
+        with self._queue_lock:
+            batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+        try:
+            with self._named("cannot be written"), self._transaction():
+                for ticket in batch:
+                    self._apply(ticket)
+                self._prune()
+        except JournalError as error:
+            for ticket in batch:
+                ticket.error = error
+        finally:
+            for ticket in batch:
+                ticket.written = True
+
+    def _apply(self, ticket: _Ticket) -> None:
+        """Make one change; one that is refused leaves the others of its batch alone."""
+        self._connection.execute("SAVEPOINT change")
+        try:
+            ticket.change(self._connection)
+        except JournalError as error:
+            ticket.error = error
+            self._connection.execute("ROLLBACK TO change")
+        self._connection.execute("RELEASE change")
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            # A full disk has rolled back by itself already.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _prune(self) -> None:
+        (last,) = self._connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()
+        if last - self._pruned_at >= PRUNE_EVERY:
+            self._connection.execute("DELETE FROM event WHERE seq <= ?", (last - self._keep_events,))
+            self._pruned_at = last
+
+    def _read(self, statement: str, *values: Any) -> list[Any]:
+        if not self._reading.acquire(timeout=self._timeout_seconds):
+            raise JournalError(f"{self._path}: not read within {self._timeout_seconds:g} s")
+        try:
+            with self._named("cannot be read"):
+                return self._reader.execute(statement, values).fetchall()
+        finally:
+            self._reading.release()
+
+    # ---- the file ----------------------------------------------------------------------------------------
+
+    def _connect(self, *, read_only: bool) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?mode={'rw' if read_only else 'rwc'}",
+            uri=True,
+            isolation_level=None,
+            timeout=self._timeout_seconds / 2,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA synchronous = FULL")
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            connection.execute("PRAGMA journal_mode = WAL")
+        return connection
+
+    def _prepare(self, *, create: bool) -> None:
+        application, version, tables = (
+            self._connection.execute(question).fetchone()[0]
+            for question in (
+                "PRAGMA application_id",
+                "PRAGMA user_version",
+                "SELECT count(*) FROM sqlite_schema",
+            )
+        )
+        if create and (application, version, tables) == (0, 0, 0):
+            self._connection.executescript(_SCHEMA)
+        elif application != APPLICATION_ID:
+            raise JournalError(f"{self._path}: is not a journal of vmheal")
+        elif version > SCHEMA_VERSION:
+            raise JournalError(
+                f"{self._path}: was written by a newer vmheal (schema {version}, this one knows"
+                f" {SCHEMA_VERSION}): run that version"
+            )
+
+    @contextlib.contextmanager
+    def _named(self, what: str) -> Iterator[None]:
+        """Say every failure of SQLite or of the file as the port does."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"{self._path}: {what}: {error}") from error
+
+
+def _lock(path: Path) -> int:
+    """Take the lock that lasts as long as the descriptor: two actuators on one journal would both act."""
+    descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + 1.0  # a predecessor that is just ending
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise JournalError(f"{path}: another vmheal-actuator is using it") from None
+            threading.Event().wait(0.05)
+        else:
+            return descriptor
+
+
+def _swap(connection: sqlite3.Connection, record: DomainRecord, body: str) -> None:
+    if record.version == 1:
+        done = connection.execute(
+            "INSERT OR IGNORE INTO record (domain, version, body) VALUES (?, ?, ?)",
+            (record.domain, record.version, body),
+        )
+    else:
+        done = connection.execute(
+            "UPDATE record SET version = ?, body = ? WHERE domain = ? AND version = ?",
+            (record.version, body, record.domain, record.version - 1),
+        )
+    if done.rowcount != 1:
+        raise Conflict(f"{record.domain}: its record is no longer at version {record.version - 1}")
+
+
+def _event_row(event: Event) -> tuple[str, str]:
+    return event.domain, _EVENT.dump_json(event).decode()
+
+
+def _append(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]]) -> None:
+    connection.executemany("INSERT INTO event (domain, body) VALUES (?, ?)", rows)
+
+
+def _received(notification: Notification, at: float) -> Event:
+    state = "firing" if notification.firing else "resolved"
+    return Event(
+        at=at,
+        kind="received",
+        sentence=f"{notification.labels.get('alertname', '?')} {state}, from {notification.source}",
+        domain=notification.domain,
+        host=notification.labels.get("host", ""),
+        detail={"labels": dict(notification.labels), "starts_at": notification.starts_at},
+    )

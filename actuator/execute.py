@@ -1,0 +1,208 @@
+"""Carrying out a plan: step by step, each durable as an intent before it is called.
+
+The loop knows no verbs: ``core.progress`` says what is next and whether it may be done; this module looks,
+calls and writes down.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from actuator.config import Settings
+from actuator.core import progress
+from actuator.core.guard import Situation
+from actuator.core.words import describe
+from actuator.model import (
+    CallOutcome,
+    Confirm,
+    Demote,
+    Destroy,
+    DomainRecord,
+    Done,
+    Event,
+    Failed,
+    Indeterminate,
+    PlanRecord,
+    Promote,
+    Refusal,
+    Start,
+    Step,
+)
+from actuator.observe import Observer
+from actuator.ports import Ports
+
+POLL_SECONDS = 0.5
+
+
+class Stopping(Exception):  # noqa: N818  not an error: the actuator is told to stop
+    """The actuator stops between two steps; the plan stays open in the journal."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What became of one step, and when it was called."""
+
+    outcome: CallOutcome
+    ours: bool
+    called_at: float | None = None
+    seconds: float = 0.0
+
+
+class Executor:
+    """Carries out open plans, new ones and those that a crash left behind.
+
+    Args:
+        ports: the world.
+        observer: looks at it.
+        settings: deadlines.
+        stopping: true when no further step may begin.
+    """
+
+    def __init__(
+        self, ports: Ports, observer: Observer, settings: Settings, stopping: Callable[[], bool]
+    ) -> None:
+        self._ports = ports
+        self._observer = observer
+        self._settings = settings
+        self._stopping = stopping
+
+    def situation(self, record: DomainRecord) -> Situation:
+        """One fresh look at the record's domain."""
+        hosts = self._hosts(record)
+        return self._situation(record, hosts, storage=True)
+
+    def run(self, record: DomainRecord, *, resumed: bool) -> DomainRecord:
+        """Carry the record's open plan to its end.
+
+        Args:
+            record: as it is in the journal, with the plan claimed.
+            resumed: the plan was found open: its first step may have been called before.
+
+        Raises:
+            JournalError: nothing further was begun; the plan stays open.
+            Stopping: likewise.
+        """
+        while (plan := record.open_plan) is not None:
+            if self._stopping():
+                raise Stopping
+            index = progress.next_index(plan)
+            assert index is not None, "an open plan has a next step"
+            result = self._step(record, plan.steps[index].step, resumed=resumed)
+            record = self._conclude(record, index, result)
+            resumed = False
+        return record
+
+    def _step(self, record: DomainRecord, step: Step, *, resumed: bool) -> _Result:
+        verdict = self._judge(record, step)
+        match verdict:
+            case progress.Perform():
+                return self._call_and_settle(record, step)
+            case progress.Wait():
+                return _Result(self._wait_for(record, step, Indeterminate("not seen in time")), ours=False)
+            case Refusal():
+                return _Result(Failed(verdict.sentence), ours=False)
+            case Done():
+                return _Result(verdict, ours=resumed)
+
+    def _call_and_settle(self, record: DomainRecord, step: Step) -> _Result:
+        called_at, begun = self._ports.clock.wall(), self._ports.clock.monotonic()
+        try:
+            outcome = self._call(step)
+        except Exception as error:  # noqa: BLE001  a fault of ours must not become a call without an outcome
+            outcome = Indeterminate(f"{type(error).__name__}: {error}")
+        if isinstance(outcome, Indeterminate):
+            outcome = self._wait_for(record, step, outcome)
+        return _Result(outcome, True, called_at, self._ports.clock.monotonic() - begun)
+
+    def _wait_for(self, record: DomainRecord, step: Step, otherwise: Indeterminate) -> CallOutcome:
+        """Look until the step's effect is there; what stands at the deadline is the outcome."""
+        deadline = self._ports.clock.monotonic() + self._settings.restart.confirm_timeout_seconds
+        while self._ports.clock.monotonic() < deadline and not self._stopping():
+            match self._judge(record, step):
+                case Done() as done:
+                    return done
+                case Refusal(sentence=sentence) if isinstance(step, Confirm):
+                    return Failed(sentence)
+            self._ports.clock.pause(POLL_SECONDS)
+        if self._stopping():
+            raise Stopping
+        return otherwise
+
+    def _judge(self, record: DomainRecord, step: Step) -> Done | Refusal | progress.Perform | progress.Wait:
+        if isinstance(step, Confirm):
+            return progress.judge(step, self._situation(record, (step.host,), storage=False))
+        return progress.judge(step, self.situation(record))
+
+    def _call(self, step: Step) -> CallOutcome:
+        hypervisor, storage, limits = self._ports.hypervisor, self._ports.storage, self._settings.restart
+        match step:
+            case Destroy(host, domain, domain_id):
+                timeout = limits.destroy_timeout_seconds
+                return hypervisor.destroy(host, domain, domain_id, timeout_seconds=timeout)
+            case Promote(host, resource):
+                return storage.promote(host, resource, timeout_seconds=limits.promote_timeout_seconds)
+            case Demote(host, resource):
+                return storage.demote(host, resource, timeout_seconds=limits.promote_timeout_seconds)
+            case Start(host, domain):
+                return hypervisor.start(host, domain, timeout_seconds=limits.start_timeout_seconds)
+            case Confirm():
+                raise AssertionError("a confirmation is looked for, not called")
+
+    def _conclude(self, record: DomainRecord, index: int, result: _Result) -> DomainRecord:
+        now = self._ports.clock.wall()
+        after = progress.concluded(record, index, result.outcome, ours=result.ours, now=now)
+        plan = after.plan
+        assert plan is not None, "it was open"
+        step = plan.steps[index].step
+        detail = {
+            "step": step.kind,
+            "outcome": result.outcome.kind,
+            "seconds": round(result.seconds, 3),
+            **({} if result.called_at is None else {"called_at": result.called_at}),
+        }
+        sentence = f"{describe(step)}: {_say(result.outcome)}"
+        events = [plan_event(now, "outcome", sentence, plan, detail), *following(plan, now)]
+        self._ports.journal.commit(record=after, events=events)
+        return after
+
+    def _hosts(self, record: DomainRecord) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((record.host, *self._settings.hosts_of(record.domain))))
+
+    def _situation(self, record: DomainRecord, asked: tuple[str, ...], *, storage: bool) -> Situation:
+        evidence = self._observer.look(record.domain, asked, storage=storage)
+        return Situation(
+            domain=record.domain,
+            host=record.host,
+            hosts=self._hosts(record),
+            evidence=evidence,
+            now=self._ports.clock.monotonic(),
+            max_age_seconds=self._settings.evidence.max_age_seconds,
+        )
+
+
+def following(plan: PlanRecord, now: float) -> list[Event]:
+    """The events of what comes after this moment of a plan: its next intent, or its end."""
+    if plan.finished:
+        detail = {
+            "verb": plan.plan.verb,
+            "outcome": plan.status.value,
+            "seconds": round(now - plan.claimed_at, 3),
+        }
+        return [plan_event(now, "finished", f"plan {plan.status}: {plan.sentence}", plan, detail)]
+    index = progress.next_index(plan)
+    assert index is not None, "an open plan has a next step"
+    return [plan_event(now, "intent", describe(plan.steps[index].step), plan, {})]
+
+
+def plan_event(now: float, kind: str, sentence: str, plan: PlanRecord, detail: Mapping[str, object]) -> Event:
+    """An event of a plan."""
+    return Event(now, kind, sentence, plan.plan.domain, plan.plan.host, plan.id, detail)
+
+
+def _say(outcome: CallOutcome) -> str:
+    match outcome:
+        case Done(detail=detail):
+            return f"done{detail and f' ({detail})'}"
+        case Failed(reason=reason):
+            return f"failed: {reason}"
+        case Indeterminate(reason=reason):
+            return f"no answer: {reason}"
