@@ -44,7 +44,6 @@ class Program:
     def __init__(self, name: str) -> None:
         self.name = name
         self._hung: subprocess.Popen[bytes] | None = None
-        self._hung_since = 0.0
 
     def run(self, arguments: Sequence[str], deadline: float) -> Output:
         """Run it and return what it printed.
@@ -70,10 +69,9 @@ class Program:
         if self._hung is None:
             return
         if self._hung.poll() is None:
-            seconds = time.monotonic() - self._hung_since
             raise ChildError(
-                f"{self.name} (pid {self._hung.pid}) was killed {seconds:.0f} s ago and does not die: "
-                "it hangs in the kernel, and is not started again before it is gone"
+                f"{self.name} (pid {self._hung.pid}) was killed and does not die: it hangs in the kernel, "
+                "and is not started again before it is gone"
             )
         self._hung = None
 
@@ -117,7 +115,7 @@ class Program:
         try:
             child.wait(REAP_SECONDS)
         except subprocess.TimeoutExpired:
-            self._hung, self._hung_since = child, time.monotonic()
+            self._hung = child
 
 
 class _TooMuchError(Exception):

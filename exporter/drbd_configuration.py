@@ -71,6 +71,12 @@ class ResourceConfiguration:
     on_no_quorum: str | None
     auto_promote: bool | None
 
+    @property
+    def unknown_words(self) -> tuple[UnknownWord, ...]:
+        """What of it is not known."""
+        words = (self.fencing, *(connection.protocol for connection in self.connections))
+        return tuple(word for word in words if isinstance(word, UnknownWord))
+
 
 def parse_show84(text: str) -> tuple[ResourceConfiguration, ...]:
     """Parse `drbdsetup show` of DRBD 8.4.
@@ -78,11 +84,12 @@ def parse_show84(text: str) -> tuple[ResourceConfiguration, ...]:
     Raises:
         DrbdOutputError: it is not of the form that drbdsetup prints.
     """
-    return tuple(
-        _resource84(words[1], block)
-        for words, block in _parse_blocks(text)
-        if words[0] == "resource" and len(words) > 1
-    )
+    try:
+        return tuple(
+            _resource84(words[1], block) for words, block in _parse_blocks(text) if words[0] == "resource"
+        )
+    except (IndexError, ValueError) as error:
+        raise DrbdOutputError(f"the output of 'drbdsetup show' is not understood: {error}") from error
 
 
 def _resource84(name: str, block: "_Block") -> ResourceConfiguration:
