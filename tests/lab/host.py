@@ -8,8 +8,8 @@ from tests.lab import network
 from tests.lab.image import REPO
 from tests.lab.machine import Accelerator, Machine
 from tests.lab.network import Network
-from tests.lab.ssh import CommandError, Completed, Connection, Keys
-from tests.lab.vm import VOLUME_GROUP, Resource
+from tests.lab.ssh import Completed, Connection, Keys
+from tests.lab.vm import VOLUME_GROUP, Resource, Vm
 from tests.lab.waiting import LabError, LabTimeoutError, wait_until
 
 SSH_TIMEOUT_SECONDS = 120.0
@@ -107,7 +107,13 @@ class Host:
         return "Unconfigured", "", ""
 
     def wait_for_drbd(
-        self, resource: Resource, *, connection: str = "", roles: str = "", disks: str = "", timeout_seconds: float = 30
+        self,
+        resource: Resource,
+        *,
+        connection: str = "",
+        roles: str = "",
+        disks: str = "",
+        timeout_seconds: float = 30,
     ) -> None:
         """Wait until the resource's states are the given ones (those left empty may be any).
 
@@ -126,6 +132,78 @@ class Host:
             wait_until(reached, what, timeout_seconds, 0.2)
         except LabTimeoutError as error:
             raise LabTimeoutError(f"{error} ({' '.join(last[0])})") from error
+
+    def read_disk(self, resource: Resource, size_bytes: int) -> bytes:
+        """Return the beginning of the resource's local volume, past every cache, also on a Secondary."""
+        block = 64 * 1024
+        count = str(-(-size_bytes // block))
+        argv = [
+            "dd",
+            f"if={resource.backing}",
+            f"bs={block}",
+            f"count={count}",
+            "iflag=direct",
+            "status=none",
+        ]
+        return self.run(argv, timeout_seconds=120).stdout
+
+    def domain_state(self, vm: Vm) -> str:
+        """Return libvirt's state and reason of a domain: "running (booted)", "shut off (crashed)", ..."""
+        return self.virsh(vm.uri, "domstate", "--reason", vm.name)
+
+    def wait_for_domain(self, vm: Vm, state: str, timeout_seconds: float = 30) -> None:
+        """Wait until libvirt's word for a domain begins with `state`.
+
+        Raises:
+            LabTimeoutError: it does not; the message has the last word.
+        """
+        last = [""]
+
+        def reached() -> bool:
+            last[0] = self.domain_state(vm)
+            return last[0].startswith(state)
+
+        try:
+            wait_until(reached, f"{vm.name} on {self.name} to be {state}", timeout_seconds, 0.3)
+        except LabTimeoutError as error:
+            raise LabTimeoutError(f"{error} ({last[0]})") from error
+
+    def crash_guest(self, vm: Vm) -> None:
+        """Have the guest's kernel panic.
+
+        Raises:
+            LabError: a container has no kernel of its own.
+        """
+        if vm.flavour == "xen":
+            self.run(["xl", "sysrq", vm.name, "c"])
+        elif vm.flavour == "qemu":
+            self.virsh(vm.uri, "inject-nmi", vm.name)  # unknown_nmi_panic is on its command line
+        else:
+            raise LabError(f"{vm.name} is a container: it has no kernel that could panic")
+
+    def kill_guest(self, vm: Vm) -> None:
+        """End the guest behind libvirt's back: SIGKILL to its process; for Xen, which has none, a destroy."""
+        if vm.flavour == "xen":
+            self.run(["xl", "destroy", vm.name])
+        else:
+            process = self.run(["cat", f"/run/libvirt/{vm.flavour}/{vm.name}.pid"]).text
+            self.run(["kill", "-KILL", process])
+
+    def destroy_guest(self, vm: Vm) -> None:
+        """Have libvirt destroy the domain."""
+        self.virsh(vm.uri, "destroy", vm.name)
+
+    def pause_guest(self, vm: Vm) -> None:
+        """Have libvirt pause the domain."""
+        self.virsh(vm.uri, "suspend", vm.name)
+
+    def resume_guest(self, vm: Vm) -> None:
+        """Have libvirt continue the domain."""
+        self.virsh(vm.uri, "resume", vm.name)
+
+    def restart_libvirtd(self) -> None:
+        """Restart libvirtd; guests run on."""
+        self.run(["systemctl", "restart", "libvirtd.service"], timeout_seconds=90)
 
     def install_exporter(self) -> bool:
         """Copy the checkout's exporter to the host and start it by the unit that the repo ships.
@@ -161,8 +239,9 @@ class Host:
         """Attach and connect resources (all without arguments), as a host's boot would.
 
         Raises:
-            CommandError: drbdadm refused.
+            CommandError: LVM or drbdadm refused.
         """
+        self.run(["vgchange", "--quiet", "--quiet", "--activate", "y", VOLUME_GROUP], timeout_seconds=60)
         self.run(["drbdadm", "up", *(resources or ("all",))], timeout_seconds=60)
 
     def _replace_table(self, device: str, table: str) -> None:
@@ -183,5 +262,3 @@ def _table_file(resource: Resource) -> str:
 
 def _without_bytecode(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if "__pycache__" in info.name else info
-
-

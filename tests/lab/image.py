@@ -1,8 +1,9 @@
 """The hosts' image: Debian bookworm from Debian's packages, built once and cached by content.
 
 An `Image` is a folder under `.cache/lab/image/`, named by a hash of everything that goes into it. It holds
-`root.ext4` (the root file system), `vmlinuz`, `xen` (the hypervisor, uncompressed: QEMU's multiboot loader
-cannot read it otherwise), `initrd.cpio` and `modules/` (kernel modules for guests, in load order).
+`root.ext4` (the root file system), `vmlinux`, `xen`, `initrd.cpio` and `modules/` (kernel modules for guests,
+in load order). Nothing in it is compressed: QEMU's multiboot loader cannot read a compressed Xen, and an
+emulated processor takes seconds to unpack a kernel.
 
 The apt sources are the machine's own, asked of apt at build time and removed from the image again.
 """
@@ -10,6 +11,7 @@ The apt sources are the machine's own, asked of apt at build time and removed fr
 import fcntl
 import gzip
 import hashlib
+import lzma
 import os
 import re
 import shutil
@@ -36,10 +38,35 @@ PACKAGES = (
 )
 
 # Whole folders of modules that stay, and single ones; what they depend on stays too.
-MODULE_FOLDERS = ("kernel/crypto/", "kernel/lib/", "kernel/arch/", "kernel/drivers/virtio/", "kernel/drivers/xen/")
+MODULE_FOLDERS = (
+    "kernel/crypto/",
+    "kernel/lib/",
+    "kernel/arch/",
+    "kernel/drivers/virtio/",
+    "kernel/drivers/xen/",
+)
 MODULES = (
-    *("virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "pvpanic-mmio", "pvpanic-pci", "qemu_fw_cfg"),
-    *("drbd", "dm-mod", "dm-flakey", "dm-delay", "dm-snapshot", "dm-mirror", "loop", "ext4", "fuse", "overlay"),
+    *(
+        "virtio_blk",
+        "virtio_net",
+        "virtio_console",
+        "virtio-rng",
+        "pvpanic-mmio",
+        "pvpanic-pci",
+        "qemu_fw_cfg",
+    ),
+    *(
+        "drbd",
+        "dm-mod",
+        "dm-flakey",
+        "dm-delay",
+        "dm-snapshot",
+        "dm-mirror",
+        "loop",
+        "ext4",
+        "fuse",
+        "overlay",
+    ),
     *("xen-blkfront", "xen-netfront", "xen-blkback", "xen-netback", "configfs", "autofs4"),
     *("bridge", "br_netfilter", "tun", "veth", "macvtap", "vhost_net", "inet_diag", "tcp_diag", "sch_netem"),
     *("nf_tables", "nft_ct", "nft_log", "kvm", "kvm-intel", "kvm-amd"),
@@ -49,10 +76,22 @@ GUEST_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "pvpanic-mmio", "
 
 # Left out while unpacking: nothing on a host reads them.
 EXCLUDED_PATHS = (
-    *("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/bash-completion/*"),
+    *(
+        "/usr/share/doc/*",
+        "/usr/share/man/*",
+        "/usr/share/locale/*",
+        "/usr/share/info/*",
+        "/usr/share/bash-completion/*",
+    ),
     *("/usr/lib/ipxe/*", "/usr/share/qemu-efi*", "/usr/share/zoneinfo/*", "/usr/share/iso-codes/*"),
-    *(f"/lib/modules/*/kernel/{name}/*" for name in ("sound", "drivers/gpu", "drivers/media", "drivers/infiniband")),
-    *(f"/lib/modules/*/kernel/drivers/{name}/*" for name in ("net/ethernet", "net/wireless", "iio", "staging", "usb")),
+    *(
+        f"/lib/modules/*/kernel/{name}/*"
+        for name in ("sound", "drivers/gpu", "drivers/media", "drivers/infiniband")
+    ),
+    *(
+        f"/lib/modules/*/kernel/drivers/{name}/*"
+        for name in ("net/ethernet", "net/wireless", "iio", "staging", "usb")
+    ),
 )
 TRIMMED = (
     *("boot", "var/cache/apt", "var/lib/apt/lists", "usr/lib/udev/hwdb.bin", "usr/share/perl"),
@@ -63,7 +102,13 @@ TRIMMED = (
 # Units that a lab host has no use for; each costs forks, and a fork costs 60 ms under emulation.
 # libvirt-guests would start and stop VMs behind the actuator's back.
 MASKED_UNITS = (
-    *("apt-daily-upgrade.timer", "apt-daily.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "fstrim.timer"),
+    *(
+        "apt-daily-upgrade.timer",
+        "apt-daily.timer",
+        "dpkg-db-backup.timer",
+        "e2scrub_all.timer",
+        "fstrim.timer",
+    ),
     *("logrotate.timer", "systemd-tmpfiles-clean.timer", "e2scrub_reap.service", "systemd-pstore.service"),
     *("lvm2-monitor.service", "blk-availability.service", "lvm2-lvmpolld.socket", "dm-event.socket"),
     *("libvirt-guests.service", "systemd-logind.service", "getty@tty1.service", "getty-static.service"),
@@ -72,11 +117,16 @@ MASKED_UNITS = (
     *("systemd-sysusers.service", "ldconfig.service", "systemd-journal-catalog-update.service"),
     *("systemd-update-done.service", "systemd-firstboot.service", "systemd-machine-id-commit.service"),
     *("systemd-hwdb-update.service", "systemd-timesyncd.service", "systemd-binfmt.service"),
-    *("kmod-static-nodes.service", "modprobe@drm.service", "modprobe@efi_pstore.service", "modprobe@fuse.service"),
+    *(
+        "kmod-static-nodes.service",
+        "modprobe@drm.service",
+        "modprobe@efi_pstore.service",
+        "modprobe@fuse.service",
+    ),
     *("modprobe@configfs.service", "modprobe@loop.service", "modprobe@dm_mod.service"),
     *("systemd-udev-settle.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
     *("dev-hugepages.mount", "dev-mqueue.mount", "drbd.service", "machines.target", "remote-fs.target"),
-    *("xen-watchdog.service", "xendomains.service", "hwclock.service", "networking.service"),
+    *("xen-watchdog.service", "xendomains.service", "systemd-user-sessions.service"),
 )
 
 
@@ -92,7 +142,7 @@ class Image:
 
     @property
     def kernel(self) -> Path:
-        return self.folder / "vmlinuz"
+        return self.folder / "vmlinux"
 
     @property
     def xen(self) -> Path:
@@ -145,7 +195,12 @@ def recipe_hash() -> str:
     """Name the image's content: this file, the overlay, and the exporter's locked dependencies."""
     digest = hashlib.sha256()
     overlay = sorted(path for path in (HERE / "overlay").rglob("*") if path.is_file())
-    for path in (HERE / "image.py", HERE / "initramfs-init", REPO / "requirements" / "exporter.txt", *overlay):
+    for path in (
+        HERE / "image.py",
+        HERE / "initramfs-init",
+        REPO / "requirements" / "exporter.txt",
+        *overlay,
+    ):
         digest.update(f"{path.relative_to(REPO)}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -161,9 +216,9 @@ def _build_into(work: Path, progress: Progress) -> None:
     with stage(progress, "image: the exporter's Python packages"):
         _install_exporter_requirements(work, root)
     with stage(progress, "image: trim, kernel, initramfs, file system"):
-        shutil.copy(root / "boot" / f"vmlinuz-{kernel_release}", image / "vmlinuz")
+        (image / "vmlinux").write_bytes(_uncompressed(root / "boot" / f"vmlinuz-{kernel_release}"))
         (root / "var" / "lib" / "lab").mkdir()
-        shutil.copy(image / "vmlinuz", root / "var" / "lib" / "lab" / "vmlinuz")  # what guests boot
+        shutil.copy(image / "vmlinux", root / "var" / "lib" / "lab" / "vmlinux")  # what guests boot
         xen = _only((root / "boot").glob("xen-*-amd64.gz"))
         (image / "xen").write_bytes(gzip.decompress(xen.read_bytes()))
         dependencies = _module_dependencies(modules)
@@ -175,11 +230,27 @@ def _build_into(work: Path, progress: Progress) -> None:
         _customise(root)
         _run(["truncate", "--size=1500M", str(image / "root.ext4")])
         # A small journal: hosts are killed, and their files should be whole after that.
-        _run(["mke2fs", "-q", "-t", "ext4", "-J", "size=8", "-m", "0", "-d", str(root), str(image / "root.ext4")])
+        _run(
+            [
+                "mke2fs",
+                "-q",
+                "-t",
+                "ext4",
+                "-J",
+                "size=8",
+                "-m",
+                "0",
+                "-d",
+                str(root),
+                str(image / "root.ext4"),
+            ]
+        )
 
 
 def _mmdebstrap(work: Path, root: Path) -> None:
-    targets = _run(["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"])
+    targets = _run(
+        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
+    )
     sources = sorted({f"deb {line}\n" for line in targets.splitlines() if line.split()[1].startswith(SUITE)})
     if not sources:
         raise LabError(f"The machine's apt has no sources of Debian {SUITE}; add them and run apt-get update")
@@ -216,19 +287,53 @@ def _install_exporter_requirements(work: Path, root: Path) -> None:
     requirements = work / "requirements.txt"
     kept = [block for block in blocks if not block.startswith("libvirt-python==")]
     requirements.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    _run(["chroot", str(root), "python3", "-m", "venv", "--without-pip", "--system-site-packages", "/opt/vmheal"])
+    _run(
+        [
+            "chroot",
+            str(root),
+            "python3",
+            "-m",
+            "venv",
+            "--without-pip",
+            "--system-site-packages",
+            "/opt/vmheal",
+        ]
+    )
     version = _only(path.name.removeprefix("python") for path in (root / "opt/vmheal/lib").glob("python3.*"))
     _run(
         [
-            *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location"),
+            *(
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-warn-script-location",
+            ),
             *("--require-hashes", "--only-binary=:all:", "--no-deps", f"--python-version={version}"),
             *("--implementation=cp", f"--abi=cp{version.replace('.', '')}", "--abi=abi3", "--abi=none"),
             *(f"--platform=manylinux_2_{glibc}_x86_64" for glibc in (36, 34, 28, 17)),
-            *("--platform=manylinux2014_x86_64", f"--target={root}/opt/vmheal/lib/python{version}/site-packages"),
+            *(
+                "--platform=manylinux2014_x86_64",
+                f"--target={root}/opt/vmheal/lib/python{version}/site-packages",
+            ),
             *("-r", str(requirements)),
         ],
         timeout_seconds=900,
     )
+
+
+def _uncompressed(bzimage: Path) -> bytes:
+    """Return the ELF kernel inside a bzImage. Debian compresses it with xz; the kernel's own
+    scripts/extract-vmlinux finds it in the same way, by the compressed stream's first bytes.
+    """
+    packed = bzimage.read_bytes()
+    start = packed.find(b"\xfd7zXZ\x00")
+    kernel = lzma.LZMADecompressor().decompress(packed[start:]) if start >= 0 else b""
+    if not kernel.startswith(b"\x7fELF"):
+        raise LabError(f"{bzimage.name} holds no kernel compressed with xz")
+    return kernel
 
 
 def _module_dependencies(modules: Path) -> dict[str, list[str]]:
@@ -255,7 +360,9 @@ def _pack_initramfs(work: Path, modules: Path, order: Sequence[str], target: Pat
     shutil.copy(HERE / "initramfs-init", tree / "init")
     for path in order:
         shutil.copy(modules / path, tree / "modules")
-    (tree / "modules" / "order").write_text("".join(f"{Path(path).name}\n" for path in order), encoding="utf-8")
+    (tree / "modules" / "order").write_text(
+        "".join(f"{Path(path).name}\n" for path in order), encoding="utf-8"
+    )
     pack_cpio(tree, target)
 
 
@@ -299,7 +406,8 @@ def _customise(root: Path) -> None:
     for unit in MASKED_UNITS:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
-    (units / "sysinit.target.wants" / "lab-network.service").symlink_to("../lab-network.service")
+    for unit in ("lab-network.service", "xen.service"):
+        (units / "sysinit.target.wants" / unit).symlink_to(f"../{unit}")
     for key in (root / "etc" / "ssh").glob("ssh_host_*"):
         key.unlink()
     (root / "etc" / "fstab").write_text("", encoding="utf-8")
@@ -313,7 +421,9 @@ def _only(found: Iterable[Path] | Iterable[str]) -> Path | str:
     return candidates[0]
 
 
-def _run(argv: Sequence[str], *, timeout_seconds: float = 300, environment: dict[str, str] | None = None) -> str:
+def _run(
+    argv: Sequence[str], *, timeout_seconds: float = 300, environment: dict[str, str] | None = None
+) -> str:
     """Run one program of the build and return what it said.
 
     Raises:

@@ -17,7 +17,7 @@ from tests.lab.network import MONITOR, Cable, Network
 from tests.lab.ssh import Keys
 from tests.lab.vm import DISK_MIB, Resource, Vm, VmFlavour
 from tests.lab.waiting import LabError, Progress, print_progress, stage
-from tests.lab.witness import Witness
+from tests.lab.witness import DiskCopy, Witness, read_records
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -43,7 +43,11 @@ class Lab:
     """
 
     def __init__(
-        self, hosts: int = 2, flavour: Flavour = "xen", name: str = "test", progress: Progress = print_progress
+        self,
+        hosts: int = 2,
+        flavour: Flavour = "xen",
+        name: str = "test",
+        progress: Progress = print_progress,
     ) -> None:
         """Describe the lab; nothing happens before it is entered.
 
@@ -188,6 +192,33 @@ class Lab:
         """Start the VM's domain with libvirt, on the given host or its first."""
         self.hosts[on or vm.hosts[0]].virsh(vm.uri, "start", vm.name)
 
+    def records_on_disk(self, vm: Vm, host: str) -> DiskCopy:
+        """Read from a host's own volumes which records are there; those of every disk, when it has several.
+
+        Raises:
+            LabError: a record is damaged.
+        """
+        self.witness.read()
+        begun = self.witness.clock()
+        numbers = [line.number for line in self.witness.lines(vm)]
+        size = guest.SLOT_BYTES * min(guest.SLOTS, max(numbers, default=0) + 200)
+        copies = [read_records(self.hosts[host].read_disk(resource, size)) for resource in vm.resources]
+        records = {
+            number: boot
+            for number, boot in copies[0].items()
+            if all(copy.get(number) == boot for copy in copies[1:])
+        }
+        return DiskCopy(host, begun, records, guest.SLOTS)
+
+    def assert_nothing_lost(self, vm: Vm, *hosts: str) -> None:
+        """Assert that nothing that the VM printed was lost, on these hosts' disks too (its own by default).
+
+        Raises:
+            Broken: something was, or two guests ran at once.
+        """
+        for host in hosts or vm.hosts:
+            self.witness.assert_nothing_lost(vm, self.records_on_disk(vm, host))
+
     def _begin(self) -> None:
         if os.geteuid() != 0:
             raise LabError("The lab needs root: it makes network namespaces and runs whole hosts")
@@ -252,7 +283,17 @@ Host *
         for resource in vm.resources:
             host.write(f"/etc/drbd.d/{resource.name}.res", resource.config())
             host.run(
-                ["lvcreate", "--quiet", "--yes", "--wipesignatures", "n", "--zero", "n", "--size", f"{DISK_MIB}M"]
+                [
+                    "lvcreate",
+                    "--quiet",
+                    "--yes",
+                    "--wipesignatures",
+                    "n",
+                    "--zero",
+                    "n",
+                    "--size",
+                    f"{DISK_MIB}M",
+                ]
                 + ["--name", resource.name, resource.backing.split("/")[2]],
                 timeout_seconds=60,
             )

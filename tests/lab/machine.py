@@ -65,8 +65,29 @@ class Accelerator:
 
 
 def _kvm_boots(image: Image, guest: Path) -> bool:
-    argv = ["qemu-system-x86_64", "-machine", "q35", "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults"]
-    argv += ["-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", str(image.kernel), "-initrd", str(guest)]
+    argv = [
+        "qemu-system-x86_64",
+        "-machine",
+        "q35",
+        "-accel",
+        "kvm",
+        "-cpu",
+        "host",
+        "-m",
+        "256",
+        "-nodefaults",
+    ]
+    argv += [
+        "-display",
+        "none",
+        "-no-reboot",
+        "-serial",
+        "stdio",
+        "-kernel",
+        str(image.kernel),
+        "-initrd",
+        str(guest),
+    ]
     argv += ["-append", "console=ttyS0 quiet panic=-1"]
     qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert qemu.stdout is not None
@@ -241,13 +262,24 @@ class Machine:
         argv += accelerator.arguments(self.flavour)
         argv += ["-smp", "1", "-m", str(_MEMORY_MIB[self.flavour]), "-uuid", str(uuid.UUID(int=number))]
         argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        argv += ["-chardev", f"file,id=console,path={self.console_log},append=on", "-serial", "chardev:console"]
+        argv += [
+            "-chardev",
+            f"file,id=console,path={self.console_log},append=on",
+            "-serial",
+            "chardev:console",
+        ]
         argv += ["-device", "virtio-rng-pci"]
         for disk in ("root", "data"):
-            argv += ["-drive", f"if=none,id={disk},file={self._disk(disk)},format=raw,cache=unsafe,discard=unmap"]
+            argv += [
+                "-drive",
+                f"if=none,id={disk},file={self._disk(disk)},format=raw,cache=unsafe,discard=unmap",
+            ]
             argv += ["-device", f"virtio-blk-pci,drive={disk}"]
         for position, plane in enumerate(network.DEVICES):
-            argv += ["-netdev", f"tap,id={plane},ifname={network.tap(self.name, plane)},script=no,downscript=no"]
+            argv += [
+                "-netdev",
+                f"tap,id={plane},ifname={network.tap(self.name, plane)},script=no,downscript=no",
+            ]
             mac = f"52:54:00:00:{number:02x}:{position + 1:02x}"
             argv += ["-device", f"virtio-net-pci,netdev={plane},mac={mac},romfile="]
         argv += ["-device", "virtio-serial-pci"]

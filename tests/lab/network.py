@@ -96,7 +96,9 @@ class Network:
         A veth pair with the first free pair of addresses in 198.18.0.0/15 (RFC 2544: for test networks).
         """
         taken = {
-            info["local"] for link in json.loads(ip("-json", "addr", "show")) for info in link.get("addr_info", ())
+            info["local"]
+            for link in json.loads(ip("-json", "addr", "show"))
+            for info in link.get("addr_info", ())
         }
         for pair in ipaddress.ip_network("198.18.0.0/24").subnets(new_prefix=30):
             outside, inside = (str(host) for host in pair.hosts())

@@ -109,7 +109,9 @@ class Connection:
             finally:
                 channel.close()
         except TimeoutError as error:
-            raise LabTimeoutError(f"{self._host}: {command}: not ended after {timeout_seconds:g} s") from error
+            raise LabTimeoutError(
+                f"{self._host}: {command}: not ended after {timeout_seconds:g} s"
+            ) from error
         except (OSError, EOFError, paramiko.SSHException) as error:
             self.close()
             raise CommandError(f"{self._host}: {command}: {error or type(error).__name__}") from error

@@ -133,7 +133,15 @@ class Vm:
 
     def _qemu(self) -> str:
         targets = [f"vd{letter}" for letter in "abcdefgh"[: len(self.resources)]]
-        words = ["console=ttyS0", "quiet", "loglevel=3", "panic=0", "mitigations=off", "nokaslr", "unknown_nmi_panic"]
+        words = [
+            "console=ttyS0",
+            "quiet",
+            "loglevel=3",
+            "panic=0",
+            "mitigations=off",
+            "nokaslr",
+            "unknown_nmi_panic",
+        ]
         words += self._words([f"/dev/{target}" for target in targets])
         disks = "".join(
             f"""
@@ -188,5 +196,5 @@ class Vm:
 
     def _boot(self, words: list[str]) -> str:
         return f"""
-    <kernel>/var/lib/lab/vmlinuz</kernel><initrd>/var/lib/lab/guest.cpio</initrd>
+    <kernel>/var/lib/lab/vmlinux</kernel><initrd>/var/lib/lab/guest.cpio</initrd>
     <cmdline>{escape(" ".join(words))}</cmdline>"""
