@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import paramiko
 import pytest
 
 from actuator.adapters import ssh as ssh_module
@@ -150,6 +151,44 @@ def test_a_server_process_that_is_stopped_costs_one_deadline(v01):
         assert connection_pid(v01) != pid
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+class NeverStarts(paramiko.ServerInterface):
+    """Opens channels and lets the request to start a program hang, as sshd does when a login shell cannot be
+    read from a dead disk."""
+
+    def __init__(self):
+        self.release = threading.Event()
+
+    def check_auth_publickey(self, username, key):
+        return paramiko.AUTH_SUCCESSFUL
+
+    def check_channel_request(self, kind, chanid):
+        return paramiko.OPEN_SUCCEEDED
+
+    def check_channel_exec_request(self, channel, command):
+        self.release.wait(2 * SOON)
+        return True
+
+
+def test_a_program_that_is_never_started_costs_one_deadline(server, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        write_known_hosts(tmp_path / "known_hosts", port, server.host_key)
+        access = replace(access_to(server), port=port, known_hosts_file=tmp_path / "known_hosts")
+        with host(access) as ssh:
+            wire, _ = listener.accept()
+            transport, never = paramiko.Transport(wire), NeverStarts()
+            transport.add_server_key(paramiko.Ed25519Key.from_private_key_file(str(server.host_key)))
+            transport.start_server(server=never)
+            begun = time.monotonic()
+            try:
+                with pytest.raises(TimeoutError, match="true on v01: not started in time"):
+                    ssh.run(["true"], 1)
+                assert time.monotonic() - begun < SOON
+            finally:
+                never.release.set()
+                transport.close()
 
 
 def test_an_unknown_or_wrong_host_key_is_refused(server, tmp_path):

@@ -1,0 +1,304 @@
+"""DRBD's answers, as real DRBD 8.4 and 9 gave them, and what becomes of them."""
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from actuator.adapters import drbd_storage
+from actuator.adapters.drbd_storage import DrbdStorage
+from actuator.adapters.ssh import Completed, OutputTooLargeError, SshAccess
+from actuator.adapters.warm import NotConnectedError
+from actuator.model import Done, Failed, Indeterminate
+from actuator.ports import Unanswered
+from exporter.drbd import ConnectionState, DiskState, Role
+from tests.exporter.drbd_samples import SAMPLES, command, drbd9, drbd84, snaps9, snaps84
+from tests.sshd import sshd
+
+EVENTS2 = ("drbdsetup", "events2", "--now", "--statistics")
+DUMP_XML = ("drbdadm", "dump-xml")
+CONNECTED = command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup events2")
+SECONDARY = command(drbd84("14-connected-primary-secondary.v02"), "drbdsetup events2")
+NOT_UP = "exists -\n"
+CONFIGURATION = """\
+<config file="/etc/drbd.conf">
+    <resource name="voms01">
+        <host name="v01"><address family="ipv4" port="7789">10.20.0.1</address></host>
+        <host name="v02"><address family="ipv4" port="7789">10.20.0.2</address></host>
+    </resource>
+</config>
+"""
+
+
+def said(stdout="", stderr="", exit_status=0):
+    return Completed(exit_status, stdout, stderr)
+
+
+class Programs:
+    """What the programs on a host answer; each is asked for by its whole argument list."""
+
+    def __init__(self, answers):
+        self.answers = answers
+        self.run_argvs = []
+
+    def __call__(self, host, access):
+        return self
+
+    def run(self, argv, timeout_seconds):
+        self.run_argvs.append(tuple(argv))
+        answer = self.answers[tuple(argv)]
+        if isinstance(answer, list):
+            answer = answer.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    def make(answers, prefix=()):
+        programs = Programs({DUMP_XML: said(CONFIGURATION), **answers})
+        monkeypatch.setattr(drbd_storage, "SshHost", programs)
+        hosts = {host: SshAccess(host, Path("key"), Path("known_hosts")) for host in ("v01", "v02")}
+        return DrbdStorage(hosts, prefix=prefix), programs
+
+    return make
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+def test_the_peer_has_its_host_name_also_on_84(answering):
+    storage, _ = answering({EVENTS2: said(CONNECTED)})
+    resource = storage.status("v01", timeout_seconds=5).resource("voms01")
+    assert resource.role is Role.PRIMARY
+    (connection,) = resource.connections
+    assert (connection.name, connection.peer_role) == ("v02", Role.SECONDARY)
+    assert connection.connection_state is ConnectionState.CONNECTED
+    assert connection.peer_devices[0].peer_disk_state is DiskState.UP_TO_DATE
+    other = storage.status("v02", timeout_seconds=5).resource("voms01")
+    assert other.connections[0].name == "v01"
+
+
+def test_the_configuration_is_read_once_and_again_in_the_background(answering, monkeypatch):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    for _ in range(3):
+        storage.status("v01", timeout_seconds=5)
+    assert programs.run_argvs.count(DUMP_XML) == 1
+    programs.answers[DUMP_XML] = said(CONFIGURATION.replace("v02", "v03"))
+    monkeypatch.setattr(drbd_storage, "NAMES_SECONDS", 0)
+    deadline = time.monotonic() + 10
+    while storage.status("v01", timeout_seconds=5).resource("voms01").connections[0].name != "v03":
+        assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize(
+    "configuration", [CONFIGURATION.replace('"voms01"', '"other"'), CONFIGURATION.replace('"v01"', '"v09"')]
+)
+def test_a_peer_whose_name_cannot_be_told_is_a_problem_of_its_resource(answering, configuration):
+    storage, _ = answering({EVENTS2: said(CONNECTED), DUMP_XML: said(configuration)})
+    snapshot = storage.status("v01", timeout_seconds=5)
+    (problem,) = snapshot.problems_of("voms01")
+    assert "peer's host name" in str(problem)
+
+
+def test_without_the_configuration_nothing_is_known_of_84(answering):
+    answers = {EVENTS2: said(CONNECTED), DUMP_XML: said("", "/etc/drbd.conf:1: Parse error", 10)}
+    storage, _ = answering(answers)
+    with pytest.raises(Unanswered, match=r"drbdadm dump-xml on v01: .*Parse error \(exit status 10\)"):
+        storage.status("v01", timeout_seconds=5)
+
+
+@pytest.mark.parametrize("label", tuple(snaps84()))
+def test_every_84_sample_is_read(answering, label):
+    text = command(drbd84(label), "drbdsetup events2")
+    storage, _ = answering({EVENTS2: said(text)})
+    assert not storage.status("v01", timeout_seconds=5).problems
+
+
+@pytest.mark.parametrize(("label", "host"), tuple(snaps9()))
+def test_every_9_sample_is_read_without_asking_for_names(answering, label, host):
+    storage, programs = answering({EVENTS2: said(drbd9(label, host, "events2-now-statistics.txt"))})
+    assert not storage.status("v01", timeout_seconds=5).problems
+    assert programs.run_argvs == [EVENTS2]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (TimeoutError("drbdsetup on v01: not ended in time"), "not ended in time"),
+        (ConnectionError("drbdsetup on v01: the connection broke while it ran"), "broke"),
+        (NotConnectedError("ssh to v01: Connection refused"), "ssh to v01: Connection refused"),
+        (OutputTooLargeError("drbdsetup on v01: more than 1048576 bytes of output"), "1048576"),
+        (
+            said("", "events2: unrecognized option\n\nUSAGE: drbdsetup ...", 20),
+            "v01: usage error .*unrecognized",
+        ),
+        (said("", "bash: line 1: drbdsetup: command not found", 127), "v01: .*not found"),
+        (said(CONNECTED, "", None), "v01: .*signal"),
+        (said(CONNECTED.replace("exists -\n", "")), "v01: .*ends before its last line"),
+        (said("\0\1\2"), "v01: "),
+        (said(""), "v01: "),
+    ],
+)
+def test_what_is_no_answer_is_told_with_the_host(answering, answer, words):
+    storage, _ = answering({EVENTS2: answer})
+    with pytest.raises(Unanswered, match=words):
+        storage.status("v01", timeout_seconds=5)
+
+
+def test_a_word_that_is_not_known_is_a_problem_of_its_resource(answering):
+    storage, _ = answering({EVENTS2: said(CONNECTED.replace("disk:UpToDate", "disk:Marvellous"))})
+    assert storage.status("v01", timeout_seconds=5).problems_of("voms01")
+
+
+# ---- changing --------------------------------------------------------------------------------------------
+
+
+CAPTURED = re.compile(
+    r"\$ drbdadm (?P<verb>primary|secondary) (?P<resource>\w+)\n"
+    r"(?:rc=(?P<status9>\d+) [^\n]*\n)?--stdout\n(?P<stdout>.*?)--stderr\n(?P<stderr>.*?)"
+    r"--(?:rc=(?P<status84>\d+)|kernel log)",
+    re.DOTALL,
+)
+
+
+def captured():
+    """Every plain promotion and demotion that was captured from real DRBD."""
+    for path in sorted([*SAMPLES.glob("drbd84/act-*.txt"), *SAMPLES.glob("drbd9/*/act*.txt")]):
+        match = CAPTURED.search(path.read_text())
+        if match:
+            status = int(match["status84"] or match["status9"])
+            label = str(path.relative_to(SAMPLES))
+            yield pytest.param(
+                match["verb"], match["resource"], said(match["stdout"], match["stderr"], status), id=label
+            )
+
+
+# (-10) and (158) were captured only of `down` and `status`.
+NUMBERS = {
+    "Multiple primaries": -1,
+    "Need access to UpToDate data": -2,
+    "peer is not outdated": -7,
+    "held open": -12,
+    "No quorum": -25,
+    "Device minor not allocated": 127,
+}
+
+
+@pytest.mark.parametrize(("verb", "resource", "answer"), tuple(captured()))
+def test_every_captured_promotion_and_demotion(answering, verb, resource, answer):
+    """The role that is read afterwards stands in for the host: reached when drbdadm said so."""
+    reached = (verb == "primary") == (answer.exit_status == 0)
+    after = f"exists resource name:{resource} role:{'Primary' if reached else 'Secondary'} suspended:no\nexists -\n"
+    storage, programs = answering({("drbdadm", verb, resource): answer, EVENTS2: said(after)})
+    change = storage.promote if verb == "primary" else storage.demote
+    outcome = change("v01", resource, timeout_seconds=5)
+    if answer.exit_status == 0:
+        assert outcome == Done()
+    else:
+        assert isinstance(outcome, Failed)
+        known = {number for words, number in NUMBERS.items() if words in answer.stderr}
+        assert {outcome.code} == (known or {None})
+        assert f"exit status {answer.exit_status}" in outcome.reason
+    assert programs.run_argvs == [("drbdadm", verb, resource), EVENTS2]
+
+
+def test_the_samples_have_every_refusal():
+    stderrs = " ".join(parameter.values[2].stderr for parameter in captured())
+    assert [words for words in NUMBERS if words not in stderrs] == []
+
+
+PROMOTE = ("drbdadm", "primary", "voms01")
+REFUSED = said("", "0: State change failed: (-1) Multiple primaries not allowed by config", 11)
+
+
+@pytest.mark.parametrize(
+    ("answer", "after", "words"),
+    [
+        (TimeoutError("drbdadm on v01: not ended in time"), None, "not ended in time"),
+        (ConnectionError("drbdadm on v01: broke"), None, "broke"),
+        (OutputTooLargeError("drbdadm on v01: more"), None, "more"),
+        (said("", "", None), None, "drbdadm primary voms01 on v01 did not end by itself"),
+        (
+            said("", "Command 'drbdsetup primary 0' did not terminate within 121 seconds", 5),
+            None,
+            "did not end",
+        ),
+        (said(), said(SECONDARY), "ended without an error, but it is Secondary"),
+        (said(), said(NOT_UP), "ended without an error, but it is not up"),
+        (said(), said("", "", 20), "the role after it is unknown"),
+        (said(), TimeoutError("late"), "the role after it is unknown: late"),
+        (REFUSED, said(CONNECTED), r"\(-1\) Multiple primaries.*but it is Primary after that"),
+        (REFUSED, TimeoutError("late"), r"\(-1\) Multiple .*the role after it is unknown: late"),
+        (REFUSED, said(SECONDARY.replace("role:Secondary", "role:Grand")), "role:'Grand' is not known"),
+    ],
+)
+def test_what_is_not_certain_is_said_to_be_so(answering, answer, after, words):
+    storage, programs = answering({PROMOTE: answer, EVENTS2: after})
+    outcome = storage.promote("v01", "voms01", timeout_seconds=5)
+    assert isinstance(outcome, Indeterminate)
+    assert re.search(words, outcome.reason)
+    assert programs.run_argvs.count(PROMOTE) == 1
+
+
+def test_a_host_that_is_not_connected_has_not_been_asked(answering):
+    storage, _ = answering({PROMOTE: NotConnectedError("ssh to v01: Connection refused")})
+    outcome = storage.promote("v01", "voms01", timeout_seconds=5)
+    assert outcome == Failed("ssh to v01: Connection refused; nothing was run")
+
+
+@pytest.mark.parametrize("name", ["all", "--force", "-f", "", "a b", "voms01;reboot", "../x"])
+def test_only_the_name_of_one_resource_is_handed_to_drbdadm(answering, name):
+    storage, programs = answering({})
+    assert isinstance(storage.promote("v01", name, timeout_seconds=5), Failed)
+    assert isinstance(storage.demote("v01", name, timeout_seconds=5), Failed)
+    assert programs.run_argvs == []
+
+
+# ---- over a real SSH server ------------------------------------------------------------------------------
+
+
+def install(folder, name, script):
+    path = folder / name
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+
+
+@pytest.mark.daemons
+def test_over_ssh_with_sudo(tmp_path):
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    install(programs, "sudo", 'test "$1" = -n || exit 99\nshift\nexec "$@"\n')
+    install(programs, "drbdsetup", f"test \"$*\" = 'events2 --now --statistics' && cat {tmp_path}/state\n")
+    install(
+        programs,
+        "drbdadm",
+        f'case "$*" in\n dump-xml) cat {tmp_path}/dump ;;\n'
+        f' "primary voms01") sed -i s/role:Secondary/role:Primary/ {tmp_path}/state ;;\n'
+        " *) echo '0: State change failed: (-12) Device is held open by someone' >&2; exit 11 ;;\nesac\n",
+    )
+    (tmp_path / "dump").write_text(CONFIGURATION)
+    (tmp_path / "state").write_text("exists resource name:voms01 role:Secondary suspended:no\nexists -\n")
+    environment = {"HOME": str(tmp_path), "PATH": f"{programs}:/usr/bin:/bin"}
+    with sshd(tmp_path, environment=environment) as server:
+        access = SshAccess(server.address, server.user_key, server.known_hosts, server.port, server.user)
+        storage = DrbdStorage({"v02": access}, prefix=["sudo", "-n"])
+        try:
+            assert storage.status("v02", timeout_seconds=10).resource("voms01").role is Role.SECONDARY
+            assert storage.promote("v02", "voms01", timeout_seconds=10) == Done()
+            assert storage.status("v02", timeout_seconds=10).resource("voms01").role is Role.PRIMARY
+            outcome = storage.demote("v02", "voms01", timeout_seconds=10)
+            assert isinstance(outcome, Failed)
+            assert outcome.code == -12
+            install(programs, "drbdsetup", "sleep 60\n")
+            begun = time.monotonic()
+            with pytest.raises(Unanswered, match="sudo on v02: not ended in time"):
+                storage.status("v02", timeout_seconds=0.5)
+            assert time.monotonic() - begun < 10
+        finally:
+            storage.close()
