@@ -14,10 +14,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +30,7 @@ libvirt.registerErrorHandler(lambda *_: None, None)  # errors are exceptions; th
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
+_PAUSE = threading.Event()
 
 _CONFIGURATION = {
     "libvirtd.conf": """
@@ -59,7 +62,25 @@ mount --bind "$1/run" /run/libvirt
 mount --bind "$1/lib" /var/lib/libvirt
 mount --bind "$1/log" /var/log/libvirt
 ip link set lo up
-exec libvirtd --listen --pid-file /run/libvirt/libvirtd.pid
+exec "$3" -c "$4"
+"""
+
+# Inside the namespaces, for as long as the `Libvirtd` is entered: starts libvirtd for each line on standard
+# input and says its process number, and buries the guests' processes when they die. QEMU's processes fall to
+# the nearest ancestor that asks for them; the machine's first process may be slow, and libvirtd waits for it.
+_UNDERTAKER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+def bury(*_):
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+signal.signal(signal.SIGCHLD, bury)
+for _ in sys.stdin:
+    argv = ["libvirtd", "--listen", "--pid-file", "/run/libvirt/libvirtd.pid"]
+    print(os.posix_spawnp(argv[0], argv, os.environ), flush=True)
 """
 
 _GUEST = """
@@ -94,7 +115,8 @@ class Libvirtd:
         """
         self.hostname = hostname
         self._netns = netns
-        self._process: subprocess.Popen[bytes] | None = None
+        self._undertaker: subprocess.Popen[bytes] | None = None
+        self._pid: int | None = None
         self.base = Path(
             tempfile.mkdtemp(prefix="vmheal-libvirtd-", dir="/tmp")
         )  # short: a socket lies in it
@@ -106,9 +128,9 @@ class Libvirtd:
 
     @property
     def pid(self) -> int:
-        """The process, for signals."""
-        assert self._process is not None
-        return self._process.pid
+        """libvirtd's process, for signals."""
+        assert self._pid is not None
+        return self._pid
 
     def __enter__(self) -> Self:
         try:
@@ -116,6 +138,7 @@ class Libvirtd:
                 (self.base / name).mkdir()
             for name, text in _CONFIGURATION.items():
                 (self.base / "etc" / name).write_text(text.format(host_uuid=uuid.uuid4()), encoding="utf-8")
+            self._enter()
             self.start()
         except BaseException:
             self._end()
@@ -136,38 +159,70 @@ class Libvirtd:
         Raises:
             TimeoutError: it does not answer; the message has its log.
         """
-        enter = ["unshare", "--mount", "--uts", "--propagation", "private"]
-        enter = ["ip", "netns", "exec", self._netns, *enter] if self._netns else [*enter, "--net"]
+        assert self._undertaker is not None
+        assert self._undertaker.stdin is not None
+        assert self._undertaker.stdout is not None
         (self.base / "run" / "libvirt-sock").unlink(missing_ok=True)
-        with (self.base / "libvirtd.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*enter, "sh", "-c", _ENTER, "sh", str(self.base), self.hostname],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+        self._undertaker.stdin.write(b"\n")
+        self._undertaker.stdin.flush()
+        said = self._undertaker.stdout.readline()
+        if not said:
+            raise TimeoutError(f"libvirtd's namespaces failed: {(self.base / 'libvirtd.log').read_text()}")
+        self._pid = int(said)
         deadline = time.monotonic() + START_SECONDS
-        pause = threading.Event()
         while True:
             with contextlib.suppress(libvirt.libvirtError):
                 libvirt.openReadOnly(self.uri).close()
                 return
-            if time.monotonic() > deadline or self._process.poll() is not None:
+            if time.monotonic() > deadline or not _exists(self._pid):
                 raise TimeoutError(f"libvirtd does not answer: {(self.base / 'libvirtd.log').read_text()}")
-            pause.wait(0.05)
+            _PAUSE.wait(0.02)
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End libvirtd and leave its guests running, as a restart of its service does."""
-        process, self._process = self._process, None
-        if process is None:
+        pid, self._pid = self._pid, None
+        if pid is None or not _exists(pid):
             return
-        process.send_signal(signal.SIGCONT)
-        process.send_signal(how)
+        os.kill(pid, how)
+        os.kill(pid, signal.SIGCONT)
+        if not _wait_gone(pid, STOP_SECONDS):
+            os.kill(pid, signal.SIGKILL)
+            _wait_gone(pid, STOP_SECONDS)
+
+    @contextlib.contextmanager
+    def dead_guests_stay(self) -> Iterator[None]:
+        """Let no dead guest's process go, so that libvirtd waits for it with the domain locked.
+
+        The same happens on a host when the process hangs in a write to a frozen disk.
+        """
+        assert self._undertaker is not None
+        os.kill(self._undertaker.pid, signal.SIGSTOP)
         try:
-            process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield
+        finally:
+            os.kill(self._undertaker.pid, signal.SIGCONT)
+
+    def _enter(self) -> None:
+        """Make the namespaces, with the undertaker in them."""
+        enter = ["unshare", "--mount", "--uts", "--propagation", "private"]
+        enter = ["ip", "netns", "exec", self._netns, *enter] if self._netns else [*enter, "--net"]
+        with (self.base / "libvirtd.log").open("ab") as log:
+            self._undertaker = subprocess.Popen(
+                [
+                    *enter,
+                    "sh",
+                    "-c",
+                    _ENTER,
+                    "sh",
+                    str(self.base),
+                    self.hostname,
+                    sys.executable,
+                    _UNDERTAKER,
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
 
     def guest(self, name: str, devices: str = "", memory_mib: int = 16, kind: str = "qemu") -> str:
         """Return the XML of a guest that has one disk, and nothing to boot.
@@ -198,6 +253,8 @@ class Libvirtd:
         for pid_file in (self.base / "run" / "qemu").glob("*.pid"):
             with contextlib.suppress(ValueError, OSError):
                 _kill_qemu(int(pid_file.read_text()), self.base)
+        if self._undertaker is not None:
+            self._undertaker.communicate(timeout=STOP_SECONDS)
         shutil.rmtree(self.base, ignore_errors=True)
 
 
@@ -208,9 +265,17 @@ def guest_uuid(name: str) -> str:
 
 def _kill_qemu(pid: int, base: Path) -> None:
     """Kill a guest's process; not one that got its number since."""
-    if str(base).encode() not in Path(f"/proc/{pid}/cmdline").read_bytes():
-        return
-    os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + STOP_SECONDS
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
-        threading.Event().wait(0.02)
+    if str(base).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+        os.kill(pid, signal.SIGKILL)
+        _wait_gone(pid, STOP_SECONDS)
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def _wait_gone(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while _exists(pid) and time.monotonic() < deadline:
+        _PAUSE.wait(0.01)
+    return not _exists(pid)

@@ -1,15 +1,21 @@
 """Collector `libvirt`: the state of every defined domain, from calls that never enter a VM's monitor.
 
-It asks libvirtd only for procedures that its reserved ("priority") workers serve, so it answers even when all
-ordinary workers wait for hung monitors (`priority: high` in libvirt's src/remote/remote_protocol.x: list,
-state, control info, XML). Bulk statistics are not among them, which is why each domain is asked by itself.
+It asks libvirtd only for procedures that its reserved ("priority") workers serve, so it answers even when
+all ordinary workers wait for hung monitors (`priority: high` in libvirt's remote_protocol.x: list, state,
+control info, XML). Bulk statistics are not among them, so each domain is asked by itself.
+
+libvirtd locks a domain while it kills its process, and that can take long: a process in a write to a
+frozen DRBD device does not die. Then not only that domain's state waits, but also the list of all domains.
+So list and states are asked by workers; while the list waits, the domains of the last one are asked, and a
+domain that does not answer is left out and named. Workers are 4 because libvirtd reads no more than 5 calls
+of a connection at a time (max_client_requests).
 """
 
 import threading
 import time
-import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -30,6 +36,7 @@ from exporter.libvirt_domain import (
     reason_name,
     state_name,
 )
+from exporter.workers import Workers
 
 log = structlog.get_logger()
 
@@ -38,6 +45,10 @@ log = structlog.get_logger()
 DEFINITION_SECONDS = 60.0
 # The events of a domain that is gone are published this long, so that the one that ended it is seen.
 GONE_SECONDS = 600.0
+WORKERS = 4
+# How long the first scrape that finds the list blocked waits for it.
+LIST_SECONDS = 0.2
+HANDBACK_SECONDS = 0.05
 
 # Published as 0 for each known domain: what alerts build on, where increase() must not miss the first one.
 # All other events appear when they first occur.
@@ -136,6 +147,36 @@ class _Known:
     handle_number: int
 
 
+@dataclass(frozen=True)
+class _Domain:
+    """One domain of a list."""
+
+    connection: Connection
+    domain: Any
+    name: str
+    uuid: str
+    persistent: bool
+    autostart: bool
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The domains of one connection, and which of its handles listed them."""
+
+    handle_number: int
+    domains: tuple[_Domain, ...]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a domain answered."""
+
+    state: int
+    reason: int
+    control: tuple[int, int] | None  # state, milliseconds
+    known: _Known
+
+
 class _Families:
     """The metric families of one scrape."""
 
@@ -145,6 +186,12 @@ class _Families:
             "libvirt_domain_state", "The domain's state: 1 for the one it is in, 0 for all others.",
             labels=[*domain, "state"],
         )  # fmt: skip
+        self.answers = GaugeMetricFamily(
+            "libvirt_domain_answers",
+            "Whether libvirt answered for the domain: 1, or 0 while it keeps the domain locked, as when it "
+            "kills its process. Without an answer no state is published.",
+            labels=domain,
+        )
         self.reason = GaugeMetricFamily(
             "libvirt_domain_state_reason", "Why the domain is in its state, in libvirt's words: always 1.",
             labels=[*domain, "reason"],
@@ -174,6 +221,26 @@ class _Families:
             labels=[*domain, "source", "target_device"],
         )
 
+    def add(self, domain: _Domain, answer: _State) -> None:
+        """Add what a domain answered."""
+        labels = [domain.name, domain.uuid]
+        current = state_name(answer.state)
+        for word in STATES:
+            self.state.add_metric([*labels, word], float(word == current))
+        self.reason.add_metric([*labels, reason_name(answer.state, answer.reason)], 1.0)
+        about = answer.known.definition
+        flags = [str(flag).lower() for flag in (domain.persistent, domain.autostart)]
+        self.info.add_metric([*labels, about.title, about.kind, about.os_type, about.machine, *flags], 1.0)
+        for resource, volume, target in answer.known.drbd:
+            self.drbd.add_metric([*labels, resource, volume, target], 1.0)
+        for target, source in answer.known.unresolved:
+            self.unresolved.add_metric([*labels, source, target], 1.0)
+        if answer.control is not None:
+            control_state, milliseconds = answer.control
+            for number, word in enumerate(CONTROL_STATES):
+                self.control.add_metric([*labels, word], float(number == control_state))
+            self.control_seconds.add_metric(labels, milliseconds / 1000)
+
     def all(self) -> list[Metric]:
         return list(vars(self).values())
 
@@ -193,13 +260,127 @@ class LibvirtState:
         self._events = LifecycleEvents()
         self._connections = Connections(uris, self._events.register)
         self._volume_of_minor = volume_of_minor
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _Known] = {}  # by UUID
+        self._listings: dict[str, _Listing] = {}  # by URI
+        self._listers: Workers[None] = Workers(1, "libvirt-list")
+        self._silent: dict[str, str] = {}  # domains that did not answer, and why
+        self._workers: Workers[_State | None] = Workers(WORKERS - 1, "libvirt-state")
         self._no_control_info: set[str] = set()  # URIs of drivers without it
 
-    def collect(self, deadline: float) -> Iterable[Metric]:  # noqa: ARG002  libvirt takes none
+    def collect(self, deadline: float) -> Iterable[Metric]:
         """Ask each libvirt; see `Collector.collect`."""
+        connections: list[Connection] = []
+        errors: dict[str, str] = {}  # by URI
+        handles: dict[str, Any] = {}  # by URI
+        for connection, handle in self._connections:
+            connections.append(connection)
+            if isinstance(handle, libvirt.libvirtError):
+                errors[connection.uri] = str(handle)
+            else:
+                handles[connection.uri] = handle
+        domains = self._list(connections, handles, deadline, errors)
         families = _Families()
-        up = GaugeMetricFamily(*UP)
+        self._ask(domains, handles, deadline - HANDBACK_SECONDS, families, errors)
+        return self._page(connections, domains, families, errors)
+
+    def _list(
+        self, connections: list[Connection], handles: dict[str, Any], deadline: float, errors: dict[str, str]
+    ) -> list[_Domain]:
+        """Return the domains of all connections that have a list, even if it is the last one's."""
+        jobs: dict[str, Callable[[], None]] = {}
+        wait = 0.0
+        for connection in connections:
+            if connection.uri in handles:
+                jobs[connection.uri] = partial(self._read_list, connection, handles[connection.uri])
+                wait = max(wait, LIST_SECONDS if self._listing(connection) else float("inf"))
+        answers = self._listers.run(jobs, min(deadline - HANDBACK_SECONDS, time.monotonic() + wait))
+        domains: list[_Domain] = []
+        for connection in connections:
+            listing = self._listing(connection)
+            if connection.uri in answers.failed:
+                errors[connection.uri] = str(answers.failed[connection.uri])
+            elif connection.uri in handles and listing is None:
+                errors[connection.uri] = "it hangs: the list of its domains did not come back"
+            elif connection.uri in handles and listing is not None:
+                domains += listing.domains
+        return domains
+
+    def _listing(self, connection: Connection) -> _Listing | None:
+        """Return the last list that this very connection gave."""
+        listing = self._listings.get(connection.uri)
+        return listing if listing is not None and listing.handle_number == connection.opened else None
+
+    def _read_list(self, connection: Connection, handle: Any) -> None:
+        """List one connection's domains; called by a worker, and kept even when nobody waits any more."""
+        number = connection.opened
+        persistent, autostart = (
+            {domain.UUIDString() for domain in handle.listAllDomains(flag)}
+            for flag in (
+                libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
+                libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
+            )
+        )
+        domains = [(domain, domain.name(), domain.UUIDString()) for domain in handle.listAllDomains(0)]
+        self._listings[connection.uri] = _Listing(
+            number,
+            tuple(
+                _Domain(connection, domain, name, uuid, uuid in persistent, uuid in autostart)
+                for domain, name, uuid in domains
+            ),
+        )
+
+    def _ask(
+        self,
+        domains: list[_Domain],
+        handles: dict[str, Any],
+        deadline: float,
+        families: _Families,
+        errors: dict[str, str],
+    ) -> None:
+        """Ask each domain and add the answers; a libvirt that answers no other question either has failed."""
+        changed = self._events.take_changed()
+        for uuid in changed | (self._known.keys() - {domain.uuid for domain in domains}):
+            self._known.pop(uuid, None)
+        jobs: dict[str, Callable[[], _State | None]] = {
+            uri: partial(_is_alive, handle) for uri, handle in handles.items()
+        }
+        jobs |= {domain.uuid: partial(self._state, domain) for domain in domains}
+        answers = self._workers.run(jobs, deadline)
+        silent: dict[str, str] = {}
+        for domain in domains:
+            answer, error = answers.answered.get(domain.uuid), answers.failed.get(domain.uuid)
+            if answer is not None:
+                families.add(domain, answer)
+                families.answers.add_metric([domain.name, domain.uuid], 1.0)
+            elif not _is_gone(error):
+                silent[domain.name] = "no answer before the deadline" if error is None else str(error)
+                families.answers.add_metric([domain.name, domain.uuid], 0.0)
+        if silent != self._silent:
+            log.warning("domains that do not answer", domains=silent)
+            self._silent = silent
+        for uri, handle in handles.items():
+            if uri in answers.failed or not handle.isAlive():
+                errors[uri] = str(answers.failed.get(uri, "the connection broke"))
+            elif uri not in answers.answered:
+                errors[uri] = "it hangs: it does not even tell its version"
+
+    def _page(
+        self,
+        connections: list[Connection],
+        domains: list[_Domain],
+        families: _Families,
+        errors: dict[str, str],
+    ) -> list[Metric]:
+        """Put the metrics together.
+
+        Raises:
+            CollectorError: no libvirt answered.
+        """
+        if errors and len(errors) == len(connections):
+            raise CollectorError("; ".join(f"{uri}: {error}" for uri, error in errors.items()))
+        if errors:
+            log.warning("a libvirt does not answer", errors=errors)
+        up = GaugeMetricFamily(*UP, value=float(not errors))
         connection_up = GaugeMetricFamily(
             "libvirt_connection_up", "Whether this libvirt answered in this scrape: 1 or 0.", labels=["uri"]
         )
@@ -208,27 +389,11 @@ class LibvirtState:
             "How often the connection was opened; events between two connections are not counted.",
             labels=["uri"],
         )
-        errors: list[str] = []
-        seen: dict[str, str] = {}  # UUID to name
-        changed = self._events.take_changed()
-        for connection, handle in self._connections:
-            error = handle if isinstance(handle, libvirt.libvirtError) else None
-            if error is None:
-                try:
-                    seen |= self._domains(connection, handle, changed, families)
-                except libvirt.libvirtError as failed:
-                    error = failed
-            if error is not None:
-                errors.append(f"{connection.uri}: {error}")
-            connection_up.add_metric([connection.uri], float(error is None))
+        for connection in connections:
+            connection_up.add_metric([connection.uri], float(connection.uri not in errors))
             connected.add_metric([connection.uri], connection.opened)
-        if errors and not seen:
-            raise CollectorError("; ".join(errors))
-        if errors:
-            log.warning("a libvirt does not answer", errors=errors)
-        self._known = {uuid: known for uuid, known in self._known.items() if uuid in seen}
-        up.add_metric([], float(not errors))
-        return [up, connection_up, connected, *families.all(), self._events.metric(seen.values())]
+        names = [domain.name for domain in domains]
+        return [up, connection_up, connected, *families.all(), self._events.metric(names)]
 
     def down(self) -> Iterable[Metric]:
         """Say `libvirt_up 0` and nothing of any domain: what was true earlier may not be."""
@@ -238,45 +403,11 @@ class LibvirtState:
         """Close the connections."""
         self._connections.close()
 
-    def _domains(
-        self, connection: Connection, handle: Any, changed: set[str], families: _Families
-    ) -> dict[str, str]:
-        """Add one libvirt's domains to the families; nothing of a domain that went away meanwhile."""
-        persistent = _uuids(handle, libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT)
-        autostart = _uuids(handle, libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
-        seen: dict[str, str] = {}
-        for domain in handle.listAllDomains(0):
-            uuid, name = domain.UUIDString(), domain.name()
-            try:
-                state, reason = domain.state()
-                known = self._definition(connection, domain, changed)
-                control = self._control(connection, domain)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                    raise
-                continue
-            seen[uuid] = name
-            labels = [name, uuid]
-            current = state_name(state)
-            for word in STATES:
-                families.state.add_metric([*labels, word], float(word == current))
-            families.reason.add_metric([*labels, reason_name(state, reason)], 1.0)
-            flags = ["true" if uuid in uuids else "false" for uuids in (persistent, autostart)]
-            about = known.definition
-            families.info.add_metric(
-                [*labels, about.title, about.kind, about.os_type, about.machine, *flags],
-                1.0,
-            )
-            for resource, volume, target in known.drbd:
-                families.drbd.add_metric([*labels, resource, volume, target], 1.0)
-            for target, source in known.unresolved:
-                families.unresolved.add_metric([*labels, source, target], 1.0)
-            if control is not None:
-                control_state, milliseconds = control
-                for number, word in enumerate(CONTROL_STATES):
-                    families.control.add_metric([*labels, word], float(number == control_state))
-                families.control_seconds.add_metric(labels, milliseconds / 1000)
-        return seen
+    def _state(self, domain: _Domain) -> _State:
+        """Ask for one domain; called by a worker."""
+        state, reason = domain.domain.state()
+        known = self._definition(domain)
+        return _State(state, reason, self._control(domain.connection, domain.domain), known)
 
     def _control(self, connection: Connection, domain: Any) -> tuple[int, int] | None:
         """Return the control interface's state and its milliseconds; None when there is none."""
@@ -295,23 +426,18 @@ class LibvirtState:
                     raise
         return state, milliseconds
 
-    def _definition(self, connection: Connection, domain: Any, changed: set[str]) -> _Known:
-        uuid, name, now = domain.UUIDString(), domain.name(), time.monotonic()
-        known = self._known.get(uuid)
+    def _definition(self, domain: _Domain) -> _Known:
+        now, number = time.monotonic(), domain.connection.opened
+        known = self._known.get(domain.uuid)
         if (
             known is None
-            or uuid in changed
-            or known.name != name
-            or known.handle_number != connection.opened
+            or known.name != domain.name
+            or known.handle_number != number
             or now - known.read_at > DEFINITION_SECONDS
         ):
-            try:
-                definition = parse_definition(domain.XMLDesc(0))
-            except ET.ParseError as error:
-                raise CollectorError(f"the definition of domain {name} cannot be read: {error}") from error
+            definition = parse_definition(domain.domain.XMLDesc(0))
             drbd, unresolved = self._drbd(definition)
-            known = _Known(definition, drbd, unresolved, name, now, connection.opened)
-            self._known[uuid] = known
+            known = self._known[domain.uuid] = _Known(definition, drbd, unresolved, domain.name, now, number)
         return known
 
     def _drbd(
@@ -330,5 +456,10 @@ class LibvirtState:
         return tuple(found), tuple(unresolved)
 
 
-def _uuids(handle: Any, flag: int) -> set[str]:
-    return {domain.UUIDString() for domain in handle.listAllDomains(flag)}
+def _is_alive(handle: Any) -> None:
+    """Ask libvirtd for something that no domain's lock can hold up."""
+    handle.getLibVersion()
+
+
+def _is_gone(error: Exception | None) -> bool:
+    return isinstance(error, libvirt.libvirtError) and error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN

@@ -7,12 +7,10 @@ reported as missing. A domain whose control interface says that it is busy is as
 monitor.
 """
 
-import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
+from functools import partial
 from typing import Any
 
 import libvirt
@@ -24,6 +22,7 @@ from exporter.collector import CollectorError
 from exporter.libvirt_connection import Connections
 from exporter.libvirt_domain import Definition, parse_definition
 from exporter.libvirt_statistics import Numbers, Statistics, read_statistics
+from exporter.workers import Workers
 
 log = structlog.get_logger()
 
@@ -142,103 +141,14 @@ STATE_SENTENCES = (
 )
 
 
-@dataclass
-class _Task:
-    """One domain to read; written by its worker."""
+@dataclass(frozen=True)
+class _Domain:
+    """A running domain to read."""
 
     handle: Any
     domain: Any
     name: str
     uuid: str
-    definition: Definition | None = None
-    statistics: Statistics | None = None
-    error: Exception | None = None
-
-
-class _Batch:
-    """The domains of one scrape, taken by workers one by one until it is closed."""
-
-    def __init__(self, tasks: Iterable[_Task]) -> None:
-        self._lock = threading.Lock()
-        self._waiting = deque(tasks)
-        self._unanswered = len(self._waiting)
-        self._answered: list[_Task] = []
-        self._finished = threading.Event()
-
-    def take(self) -> _Task | None:
-        with self._lock:
-            return self._waiting.popleft() if self._waiting else None
-
-    def answer(self, task: _Task) -> None:
-        with self._lock:
-            self._answered.append(task)
-            if len(self._answered) == self._unanswered:
-                self._finished.set()
-
-    def wait(self, deadline: float) -> list[_Task]:
-        """Return what was answered, at the deadline at the latest; nothing is taken afterwards."""
-        self._finished.wait(max(0.0, deadline - time.monotonic()))
-        with self._lock:
-            self._waiting.clear()
-            return list(self._answered)
-
-
-class _Workers:
-    """A fixed number of threads; one that hangs takes nothing new until it comes back."""
-
-    def __init__(self) -> None:
-        self._queue: SimpleQueue[_Batch] = SimpleQueue()
-        self._started = False
-        self._lock = threading.Lock()
-        self._asked: set[str] = set()  # UUIDs that a worker is asking right now
-        self._definitions: dict[str, tuple[int, float, Definition]] = {}
-
-    def read(self, tasks: list[_Task], deadline: float) -> tuple[list[_Task], list[tuple[_Task, str]]]:
-        """Return the domains that answered, and the others each with the reason, at the deadline."""
-        if not self._started:
-            self._started = True
-            for _ in range(WORKERS):
-                threading.Thread(target=self._loop, name="libvirt-stats", daemon=True).start()
-        uuids = {task.uuid for task in tasks}
-        for uuid in self._definitions.keys() - uuids:
-            del self._definitions[uuid]
-        with self._lock:
-            hanging = set(self._asked)
-        missing = [(task, "no_answer") for task in tasks if task.uuid in hanging]
-        asked = [task for task in tasks if task.uuid not in hanging]
-        if not asked:
-            return [], missing
-        if len(hanging) >= WORKERS:
-            return [], [*missing, *((task, "all_workers_hang") for task in asked)]
-        batch = _Batch(asked)
-        for _ in range(min(len(asked), WORKERS)):
-            self._queue.put(batch)
-        answered = batch.wait(deadline)
-        came_back = {task.uuid for task in answered}
-        return answered, [*missing, *((task, "no_answer") for task in asked if task.uuid not in came_back)]
-
-    def _loop(self) -> None:
-        while True:
-            batch = self._queue.get()
-            while (task := batch.take()) is not None:
-                with self._lock:
-                    self._asked.add(task.uuid)
-                try:
-                    task.definition = self._definition(task.domain, task.uuid)
-                    task.statistics = read_statistics(task.handle, task.domain, task.definition)
-                except Exception as error:  # noqa: BLE001  whatever it is, it is reported and costs no worker
-                    task.error = error
-                with self._lock:
-                    self._asked.discard(task.uuid)
-                batch.answer(task)
-
-    def _definition(self, domain: Any, uuid: str) -> Definition:
-        number, now = domain.ID(), time.monotonic()
-        kept_number, read_at, definition = self._definitions.get(uuid, (None, 0.0, None))
-        if definition is None or kept_number != number or now - read_at > DEFINITION_SECONDS:
-            definition = parse_definition(domain.XMLDesc(0))
-            self._definitions[uuid] = (number, now, definition)
-        return definition
 
 
 class _Page:
@@ -370,38 +280,42 @@ class LibvirtStats:
     def __init__(self, uris: tuple[str, ...]) -> None:
         """Connect nothing yet; no URI means what this host has."""
         self._connections = Connections(uris)
-        self._workers = _Workers()
+        self._workers: Workers[tuple[Statistics, Definition]] = Workers(WORKERS, "libvirt-stats")
+        self._definitions: dict[str, tuple[int, float, Definition]] = {}  # by UUID
 
     def collect(self, deadline: float) -> Iterable[Metric]:
         """Ask each running domain; see `Collector.collect`."""
-        tasks = self._running()
+        domains = {domain.uuid: domain for domain in self._running()}
+        for uuid in self._definitions.keys() - domains.keys():
+            del self._definitions[uuid]
+        jobs = {uuid: partial(self._read, domain) for uuid, domain in domains.items()}
         # A little is kept for putting the page together.
-        answered, missing = self._workers.read(tasks, deadline - HANDBACK_SECONDS)
-        page = _Page()
-        reasons = {task.uuid: reason for task, reason in missing}
+        answers = self._workers.run(jobs, deadline - HANDBACK_SECONDS)
+        reasons = dict.fromkeys(answers.hanging, "no_answer") | dict.fromkeys(answers.not_asked, "not_asked")
         stopped: set[str] = set()
-        for task in answered:
-            if task.statistics is not None and task.definition is not None:
-                page.domain(task.name, task.statistics, task.definition)
-                if task.statistics.missing is not None:
-                    reasons[task.uuid] = task.statistics.missing
-            elif _is_stopped(task.error):
-                stopped.add(task.uuid)
+        for uuid, error in answers.failed.items():
+            if _is_stopped(error):
+                stopped.add(uuid)
             else:
-                log.warning("a domain's statistics cannot be read", domain=task.name, error=str(task.error))
-                reasons[task.uuid] = "error"
-        for task in tasks:
-            if task.uuid not in stopped:
-                page.complete(task.name, task.uuid, reasons.get(task.uuid))
+                log.warning("statistics cannot be read", domain=domains[uuid].name, error=str(error))
+                reasons[uuid] = "error"
+        page = _Page()
+        for uuid, (statistics, definition) in answers.answered.items():
+            page.domain(domains[uuid].name, statistics, definition)
+            if statistics.missing is not None:
+                reasons[uuid] = statistics.missing
+        for uuid, domain in domains.items():
+            if uuid not in stopped:
+                page.complete(domain.name, uuid, reasons.get(uuid))
         return page.all()
 
-    def _running(self) -> list[_Task]:
+    def _running(self) -> list[_Domain]:
         """Return the running domains.
 
         Raises:
             CollectorError: no libvirt answers.
         """
-        tasks: list[_Task] = []
+        found: list[_Domain] = []
         errors: list[str] = []
         for connection, handle in self._connections:
             if isinstance(handle, libvirt.libvirtError):
@@ -412,10 +326,22 @@ class LibvirtStats:
             except libvirt.libvirtError as error:
                 errors.append(f"{connection.uri}: {error}")
                 continue
-            tasks += [_Task(handle, domain, domain.name(), domain.UUIDString()) for domain in domains]
-        if errors and not tasks:
+            found += [_Domain(handle, domain, domain.name(), domain.UUIDString()) for domain in domains]
+        if errors and not found:
             raise CollectorError("; ".join(errors))
-        return tasks
+        return found
+
+    def _read(self, domain: _Domain) -> tuple[Statistics, Definition]:
+        definition = self._definition(domain)
+        return read_statistics(domain.handle, domain.domain, definition), definition
+
+    def _definition(self, domain: _Domain) -> Definition:
+        number, now = domain.domain.ID(), time.monotonic()
+        kept_number, read_at, definition = self._definitions.get(domain.uuid, (None, 0.0, None))
+        if definition is None or kept_number != number or now - read_at > DEFINITION_SECONDS:
+            definition = parse_definition(domain.domain.XMLDesc(0))
+            self._definitions[domain.uuid] = (number, now, definition)
+        return definition
 
     def down(self) -> Iterable[Metric]:
         """Say nothing."""
@@ -426,7 +352,7 @@ class LibvirtStats:
         self._connections.close()
 
 
-def _is_stopped(error: Exception | None) -> bool:
+def _is_stopped(error: Exception) -> bool:
     return isinstance(error, libvirt.libvirtError) and error.get_error_code() in {
         libvirt.VIR_ERR_NO_DOMAIN,
         libvirt.VIR_ERR_OPERATION_INVALID,
