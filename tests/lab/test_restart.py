@@ -173,9 +173,7 @@ def test_actuator_killed_between_any_two_journal_writes(site, vms):
         site.start("actuator", wrapper=[sys.executable, "-m", "tests.lab.mortal_actuator", str(write)])
         site.wait_ready("actuator")
         panic(site.lab, vm, vm.hosts[0])
-        wait_until(
-            lambda: site.ended("actuator") or wrote_again(site, vm, before), "a kill or a recovery", 60
-        )
+        wait_until(lambda again=again: site.ended("actuator") or again(), "a kill or a recovery", 60)
         killed = site.ended("actuator")
         if killed:
             site.start("actuator")
