@@ -29,6 +29,7 @@ from exporter.drbd import (
     UnknownWord,
 )
 from exporter.drbd_configuration import ConnectionConfiguration, Fencing, Protocol, ResourceConfiguration
+from exporter.exposition import StateSet
 
 T = TypeVar("T")
 Value = float | None
@@ -66,20 +67,12 @@ class States(Generic[T]):
 
     def family(self, things: Labelled[T]) -> Metric:
         """Return the series of all these; an unknown word leaves all of them at 0."""
-        family = Metric(self.name, self.about, "stateset")
-        words = [word.value for word in self.words]
+        family = StateSet(self.name, self.about, self.words)
         for labels, thing in things:
             value = self.value(thing)
-            if value is None:
-                continue
-            now = {
-                word.value
-                for word in (value if isinstance(value, tuple) else (value,))
-                if isinstance(word, StrEnum)
-            }
-            family.samples += [
-                Sample(self.name, {**labels, self.name: word}, 1 if word in now else 0) for word in words
-            ]
+            if value is not None:
+                words = value if isinstance(value, tuple) else (value,)
+                family.add(labels, frozenset(word for word in words if not isinstance(word, UnknownWord)))
         return family
 
 

@@ -180,10 +180,10 @@ class Drbd:
         self._remember(labelled, configuration)
         return [
             *_up(1),
-            info(
+            gauge(
                 "drbd_version",
-                "Versions of DRBD's kernel module and of drbd-utils.",
-                [{"kmod": state.proc.version, "utils": details.utils_version}],
+                "Versions of DRBD's kernel module and of drbd-utils; always 1.",
+                [({"kmod": state.proc.version, "utils": details.utils_version}, 1)],
             ),
             *_states(labelled),
             *self._configuration(labelled, configuration, details),
@@ -256,10 +256,11 @@ class Drbd:
         yield from (series.family(connections) for series in CONNECTION_CONFIGURATION)
         yield info(
             "vmheal_drbd_resource",
-            "Options of the resource in the kernel; quorum is off, majority, all or a number.",
+            "Options of the resource in the kernel (DRBD 9); quorum is off, majority, all or a number.",
             [
-                {**labels, "quorum": it.quorum or "", "on_no_quorum": it.on_no_quorum or ""}
+                {**labels, "quorum": it.quorum, "on_no_quorum": it.on_no_quorum or ""}
                 for labels, it in resources
+                if it.quorum is not None
             ],
         )
         yield info(
