@@ -76,7 +76,9 @@ def _family(metric: Metric) -> str:
 
 
 def _number(value: float) -> str:
-    return str(int(value)) if isinstance(value, int) else floatToGoString(value)  # type: ignore[no-untyped-call]  has no types
+    if isinstance(value, int):
+        return str(int(value))  # True is an int, too
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call]
 
 
 def _label_text(labels: _LabelItems) -> str:
