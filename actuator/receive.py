@@ -1,0 +1,324 @@
+"""The actuator's HTTP side: Alertmanager's webhook, metrics, health and status.
+
+A delivery is answered 200 only after its notifications are in the journal, all in one transaction; the
+journal lets deliveries that come together share an fsync. What is our own fault is 503: after a 5xx
+Alertmanager sends again at once, after a 4xx only with the group's next notification. A delivery that was
+answered 503 may have been stored all the same: it comes again, and takes its own place.
+"""
+
+import hmac
+from collections.abc import Callable, Mapping
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+import structlog
+from flask import Flask, Response, g, request
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import choose_encoder
+from pydantic_core import to_json
+from werkzeug.datastructures import WWWAuthenticate
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    RequestEntityTooLarge,
+    ServiceUnavailable,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+
+from actuator.config import WebhookSettings
+from actuator.ports import Clock, Journal, JournalError
+from actuator.web import WebServer
+from actuator.webhook import Delivery, MalformedError, TooManyAlertsError, parse
+
+log = structlog.get_logger()
+
+ALERTS = "/alerts"
+RETRY_AFTER_SECONDS = 1
+MAX_LOG_LINES = 20
+LOG_WINDOW_SECONDS = 10.0
+DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Server:
+    """Answers from ``start`` to ``stop``; as a context manager, inside ``with``.
+
+    Args:
+        address: host and port to listen on; port 0 takes a free one.
+        journal: where notifications go.
+        clock: for the time of receipt.
+        token: the bearer token that a delivery must bring.
+        webhook: its limits.
+        wake: called after each delivery that is in the journal: there is work.
+        registry: what ``/metrics`` shows; gets the metrics of this side too.
+        status: gives what ``/api/v1/status`` shows: plain data, dataclasses and enums.
+
+    Raises:
+        OSError: the address cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        journal: Journal,
+        clock: Clock,
+        token: str,
+        webhook: WebhookSettings,
+        wake: Callable[[], None],
+        registry: CollectorRegistry,
+        status: Callable[[], Mapping[str, object]],
+    ) -> None:
+        refusals = _Refusals(clock)
+
+        def wants_body(method: str, path: str, headers: Mapping[str, str]) -> bool:
+            if (method, path) != ("POST", ALERTS):
+                return False
+            try:
+                _check_head(token, headers.get("AUTHORIZATION", ""), headers.get("CONTENT_TYPE", ""))
+            except HTTPException:
+                return False
+            return True
+
+        self._server = WebServer(
+            create_app(
+                journal=journal,
+                clock=clock,
+                token=token,
+                webhook=webhook,
+                wake=wake,
+                registry=registry,
+                status=status,
+                refusals=refusals,
+            ),
+            address,
+            wants_body=wants_body,
+            refused=refusals.add,
+            max_body_bytes=webhook.max_body_bytes,
+            request_timeout_seconds=webhook.request_timeout_seconds,
+            registry=registry,
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return self._server.port
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """Accept nothing more, answer the requests in hand, and close; takes at most some seconds."""
+        self._server.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+class _Refusals:
+    """One log line for each request that is refused, up to a number in a time."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._window_since = clock.monotonic()
+        self._lines = 0
+
+    def add(self, status: int, reason: str, remote: str) -> None:
+        with self._lock:
+            now = self._clock.monotonic()
+            not_logged = 0
+            if now - self._window_since >= LOG_WINDOW_SECONDS:
+                not_logged = max(0, self._lines - MAX_LOG_LINES)
+                self._window_since, self._lines = now, 0
+            self._lines += 1
+            if self._lines > MAX_LOG_LINES:
+                return
+        more = {"not_logged_before": not_logged} if not_logged else {}
+        log.warning("request refused", status=status, reason=reason, remote=remote, **more)
+
+
+class _Receiver:
+    """What stands behind ``POST /alerts``."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        clock: Clock,
+        token: str,
+        webhook: WebhookSettings,
+        wake: Callable[[], None],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._token = token
+        self._limits = webhook
+        self._wake = wake
+        self.problem = ""
+        """Why the last delivery could not be stored; empty when it could."""
+        self._received = Counter(
+            "vmheal_notifications_received",
+            "Alerts received over the webhook and stored, by the status that Alertmanager gave.",
+            ["status"],
+            registry=registry,
+        )
+        self._truncated = Counter(
+            "vmheal_webhook_truncated_alerts",
+            "Alerts that Alertmanager left out of its deliveries (max_alerts of its receiver; set it to 0).",
+            registry=registry,
+        )
+        self._requests = Counter(
+            "vmheal_webhook_requests",
+            "Requests to the webhook, by the code of the answer.",
+            ["code"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "vmheal_webhook_request_duration_seconds",
+            "Time to answer a request to the webhook, from its last byte read, the journal included.",
+            buckets=DURATION_BUCKETS,
+            registry=registry,
+        )
+        for status in ("firing", "resolved"):
+            self._received.labels(status)
+
+    def take(self) -> Response:
+        """Answer the request, or raise the answer."""
+        _check_head(self._token, request.headers.get("Authorization", ""), request.content_type or "")
+        if (request.content_length or 0) > self._limits.max_body_bytes:
+            raise RequestEntityTooLarge(f"the body is larger than {self._limits.max_body_bytes} bytes")
+        try:
+            delivery = parse(request.get_data(cache=False), max_alerts=self._limits.max_alerts)
+        except MalformedError as error:
+            raise BadRequest(str(error)) from None
+        except TooManyAlertsError as error:
+            raise RequestEntityTooLarge(str(error)) from None
+        self._store(delivery)
+        return _text("stored")
+
+    def _store(self, delivery: Delivery) -> None:
+        if delivery.notifications:
+            try:
+                self._journal.receive(delivery.notifications, at=self._clock.wall())
+            except JournalError as error:
+                self.problem = str(error)
+                raise
+            self.problem = ""
+            self._wake()
+        for notification in delivery.notifications:
+            self._received.labels("firing" if notification.firing else "resolved").inc()
+        if delivery.truncated:
+            self._truncated.inc(delivery.truncated)
+            log.warning(
+                "Alertmanager left alerts out of a delivery: set max_alerts of its receiver to 0",
+                left_out=delivery.truncated,
+                remote=request.remote_addr,
+            )
+
+    def count(self, code: int, seconds: float) -> None:
+        """Count an answer of the webhook, whatever it was."""
+        self._requests.labels(str(code)).inc()
+        self._duration.observe(seconds)
+
+
+def create_app(
+    *,
+    journal: Journal,
+    clock: Clock,
+    token: str,
+    webhook: WebhookSettings,
+    wake: Callable[[], None],
+    registry: CollectorRegistry,
+    status: Callable[[], Mapping[str, object]],
+    refusals: _Refusals | None = None,
+) -> Flask:
+    """Make the WSGI application; ``Server`` has the meaning of the arguments."""
+    app = Flask("vmheal-actuator", static_folder=None)
+    receiver = _Receiver(journal, clock, token, webhook, wake, registry)
+    _answer_errors(app, refusals or _Refusals(clock))
+
+    app.post(ALERTS)(receiver.take)
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return Response(encode(registry), content_type=content_type)
+
+    @app.get("/-/healthy")
+    def healthy() -> Response:
+        return _text("healthy")
+
+    @app.get("/-/ready")
+    def ready() -> Response:
+        if receiver.problem:
+            raise ServiceUnavailable(f"the last delivery could not be stored: {receiver.problem}")
+        return _text("ready")
+
+    @app.get("/api/v1/status")
+    def status_as_json() -> Response:
+        return Response(to_json(status()), content_type="application/json")
+
+    @app.before_request
+    def begin() -> None:
+        g.begun = clock.monotonic()
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        if request.path == ALERTS:
+            receiver.count(response.status_code, clock.monotonic() - g.begun)
+        return response
+
+    return app
+
+
+def _answer_errors(app: Flask, refusals: _Refusals) -> None:
+    """Every error is one line of text, and one in the log."""
+
+    @app.errorhandler(HTTPException)
+    def refuse(error: HTTPException) -> Response:
+        code, reason = error.code or 500, error.description or error.name
+        refusals.add(code, reason, request.remote_addr or "")
+        answer = _text(reason, code)
+        for header, value in error.get_response().headers.items():
+            if header in {"Allow", "Retry-After", "WWW-Authenticate"}:
+                answer.headers.add(header, value)
+        return answer
+
+    @app.errorhandler(JournalError)
+    def journal_failed(error: JournalError) -> Response:
+        return refuse(ServiceUnavailable(str(error), retry_after=RETRY_AFTER_SECONDS))
+
+    @app.errorhandler(Exception)
+    def surprise(error: Exception) -> Response:
+        log.error("a request failed unexpectedly", path=request.path, exc_info=error)
+        return _text("an unexpected error; the actuator's log has it", 500)
+
+
+def _check_head(token: str, authorization: str, content_type: str) -> None:
+    """Check what a delivery's head must have, before its body is read and again before it is used.
+
+    Raises:
+        Unauthorized: no bearer token, or another one.
+        UnsupportedMediaType: the body is not said to be JSON.
+    """
+    scheme, _, given = authorization.partition(" ")
+    challenge = WWWAuthenticate("bearer", {"realm": "vmheal"})
+    if scheme.lower() != "bearer":
+        raise Unauthorized("no bearer token", www_authenticate=challenge)
+    if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode()):
+        raise Unauthorized("the bearer token is not the right one", www_authenticate=challenge)
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType("the content type is not application/json")
+
+
+def _text(sentence: str, code: int = 200) -> Response:
+    return Response(f"{sentence}\n", code, content_type="text/plain; charset=utf-8")
