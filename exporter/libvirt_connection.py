@@ -2,7 +2,11 @@
 
 No call of libvirt's takes a deadline. A call to a libvirtd that hangs ends when keepalive gives the
 connection up (`KEEPALIVE_SECONDS` x `KEEPALIVE_COUNT`), when libvirtd goes on, or when it dies; until then
-the thread that made it is the only one that waits (`exporter.scrape` sees to that).
+the thread that made it is the only one that waits (`exporter.scrape` and `exporter.workers` see to that).
+
+A handle is used by one thread at a time. libvirt allows more, but its client library loses the answer of one
+thread while another one's call hangs: seen with libvirt 9.0, two threads waited for a reply that libvirtd had
+sent long ago, as long as a third one's call for a hung domain did not return.
 """
 
 import functools
@@ -21,6 +25,7 @@ KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3
 # An autodetected driver that this host does not have is asked for again after this time.
 ABSENT_SECONDS = 30.0
+MAX_DOMAINS = 4096
 
 
 @functools.cache
@@ -65,6 +70,7 @@ class Connection:
         self.opened = 0  # how often it was opened: what was cached from an earlier handle is worth nothing
         self._on_open = on_open
         self._handle: Any = None
+        self._domains: dict[str, Any] = {}  # by UUID
 
     def handle(self) -> Any:
         """Return the live `virConnect`.
@@ -73,7 +79,7 @@ class Connection:
             libvirt.libvirtError: libvirtd is not there, refuses, or does not serve this URI.
         """
         if self._handle is not None and not self._handle.isAlive():
-            log.warning("the connection to libvirt died", uri=self.uri)
+            log.info("the connection to libvirt died", uri=self.uri)
             self.close()
         if self._handle is None:
             start_event_loop()
@@ -89,17 +95,45 @@ class Connection:
                 self._on_open(handle)
             self._handle = handle
             self.opened += 1
-            log.info("connected to libvirt", uri=self.uri, times=self.opened)
+            log.debug("connected to libvirt", uri=self.uri, times=self.opened)
         return self._handle
+
+    def domain(self, uuid: str) -> Any:
+        """Return the domain's handle on this connection.
+
+        Raises:
+            libvirt.libvirtError: there is no such domain, or no libvirt.
+        """
+        handle = self.handle()
+        domain = self._domains.get(uuid)
+        if domain is None:
+            domain = handle.lookupByUUIDString(uuid)
+            if len(self._domains) >= MAX_DOMAINS:
+                self._domains.clear()
+            self._domains[uuid] = domain
+        return domain
 
     def close(self) -> None:
         """Drop the handle; on a live connection this asks libvirtd and may wait for it."""
         handle, self._handle = self._handle, None
+        self._domains.clear()
         if handle is not None:
             try:
                 handle.close()
             except libvirt.libvirtError as error:
                 log.debug("closing a connection to libvirt failed", uri=self.uri, error=str(error))
+
+
+class OwnConnections:
+    """The connections of one thread, one for each URI that it asks."""
+
+    def __init__(self) -> None:
+        """Connect nothing yet."""
+        self._connections: dict[str, Connection] = {}
+
+    def __getitem__(self, uri: str) -> Connection:
+        """Return the connection, which opens when it is used."""
+        return self._connections.setdefault(uri, Connection(uri))
 
 
 class Connections:

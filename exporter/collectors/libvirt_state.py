@@ -7,8 +7,7 @@ control info, XML). Bulk statistics are not among them, so each domain is asked 
 libvirtd locks a domain while it kills its process, and that can take long: a process in a write to a
 frozen DRBD device does not die. Then not only that domain's state waits, but also the list of all domains.
 So list and states are asked by workers; while the list waits, the domains of the last one are asked, and a
-domain that does not answer is left out and named. Workers are 4 because libvirtd reads no more than 5 calls
-of a connection at a time (max_client_requests).
+domain that does not answer is left out and named.
 """
 
 import threading
@@ -24,7 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from exporter.collector import CollectorError
-from exporter.libvirt_connection import Connection, Connections
+from exporter.libvirt_connection import Connection, Connections, OwnConnections
 from exporter.libvirt_domain import (
     CONTROL_STATES,
     STATES,
@@ -45,7 +44,7 @@ log = structlog.get_logger()
 DEFINITION_SECONDS = 60.0
 # The events of a domain that is gone are published this long, so that the one that ended it is seen.
 GONE_SECONDS = 600.0
-WORKERS = 4
+MOST_WORKERS = 6
 # How long the first scrape that finds the list blocked waits for it.
 LIST_SECONDS = 0.2
 HANDBACK_SECONDS = 0.05
@@ -144,26 +143,26 @@ class _Known:
     unresolved: tuple[tuple[str, str], ...]  # target device, source
     name: str
     read_at: float
-    handle_number: int
+    generation: int
 
 
 @dataclass(frozen=True)
 class _Domain:
     """One domain of a list."""
 
-    connection: Connection
-    domain: Any
+    uri: str
     name: str
     uuid: str
     persistent: bool
     autostart: bool
+    generation: int  # which opening of the connection with the events told of it
 
 
 @dataclass(frozen=True)
 class _Listing:
-    """The domains of one connection, and which of its handles listed them."""
+    """The domains of one libvirt."""
 
-    handle_number: int
+    generation: int
     domains: tuple[_Domain, ...]
 
 
@@ -262,9 +261,13 @@ class LibvirtState:
         self._volume_of_minor = volume_of_minor
         self._known: dict[str, _Known] = {}  # by UUID
         self._listings: dict[str, _Listing] = {}  # by URI
-        self._listers: Workers[None] = Workers(1, "libvirt-list")
         self._silent: dict[str, str] = {}  # domains that did not answer, and why
-        self._workers: Workers[_State | None] = Workers(WORKERS - 1, "libvirt-state")
+        self._listers: Workers[OwnConnections, None] = Workers(
+            "libvirt-list", OwnConnections, usual=1, most=1
+        )
+        self._workers: Workers[OwnConnections, _State | None] = Workers(
+            "libvirt-state", OwnConnections, usual=1, most=MOST_WORKERS
+        )
         self._no_control_info: set[str] = set()  # URIs of drivers without it
 
     def collect(self, deadline: float) -> Iterable[Metric]:
@@ -287,11 +290,11 @@ class LibvirtState:
         self, connections: list[Connection], handles: dict[str, Any], deadline: float, errors: dict[str, str]
     ) -> list[_Domain]:
         """Return the domains of all connections that have a list, even if it is the last one's."""
-        jobs: dict[str, Callable[[], None]] = {}
+        jobs: dict[str, Callable[[OwnConnections], None]] = {}
         wait = 0.0
         for connection in connections:
             if connection.uri in handles:
-                jobs[connection.uri] = partial(self._read_list, connection, handles[connection.uri])
+                jobs[connection.uri] = partial(self._read_list, connection)
                 wait = max(wait, LIST_SECONDS if self._listing(connection) else float("inf"))
         answers = self._listers.run(jobs, min(deadline - HANDBACK_SECONDS, time.monotonic() + wait))
         domains: list[_Domain] = []
@@ -308,11 +311,12 @@ class LibvirtState:
     def _listing(self, connection: Connection) -> _Listing | None:
         """Return the last list that this very connection gave."""
         listing = self._listings.get(connection.uri)
-        return listing if listing is not None and listing.handle_number == connection.opened else None
+        return listing if listing is not None and listing.generation == connection.opened else None
 
-    def _read_list(self, connection: Connection, handle: Any) -> None:
-        """List one connection's domains; called by a worker, and kept even when nobody waits any more."""
-        number = connection.opened
+    def _read_list(self, connection: Connection, own: OwnConnections) -> None:
+        """List one libvirt's domains; called by a worker, and kept even when nobody waits any more."""
+        generation = connection.opened
+        handle = own[connection.uri].handle()
         persistent, autostart = (
             {domain.UUIDString() for domain in handle.listAllDomains(flag)}
             for flag in (
@@ -320,12 +324,12 @@ class LibvirtState:
                 libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
             )
         )
-        domains = [(domain, domain.name(), domain.UUIDString()) for domain in handle.listAllDomains(0)]
+        domains = [(domain.name(), domain.UUIDString()) for domain in handle.listAllDomains(0)]
         self._listings[connection.uri] = _Listing(
-            number,
+            generation,
             tuple(
-                _Domain(connection, domain, name, uuid, uuid in persistent, uuid in autostart)
-                for domain, name, uuid in domains
+                _Domain(connection.uri, name, uuid, uuid in persistent, uuid in autostart, generation)
+                for name, uuid in domains
             ),
         )
 
@@ -341,8 +345,8 @@ class LibvirtState:
         changed = self._events.take_changed()
         for uuid in changed | (self._known.keys() - {domain.uuid for domain in domains}):
             self._known.pop(uuid, None)
-        jobs: dict[str, Callable[[], _State | None]] = {
-            uri: partial(_is_alive, handle) for uri, handle in handles.items()
+        jobs: dict[str, Callable[[OwnConnections], _State | None]] = {
+            uri: partial(_is_alive, uri) for uri in handles
         }
         jobs |= {domain.uuid: partial(self._state, domain) for domain in domains}
         answers = self._workers.run(jobs, deadline)
@@ -403,22 +407,23 @@ class LibvirtState:
         """Close the connections."""
         self._connections.close()
 
-    def _state(self, domain: _Domain) -> _State:
+    def _state(self, domain: _Domain, own: OwnConnections) -> _State:
         """Ask for one domain; called by a worker."""
-        state, reason = domain.domain.state()
-        known = self._definition(domain)
-        return _State(state, reason, self._control(domain.connection, domain.domain), known)
+        handle = own[domain.uri].domain(domain.uuid)
+        state, reason = handle.state()
+        control = None if state_name(state) in {"shutoff", "crashed"} else self._control(domain, handle)
+        return _State(state, reason, control, self._definition(domain, handle))
 
-    def _control(self, connection: Connection, domain: Any) -> tuple[int, int] | None:
+    def _control(self, domain: _Domain, handle: Any) -> tuple[int, int] | None:
         """Return the control interface's state and its milliseconds; None when there is none."""
-        if connection.uri in self._no_control_info or not domain.ID() > 0:
+        if domain.uri in self._no_control_info:
             return None
         try:
-            state, _details, milliseconds = domain.controlInfo()
+            state, _details, milliseconds = handle.controlInfo()
         except libvirt.libvirtError as error:
             match error.get_error_code():
                 case libvirt.VIR_ERR_NO_SUPPORT:
-                    self._no_control_info.add(connection.uri)
+                    self._no_control_info.add(domain.uri)
                     return None
                 case libvirt.VIR_ERR_OPERATION_INVALID:  # it stopped meanwhile
                     return None
@@ -426,18 +431,19 @@ class LibvirtState:
                     raise
         return state, milliseconds
 
-    def _definition(self, domain: _Domain) -> _Known:
-        now, number = time.monotonic(), domain.connection.opened
+    def _definition(self, domain: _Domain, handle: Any) -> _Known:
+        now = time.monotonic()
         known = self._known.get(domain.uuid)
         if (
             known is None
             or known.name != domain.name
-            or known.handle_number != number
+            or known.generation != domain.generation
             or now - known.read_at > DEFINITION_SECONDS
         ):
-            definition = parse_definition(domain.domain.XMLDesc(0))
+            definition = parse_definition(handle.XMLDesc(0))
             drbd, unresolved = self._drbd(definition)
-            known = self._known[domain.uuid] = _Known(definition, drbd, unresolved, domain.name, now, number)
+            known = _Known(definition, drbd, unresolved, domain.name, now, domain.generation)
+            self._known[domain.uuid] = known
         return known
 
     def _drbd(
@@ -456,9 +462,9 @@ class LibvirtState:
         return tuple(found), tuple(unresolved)
 
 
-def _is_alive(handle: Any) -> None:
+def _is_alive(uri: str, own: OwnConnections) -> None:
     """Ask libvirtd for something that no domain's lock can hold up."""
-    handle.getLibVersion()
+    own[uri].handle().getLibVersion()
 
 
 def _is_gone(error: Exception | None) -> bool:

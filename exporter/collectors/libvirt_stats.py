@@ -1,8 +1,8 @@
 """Collector `libvirt.stats`: what the domains' disks, interfaces, memory and vCPUs did.
 
 These figures come from QEMU's monitor, and a QEMU that hangs keeps whoever asks it waiting without end. So
-each domain is asked by a worker, on a connection of the collector's own. A domain that does not answer costs
-one worker (`WORKERS` at most) and nobody else's figures, is not asked again until the worker is back, and is
+each domain is asked by a worker with a connection of its own. A domain that does not answer costs one worker
+(`MOST_WORKERS` at most) and nobody else's figures, is not asked again until the worker is back, and is
 reported as missing. A domain whose control interface says that it is busy is asked only for what needs no
 monitor.
 """
@@ -19,14 +19,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from exporter.collector import CollectorError
-from exporter.libvirt_connection import Connections
+from exporter.libvirt_connection import Connections, OwnConnections
 from exporter.libvirt_domain import Definition, parse_definition
 from exporter.libvirt_statistics import Numbers, Statistics, read_statistics
 from exporter.workers import Workers
 
 log = structlog.get_logger()
 
-WORKERS = 4
+# QEMU answers slowly and libvirtd is quick, so that two at a time pay even on one core.
+WORKERS = 2
+MOST_WORKERS = 6
 # Read again after this time, or when the domain was started anew.
 DEFINITION_SECONDS = 60.0
 HANDBACK_SECONDS = 0.05
@@ -145,10 +147,10 @@ STATE_SENTENCES = (
 class _Domain:
     """A running domain to read."""
 
-    handle: Any
-    domain: Any
+    uri: str
     name: str
     uuid: str
+    number: int  # libvirt's ID: another one after each start
 
 
 class _Page:
@@ -280,7 +282,9 @@ class LibvirtStats:
     def __init__(self, uris: tuple[str, ...]) -> None:
         """Connect nothing yet; no URI means what this host has."""
         self._connections = Connections(uris)
-        self._workers: Workers[tuple[Statistics, Definition]] = Workers(WORKERS, "libvirt-stats")
+        self._workers: Workers[OwnConnections, tuple[Statistics, Definition]] = Workers(
+            "libvirt-stats", OwnConnections, usual=WORKERS, most=MOST_WORKERS
+        )
         self._definitions: dict[str, tuple[int, float, Definition]] = {}  # by UUID
 
     def collect(self, deadline: float) -> Iterable[Metric]:
@@ -326,21 +330,25 @@ class LibvirtStats:
             except libvirt.libvirtError as error:
                 errors.append(f"{connection.uri}: {error}")
                 continue
-            found += [_Domain(handle, domain, domain.name(), domain.UUIDString()) for domain in domains]
+            found += [
+                _Domain(connection.uri, domain.name(), domain.UUIDString(), domain.ID()) for domain in domains
+            ]
         if errors and not found:
             raise CollectorError("; ".join(errors))
         return found
 
-    def _read(self, domain: _Domain) -> tuple[Statistics, Definition]:
-        definition = self._definition(domain)
-        return read_statistics(domain.handle, domain.domain, definition), definition
+    def _read(self, domain: _Domain, own: OwnConnections) -> tuple[Statistics, Definition]:
+        connection = own[domain.uri]
+        handle = connection.domain(domain.uuid)
+        definition = self._definition(domain, handle)
+        return read_statistics(connection.handle(), handle, definition), definition
 
-    def _definition(self, domain: _Domain) -> Definition:
-        number, now = domain.domain.ID(), time.monotonic()
-        kept_number, read_at, definition = self._definitions.get(domain.uuid, (None, 0.0, None))
-        if definition is None or kept_number != number or now - read_at > DEFINITION_SECONDS:
-            definition = parse_definition(domain.domain.XMLDesc(0))
-            self._definitions[domain.uuid] = (number, now, definition)
+    def _definition(self, domain: _Domain, handle: Any) -> Definition:
+        now = time.monotonic()
+        number, read_at, definition = self._definitions.get(domain.uuid, (None, 0.0, None))
+        if definition is None or number != domain.number or now - read_at > DEFINITION_SECONDS:
+            definition = parse_definition(handle.XMLDesc(0))
+            self._definitions[domain.uuid] = (domain.number, now, definition)
         return definition
 
     def down(self) -> Iterable[Metric]:
