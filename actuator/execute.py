@@ -29,6 +29,7 @@ from actuator.model import (
 )
 from actuator.observe import Observer
 from actuator.ports import Ports
+from actuator.protected import Protected
 
 POLL_SECONDS = 0.5
 
@@ -54,21 +55,27 @@ class Executor:
         ports: the world.
         observer: looks at it.
         settings: deadlines.
+        protected: where domains may run.
         stopping: true when no further step may begin.
     """
 
     def __init__(
-        self, ports: Ports, observer: Observer, settings: Settings, stopping: Callable[[], bool]
+        self,
+        ports: Ports,
+        observer: Observer,
+        settings: Settings,
+        protected: Protected,
+        stopping: Callable[[], bool],
     ) -> None:
         self._ports = ports
         self._observer = observer
         self._settings = settings
+        self._protected = protected
         self._stopping = stopping
 
     def situation(self, record: DomainRecord) -> Situation:
         """One fresh look at the record's domain."""
-        hosts = self._hosts(record)
-        return self._situation(record, hosts, storage=True)
+        return self._situation(record, self._protected.hosts(record), storage=True)
 
     def run(self, record: DomainRecord, *, resumed: bool) -> DomainRecord:
         """Carry the record's open plan to its end.
@@ -164,15 +171,12 @@ class Executor:
         self._ports.journal.commit(record=after, events=events)
         return after
 
-    def _hosts(self, record: DomainRecord) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((record.host, *self._settings.hosts_of(record.domain))))
-
     def _situation(self, record: DomainRecord, asked: tuple[str, ...], *, storage: bool) -> Situation:
         evidence = self._observer.look(record.domain, asked, storage=storage)
         return Situation(
             domain=record.domain,
             host=record.host,
-            hosts=self._hosts(record),
+            hosts=self._protected.hosts(record),
             evidence=evidence,
             now=self._ports.clock.monotonic(),
             max_age_seconds=self._settings.evidence.max_age_seconds,

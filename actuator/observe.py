@@ -1,10 +1,14 @@
 """One look at the live system: every host of a domain is asked at the same time, libvirt and DRBD."""
 
 import functools
+from typing import TYPE_CHECKING
 
 from actuator.model import DomainView, Evidence, Observed, Unknown
 from actuator.ports import Ports, Unanswered
 from exporter.drbd import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HYPERVISOR = "libvirt"
 STORAGE = "DRBD"

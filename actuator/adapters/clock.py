@@ -55,7 +55,13 @@ class ThreadTasks:
         wait_for([future for future in futures.values() if future is not None], timeout=timeout_seconds)
         results: dict[K, T | Unanswered] = {}
         for key, future in futures.items():
-            results[key] = Unanswered(self._busy) if future is None else _result(future, timeout_seconds)
+            if future is None:
+                results[key] = Unanswered(self._busy)
+            elif not future.done():
+                results[key] = Unanswered(f"no answer within {timeout_seconds:g} s")
+            else:
+                error = future.exception()
+                results[key] = error if isinstance(error, Unanswered) else future.result()
         return results
 
     def spawn(self, name: str, call: Callable[[], None]) -> None:
@@ -80,12 +86,3 @@ class ThreadTasks:
 
         threading.Thread(target=run, name=name, daemon=True).start()
         return future
-
-
-def _result(future: Future[T], timeout_seconds: float) -> T | Unanswered:
-    if not future.done():
-        return Unanswered(f"no answer within {timeout_seconds:g} s")
-    error = future.exception()
-    if isinstance(error, Unanswered):
-        return error
-    return future.result()

@@ -1,0 +1,121 @@
+"""Warnings to people, through Alertmanager: the site's own mail, SMS and pager routes deliver them.
+
+A standing warning is sent again before Alertmanager would end it, until it is solved. Sending never holds up
+a plan: it happens in the background, and what was not delivered is sent again by reconcile.
+"""
+
+import threading
+from collections.abc import Sequence
+
+import structlog
+
+from actuator.model import DomainRecord, Escalation, EscalationKind, Notification, OutgoingAlert, Refusal
+from actuator.ports import Ports, Unanswered
+
+RESEND_SECONDS = 60.0
+LASTS_SECONDS = 240.0
+"""Without being sent again, a warning ends by itself after this."""
+
+log = structlog.get_logger(__name__)
+
+
+class Alarm:
+    """Sends warnings, takes them back, and sends standing ones again."""
+
+    def __init__(self, ports: Ports, timeout_seconds: float) -> None:
+        self._ports = ports
+        self._timeout_seconds = timeout_seconds
+        self._lock = threading.Lock()
+        self._sent_at: dict[str, float] = {}
+
+    def changed(self, before: DomainRecord, after: DomainRecord) -> None:
+        """Tell people what is new between two records of a domain."""
+        if before.escalation == after.escalation:
+            return
+        now = self._ports.clock.wall()
+        alerts = []
+        if after.escalation is not None:
+            alerts.append(_standing(after.domain, after.escalation, now))
+        if before.escalation is not None and _labels(before) != _labels(after):
+            alerts.append(_ended(before.domain, before.escalation, now))
+        with self._lock:
+            self._sent_at.pop(after.domain, None)
+        self._send_soon(alerts, domain="" if after.escalation is None else after.domain)
+
+    def not_admitted(self, notification: Notification, refusal: Refusal) -> None:
+        """Tell people of an alert that asked for what we do not do. Ends by itself when not repeated."""
+        now = self._ports.clock.wall()
+        labels = {
+            "alertname": EscalationKind.REFUSED.value,
+            "severity": "warning",
+            "guard": refusal.guard,
+            "domain": notification.domain,
+            "host": notification.labels.get("host", ""),
+            "refused_alert": notification.labels.get("alertname", ""),
+        }
+        self._send_soon([_alert(labels, refusal.sentence, now, now + LASTS_SECONDS)], domain="")
+
+    def resend(self, records: Sequence[DomainRecord]) -> None:
+        """Send again what stands and was not delivered within the last minute."""
+        now = self._ports.clock.monotonic()
+        with self._lock:
+            due = [
+                record
+                for record in records
+                if record.escalation is not None
+                and now - self._sent_at.get(record.domain, float("-inf")) >= RESEND_SECONDS
+            ]
+        wall = self._ports.clock.wall()
+        for record in due:
+            if record.escalation is not None:
+                self._send([_standing(record.domain, record.escalation, wall)], domain=record.domain)
+
+    def _send_soon(self, alerts: Sequence[OutgoingAlert], *, domain: str) -> None:
+        try:
+            self._ports.tasks.spawn("warn", lambda: self._send(alerts, domain=domain))
+        except Unanswered as error:
+            log.warning("warning not sent, it is sent again", domain=domain, error=str(error))
+
+    def _send(self, alerts: Sequence[OutgoingAlert], *, domain: str) -> None:
+        try:
+            self._ports.alerts.send(alerts, timeout_seconds=self._timeout_seconds)
+        except Unanswered as error:
+            log.warning("warning not sent, it is sent again", domain=domain, error=str(error))
+        else:
+            with self._lock:
+                self._sent_at[domain] = self._ports.clock.monotonic()
+
+
+def _labels(record: DomainRecord) -> dict[str, str]:
+    return {} if record.escalation is None else _labels_of(record.domain, record.escalation)
+
+
+def _labels_of(domain: str, escalation: Escalation) -> dict[str, str]:
+    return {
+        "alertname": escalation.kind.value,
+        "severity": "critical",
+        "guard": escalation.guard,
+        "domain": domain,
+        "host": escalation.host,
+    }
+
+
+def _standing(domain: str, escalation: Escalation, now: float) -> OutgoingAlert:
+    labels = _labels_of(domain, escalation)
+    return _alert(labels, escalation.sentence, escalation.since_at, now + LASTS_SECONDS)
+
+
+def _ended(domain: str, escalation: Escalation, now: float) -> OutgoingAlert:
+    return _alert(_labels_of(domain, escalation), escalation.sentence, escalation.since_at, now)
+
+
+_SUMMARY = {
+    EscalationKind.REFUSED: "vmheal does not act on {domain}",
+    EscalationKind.FAILED: "vmheal could not restart {domain}",
+    EscalationKind.GAVE_UP: "vmheal has given up restarting {domain}",
+}
+
+
+def _alert(labels: dict[str, str], sentence: str, starts_at: float, ends_at: float) -> OutgoingAlert:
+    summary = _SUMMARY[EscalationKind(labels["alertname"])].format(domain=labels["domain"] or "an alert")
+    return OutgoingAlert(labels, {"summary": summary, "description": sentence}, starts_at, ends_at)

@@ -1,0 +1,240 @@
+"""What happened, as metrics and log lines.
+
+Everything that happens is an event of the timeline, so the journal is watched as it writes: what is durable
+is logged and counted, in one place.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from actuator.config import Mode, Settings
+from actuator.model import DomainRecord, Event, Notification, Received
+from actuator.ports import Journal, JournalError
+from actuator.protected import Protected
+from exporter import __version__
+
+log = structlog.get_logger(__name__)
+
+STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+WRITE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+
+class Report:
+    """The actuator's own metrics, in a registry of their own.
+
+    Args:
+        settings: for the mode.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.registry = CollectorRegistry()
+        build = Gauge(
+            "vmheal_build_info", "1, with the version as a label.", ["version"], registry=self.registry
+        )
+        build.labels(__version__).set(1)
+        mode = Gauge("vmheal_mode", "1 for the mode that is on.", ["mode"], registry=self.registry)
+        for each in Mode:
+            mode.labels(each.value).set(each is settings.mode)
+        self._plans = Counter(
+            "vmheal_plans", "Plans that ended.", ["verb", "outcome"], registry=self.registry
+        )
+        self._plan_seconds = Histogram(
+            "vmheal_plan_duration_seconds",
+            "From a plan's claim to its end.",
+            ["verb", "outcome"],
+            buckets=STEP_BUCKETS,
+            registry=self.registry,
+        )
+        self._step_seconds = Histogram(
+            "vmheal_step_duration_seconds",
+            "Calls to hosts, by kind of step and outcome.",
+            ["step", "outcome"],
+            buckets=STEP_BUCKETS,
+            registry=self.registry,
+        )
+        self._look_seconds = Histogram(
+            "vmheal_observation_duration_seconds",
+            "Looks at the live system before a decision.",
+            buckets=STEP_BUCKETS,
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "vmheal_refusals", "Refusals, by the guard that refused.", ["guard"], registry=self.registry
+        )
+        self._write_seconds = Histogram(
+            "vmheal_journal_write_duration_seconds",
+            "Durable writes of the journal, waiting included.",
+            buckets=WRITE_BUCKETS,
+            registry=self.registry,
+        )
+        self._write_errors = Counter(
+            "vmheal_journal_errors", "Writes that the journal could not make.", registry=self.registry
+        )
+        self.reconciled = Gauge(
+            "vmheal_reconcile_timestamp_seconds",
+            "When reconcile last came to its end, Unix time; 0 before the first time.",
+            registry=self.registry,
+        )
+
+    def show(self, protected: Protected) -> None:
+        """Publish what the journal says of the protected domains, too."""
+        self.registry.register(_Domains(protected))
+
+    def happened(self, event: Event) -> None:
+        """An event is durable."""
+        log.info(
+            event.kind,
+            domain=event.domain,
+            host=event.host,
+            plan=event.plan,
+            said=event.sentence,
+            **event.detail,
+        )
+        match event.kind, event.detail:
+            case "refused", {"guard": str(guard)}:
+                self._refusals.labels(guard).inc()
+            case "observed", {"seconds": float(seconds)}:
+                self._look_seconds.observe(seconds)
+            case "outcome", {"step": str(step), "outcome": str(outcome), "seconds": float(seconds)}:
+                self._step_seconds.labels(step, outcome).observe(seconds)
+            case "finished", {"verb": str(verb), "outcome": str(outcome), "seconds": float(seconds)}:
+                self._plans.labels(verb, outcome).inc()
+                self._plan_seconds.labels(verb, outcome).observe(seconds)
+
+    def written(self, seconds: float) -> None:
+        """A write is durable, after so long."""
+        self._write_seconds.observe(seconds)
+
+    def not_written(self) -> None:
+        """A write failed."""
+        self._write_errors.inc()
+
+
+class _Domains(Collector):
+    """What the journal says now; nothing of it when the journal does not answer."""
+
+    def __init__(self, protected: Protected) -> None:
+        self._protected = protected
+
+    def collect(self) -> Iterator[Metric]:
+        """Read all records."""
+        up = GaugeMetricFamily("vmheal_journal_up", "1 when the journal can be read.")
+        try:
+            records = self._protected.records()
+        except JournalError:
+            up.add_metric([], 0)
+            yield up
+            return
+        up.add_metric([], 1)
+        yield up
+        expected = GaugeMetricFamily(
+            "vmheal_domain_expected",
+            "1 on the host where the domain should run, 0 on the other hosts where it may.",
+            labels=["domain", "host"],
+        )
+        standing = GaugeMetricFamily(
+            "vmheal_escalation",
+            "1 while a person is asked to do something about the domain.",
+            labels=["domain", "host", "alertname", "guard"],
+        )
+        plans = GaugeMetricFamily("vmheal_plans_open", "Plans that have begun and not ended.")
+        plans.add_metric([], sum(record.open_plan is not None for record in records))
+        for record in records:
+            for host in self._protected.hosts(record):
+                expected.add_metric([record.domain, host], host == record.host)
+            if (escalation := record.escalation) is not None:
+                labels = [record.domain, escalation.host, escalation.kind.value, escalation.guard]
+                standing.add_metric(labels, 1)
+        yield from (expected, standing, plans)
+
+
+class WatchedJournal:
+    """A journal whose writes are measured, and whose events are reported once they are durable."""
+
+    def __init__(self, journal: Journal, report: Report) -> None:
+        self._journal = journal
+        self._report = report
+
+    def receive(self, notifications: Sequence[Notification], *, at: float) -> None:
+        """See ``ports.Journal``."""
+        with _Measured(self._report):
+            self._journal.receive(notifications, at=at)
+
+    def inbox(self, *, after: int, limit: int) -> tuple[Received, ...]:
+        """See ``ports.Journal``."""
+        return self._journal.inbox(after=after, limit=limit)
+
+    def records(self) -> tuple[DomainRecord, ...]:
+        """See ``ports.Journal``."""
+        return self._journal.records()
+
+    def record(self, domain: str) -> DomainRecord | None:
+        """See ``ports.Journal``."""
+        return self._journal.record(domain)
+
+    def commit(
+        self,
+        *,
+        record: DomainRecord | None = None,
+        events: Sequence[Event] = (),
+        settled: Sequence[Received] = (),
+    ) -> None:
+        """See ``ports.Journal``."""
+        with _Measured(self._report):
+            self._journal.commit(record=record, events=events, settled=settled)
+        for event in events:
+            self._report.happened(event)
+
+    def timeline(
+        self, *, domain: str = "", after: int = 0, limit: int = 1000, newest: bool = False
+    ) -> tuple[tuple[int, Event], ...]:
+        """See ``ports.Journal``."""
+        return self._journal.timeline(domain=domain, after=after, limit=limit, newest=newest)
+
+
+class _Measured:
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self._begun = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._report.written(time.perf_counter() - self._begun)
+        elif issubclass(kind, JournalError):
+            self._report.not_written()
+
+
+def status(
+    settings: Settings, protected: Protected, reconciled_at: float | None, busy: int
+) -> Mapping[str, object]:
+    """What ``/api/v1/status`` answers.
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    return {
+        "version": __version__,
+        "mode": settings.mode,
+        "reconciled_at": reconciled_at,
+        "handling": busy,
+        "domains": [
+            {
+                "domain": record.domain,
+                "host": record.host,
+                "hosts": protected.hosts(record),
+                "mode": settings.mode_of(record.domain),
+                "plan": record.plan,
+                "attempts_at": record.attempts_at,
+                "escalation": record.escalation,
+            }
+            for record in protected.records()
+        ],
+    }

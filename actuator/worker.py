@@ -1,0 +1,371 @@
+"""The line: what was received becomes an action, a refusal, or an escalation.
+
+One thing at a time for a domain; many domains side by side, bounded per host.
+``turn`` takes up what is new and begins what is due; it never waits. Whoever owns the worker calls it when
+``wake`` is called or the seconds that it returned have passed.
+"""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from actuator.alarm import Alarm
+from actuator.config import Mode, Settings
+from actuator.core import progress
+from actuator.core.admit import admit
+from actuator.core.decide import ATTEMPTS, decide
+from actuator.core.guard import Situation
+from actuator.core.words import describe, summary
+from actuator.execute import Executor, Stopping, following
+from actuator.model import (
+    DomainRecord,
+    EscalationKind,
+    Event,
+    Nothing,
+    Notification,
+    Plan,
+    PlanStatus,
+    Postpone,
+    Received,
+    Refusal,
+)
+from actuator.ports import JournalError, Ports, Unanswered
+from actuator.protected import Protected
+
+RETRY_SECONDS = 1.0
+"""After a failure of the journal or of a plan, before the domain is looked at again."""
+IDLE_SECONDS = 60.0
+INBOX_PAGE = 1000
+KNOWN_ALERTS = 20_000
+
+log = structlog.get_logger(__name__)
+
+Key = tuple[str, float]
+
+
+@dataclass(slots=True)
+class _Case:
+    """Why a domain is to be looked at, and from when on."""
+
+    received: dict[Key, Received] = field(default_factory=dict)
+    suspicion: str = ""
+    """What reconcile saw; needs no durability: it sees it again."""
+    due: float = 0.0
+    """Monotonic seconds."""
+    busy_on: str = ""
+    """The host on which it is being handled now."""
+    last_said: str = ""
+
+    @property
+    def waiting(self) -> bool:
+        return not self.busy_on and bool(self.received or self.suspicion)
+
+
+class Worker:
+    """Takes notifications from the journal to their end.
+
+    Args:
+        ports: the world.
+        settings: limits and modes.
+        protected: the domains and where they should run.
+        executor: carries out plans.
+        alarm: tells people.
+        wake: called when ``turn`` should be called again soon; from any thread.
+    """
+
+    def __init__(
+        self,
+        ports: Ports,
+        settings: Settings,
+        protected: Protected,
+        executor: Executor,
+        alarm: Alarm,
+        wake: Callable[[], None],
+    ) -> None:
+        self._ports = ports
+        self._settings = settings
+        self._protected = protected
+        self._executor = executor
+        self._alarm = alarm
+        self.wake = wake
+        self._lock = threading.Lock()
+        self._cases: dict[str, _Case] = {}
+        self._inbox_seen = 0
+        self._known: OrderedDict[Key, None] = OrderedDict()
+
+    # ---- from outside ------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Take up the plans that a crash left open.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        for record in self._protected.records():
+            if record.open_plan is not None:
+                self.suspect(record.domain, f"plan {record.open_plan.id} was left open")
+
+    def suspect(self, domain: str, why: str, *, after_seconds: float = 0.0) -> None:
+        """Have a protected domain looked at, without an alert."""
+        due = self._ports.clock.monotonic() + after_seconds
+        with self._lock:
+            case = self._cases.setdefault(domain, _Case())
+            case.suspicion = why
+            if after_seconds:
+                case.due = max(case.due, due)
+        self.wake()
+
+    def knows(self, notification: Notification) -> bool:
+        """This alert was taken up already since the actuator started."""
+        with self._lock:
+            return _key(notification) in self._known
+
+    @property
+    def busy(self) -> int:
+        """Domains that are being handled now."""
+        with self._lock:
+            return sum(bool(case.busy_on) for case in self._cases.values())
+
+    def turn(self) -> float:
+        """Take up what is new, begin what is due; the seconds until it should be called again."""
+        try:
+            self._take_inbox()
+            return self._begin_due()
+        except JournalError as error:
+            log.error("journal", error=str(error))  # noqa: TRY400  said in one line, no traceback
+            return RETRY_SECONDS
+
+    # ---- the inbox ---------------------------------------------------------------------------------------
+
+    def _take_inbox(self) -> None:
+        while True:
+            page = self._ports.journal.inbox(after=self._inbox_seen, limit=INBOX_PAGE)
+            if not page:
+                return
+            self._take(page)
+            self._inbox_seen = page[-1].id
+
+    def _take(self, page: tuple[Received, ...]) -> None:
+        now = self._ports.clock.wall()
+        admitted: list[Received] = []
+        settled: list[Received] = []
+        refused: list[tuple[Notification, Refusal]] = []
+        events: list[Event] = []
+        for received in page:
+            notification = received.notification
+            if not (notification.firing and notification.action):
+                settled.append(received)
+                continue
+            refusal = admit(
+                notification,
+                protected=self._settings.domains,
+                now=now,
+                max_age_seconds=self._settings.limits.max_alert_age_seconds,
+            )
+            if refusal is None:
+                admitted.append(received)
+                continue
+            settled.append(received)
+            refused.append((notification, refusal))
+            events.append(_refused(now, notification.domain, notification.labels.get("host", ""), refusal))
+        if settled:
+            self._ports.journal.commit(events=events, settled=settled)
+        for notification, refusal in refused:
+            self._alarm.not_admitted(notification, refusal)
+        with self._lock:
+            for received in settled:
+                # A resolution withdraws the firing that it ends, if nothing has begun for it.
+                if case := self._cases.get(received.notification.domain):
+                    case.received.pop(_key(received.notification), None)
+            for received in admitted:
+                case = self._cases.setdefault(received.notification.domain, _Case())
+                case.received[_key(received.notification)] = received
+            for received in page:
+                self._remember(_key(received.notification))
+
+    def _remember(self, key: Key) -> None:
+        self._known[key] = None
+        self._known.move_to_end(key)
+        if len(self._known) > KNOWN_ALERTS:
+            self._known.popitem(last=False)
+
+    # ---- beginning ---------------------------------------------------------------------------------------
+
+    def _begin_due(self) -> float:
+        now = self._ports.clock.monotonic()
+        with self._lock:
+            waiting = [domain for domain, case in self._cases.items() if case.waiting]
+            due = [domain for domain in waiting if self._cases[domain].due <= now]
+            later = [self._cases[domain].due - now for domain in waiting if self._cases[domain].due > now]
+            load = Counter(case.busy_on for case in self._cases.values() if case.busy_on)
+        for domain in due:
+            host = self._protected.record(domain).host
+            if load[host] < self._settings.limits.plans_per_host:
+                load[host] += 1
+                self._begin(domain, host)
+        return min(later, default=IDLE_SECONDS)
+
+    def _begin(self, domain: str, host: str) -> None:
+        with self._lock:
+            case = self._cases[domain]
+            received, case.received = tuple(case.received.values()), {}
+            suspicion, case.suspicion = case.suspicion, ""
+            case.busy_on = host
+        try:
+            self._ports.tasks.spawn(f"handle {domain}", lambda: self._handle(domain, received, suspicion))
+        except Unanswered as error:
+            log.warning("put off", domain=domain, error=str(error))
+            self._put_back(domain, received, suspicion, RETRY_SECONDS)
+            self._ended(domain)
+
+    def _put_back(self, domain: str, received: tuple[Received, ...], suspicion: str, seconds: float) -> None:
+        due = self._ports.clock.monotonic() + seconds
+        with self._lock:
+            case = self._cases[domain]
+            # What came meanwhile is newer.
+            case.received = {_key(it.notification): it for it in received} | case.received
+            case.suspicion = case.suspicion or suspicion
+            case.due = due
+
+    def _ended(self, domain: str) -> None:
+        with self._lock:
+            self._cases[domain].busy_on = ""
+
+    # ---- one domain --------------------------------------------------------------------------------------
+
+    def _handle(self, domain: str, received: tuple[Received, ...], suspicion: str) -> None:
+        try:
+            self._line(domain, received, suspicion)
+        except Stopping:
+            log.info("stopped between two steps", domain=domain)
+        except JournalError as error:
+            log.error("journal", domain=domain, error=str(error))  # noqa: TRY400  no traceback for it
+            self._put_back(domain, received, suspicion or "after a failure of the journal", RETRY_SECONDS)
+        except Exception:
+            log.exception("a fault of vmheal's own", domain=domain)
+            self._put_back(domain, received, suspicion or "after a fault", 10 * RETRY_SECONDS)
+        finally:
+            self._ended(domain)
+            self.wake()
+
+    def _line(self, domain: str, received: tuple[Received, ...], suspicion: str) -> None:
+        record = self._protected.record(domain)
+        if record.open_plan is not None:
+            if self._settings.mode_of(domain) is Mode.OBSERVE:
+                log.warning("mode observe: an open plan is left as it is", domain=domain)
+                self._ports.journal.commit(settled=received)
+                return
+            record = self._run(record, resumed=True)
+        situation = self._executor.situation(record)
+        now = self._ports.clock.wall()
+        decision = decide(situation, record, self._settings.restart, now=now)
+        said = [_observed(now, situation), *([_suspected(now, record, suspicion)] if not received else [])]
+        match decision:
+            case Nothing():
+                self._nothing(record, decision, said, received, now)
+            case Refusal():
+                self._refuse(record, decision, said, received, now)
+            case Postpone():
+                self._postpone(record, decision, said, received, suspicion, now)
+            case Plan():
+                self._act(record, decision, said, received, now)
+
+    def _nothing(
+        self,
+        record: DomainRecord,
+        nothing: Nothing,
+        said: list[Event],
+        received: tuple[Received, ...],
+        now: float,
+    ) -> None:
+        after = progress.solved(record) if record.escalation is not None else None
+        kind = "nothing" if after is None else "solved"
+        events = [*said, Event(now, kind, nothing.sentence, record.domain, record.host)]
+        if after is not None or received:
+            self._ports.journal.commit(record=after, events=events, settled=received)
+        if after is not None:
+            self._alarm.changed(record, after)
+
+    def _refuse(
+        self,
+        record: DomainRecord,
+        refusal: Refusal,
+        said: list[Event],
+        received: tuple[Received, ...],
+        now: float,
+    ) -> None:
+        kind = EscalationKind.GAVE_UP if refusal.guard == ATTEMPTS else EscalationKind.REFUSED
+        after = progress.escalated(record, kind, refusal, now=now)
+        events = [*said, _refused(now, record.domain, record.host, refusal)]
+        if after is not None or received:
+            self._ports.journal.commit(record=after, events=events, settled=received)
+        if after is not None:
+            self._alarm.changed(record, after)
+
+    def _postpone(
+        self,
+        record: DomainRecord,
+        postpone: Postpone,
+        said: list[Event],
+        received: tuple[Received, ...],
+        suspicion: str,
+        now: float,
+    ) -> None:
+        event = Event(now, "postponed", postpone.sentence, record.domain, record.host)
+        if self._is_new(record.domain, postpone.sentence):
+            self._ports.journal.commit(events=[*said, event])
+        self._put_back(record.domain, received, suspicion or "postponed", max(0.1, postpone.until_at - now))
+
+    def _act(
+        self, record: DomainRecord, plan: Plan, said: list[Event], received: tuple[Received, ...], now: float
+    ) -> None:
+        steps = "; ".join(describe(step) for step in plan.steps)
+        if self._settings.mode_of(record.domain) is Mode.OBSERVE:
+            sentence = f"{plan.reason}; in mode enforce vmheal would: {steps}"
+            if self._is_new(record.domain, sentence) or received:
+                event = Event(now, "would", sentence, record.domain, record.host)
+                self._ports.journal.commit(events=[*said, event], settled=received)
+            return
+        claimed = progress.claimed(record, plan, now=now)
+        opened = claimed.open_plan
+        assert opened is not None, "just claimed"
+        decided = Event(now, "decided", f"{plan.reason}: {steps}", plan.domain, plan.host, opened.id)
+        self._ports.journal.commit(
+            record=claimed, events=[*said, decided, *following(opened, now)], settled=received
+        )
+        self._run(claimed, resumed=False)
+
+    def _run(self, record: DomainRecord, *, resumed: bool) -> DomainRecord:
+        after = self._executor.run(record, resumed=resumed)
+        self._alarm.changed(record, after)
+        if after.plan is not None and after.plan.status is PlanStatus.FAILED:
+            self.suspect(record.domain, "the last plan failed", after_seconds=RETRY_SECONDS)
+        return after
+
+    def _is_new(self, domain: str, sentence: str) -> bool:
+        with self._lock:
+            case = self._cases[domain]
+            new, case.last_said = case.last_said != sentence, sentence
+        return new
+
+
+def _key(notification: Notification) -> Key:
+    return notification.fingerprint, notification.starts_at
+
+
+def _observed(now: float, situation: Situation) -> Event:
+    names = frozenset(resource.name for resource in situation.resources)
+    seconds = round(situation.now - situation.evidence.at, 3)
+    sentence = summary(situation.evidence, names)
+    return Event(now, "observed", sentence, situation.domain, situation.host, detail={"seconds": seconds})
+
+
+def _suspected(now: float, record: DomainRecord, why: str) -> Event:
+    return Event(now, "suspected", why, record.domain, record.host)
+
+
+def _refused(now: float, domain: str, host: str, refusal: Refusal) -> Event:
+    return Event(now, "refused", refusal.sentence, domain, host, detail={"guard": refusal.guard})
