@@ -158,8 +158,8 @@ class RestartSettings(_Section):
 class ReconcileSettings(_Section):
     """Looking for what no webhook said."""
 
-    interval_seconds: Seconds = 10.0
-    grace_seconds: Seconds = 5.0
+    interval_seconds: Seconds = 5.0
+    grace_seconds: Seconds = 3.0
     """A domain that is down is first left to its alert, for this long."""
 
 
