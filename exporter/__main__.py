@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import click
@@ -14,9 +14,11 @@ import structlog
 
 from exporter import __version__
 from exporter.collector import Collector
+from exporter.collectors.drbd import Drbd
 from exporter.collectors.host import Host
 from exporter.collectors.libvirt_state import LibvirtState
 from exporter.collectors.libvirt_stats import LibvirtStats
+from exporter.collectors.lvm import Lvm
 from exporter.collectors.process import Process
 from exporter.scrape import Scraper
 from exporter.web import AddressError, Server, listen
@@ -30,9 +32,10 @@ CLOSE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Options:
-    """The flags that collectors are made from."""
+    """What collectors are made from; DRBD's knows volumes that others ask it for."""
 
     libvirt_uris: tuple[str, ...]
+    drbd: Drbd = field(default_factory=Drbd)
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,14 @@ class Registered:
 
 COLLECTORS = (
     Registered(
+        "drbd",
+        "State of every DRBD resource, connection, device and peer device.",
+        lambda options: options.drbd,
+    ),
+    Registered(
         "libvirt",
         "State, reasons, lifecycle events and DRBD resources of every domain; never waits for a VM.",
-        lambda options: LibvirtState(options.libvirt_uris, lambda _minor: None),
+        lambda options: LibvirtState(options.libvirt_uris, options.drbd.volume_of_minor),
     ),
     Registered(
         "libvirt.stats",
@@ -57,6 +65,11 @@ COLLECTORS = (
     ),
     Registered(
         "host", "Memory, CPUs, load, boot and clock of the host.", lambda options: Host(options.libvirt_uris)
+    ),
+    Registered(
+        "lvm",
+        "LVM's volume groups and logical volumes, and which of them lie below DRBD.",
+        lambda options: Lvm(options.drbd.backing_disks),
     ),
     Registered("process", "The exporter itself.", lambda _options: Process()),
 )

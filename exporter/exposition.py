@@ -27,9 +27,13 @@ _LabelItems = tuple[tuple[str, str], ...]
 class StateSet(Metric):
     """A StateSet: for each thing a series for every state there is, 1 for those it is in."""
 
-    def __init__(self, name: str, documentation: str, states: Iterable[str]) -> None:
-        super().__init__(name, documentation, "stateset")
+    def __init__(
+        self, name: str, documentation: str, states: Iterable[str], label: str | None = None
+    ) -> None:
+        """Begin with no thing; `label` holds the state, and is called like the metric if it is not given."""
+        super().__init__(name, documentation, "stateset" if label is None else "gauge")
         self._states = tuple(states)
+        self._label = label or name
         self.things: list[tuple[_LabelItems, frozenset[str]]] = []
 
     def add(self, labels: Mapping[str, str], now: frozenset[str]) -> None:
@@ -40,7 +44,7 @@ class StateSet(Metric):
     def samples(self) -> list[Sample]:
         """The series, for those who read metrics and not text."""
         return [
-            Sample(self.name, {**dict(labels), self.name: state}, float(state in now))
+            Sample(self.name, {**dict(labels), self._label: state}, float(state in now))
             for labels, now in self.things
             for state in self._states
         ]
@@ -51,7 +55,9 @@ class StateSet(Metric):
 
     def text(self) -> str:
         """Return its lines."""
-        return "".join(_state_lines(self.name, self._states, labels, now) for labels, now in self.things)
+        return "".join(
+            _state_lines(self.name, self._label, self._states, labels, now) for labels, now in self.things
+        )
 
 
 def render(metrics: Iterable[Metric]) -> bytes:
@@ -91,9 +97,11 @@ _kept_label_text = lru_cache(_KEPT)(_label_text)
 
 
 @lru_cache(_KEPT)
-def _state_lines(name: str, states: tuple[str, ...], labels: _LabelItems, now: frozenset[str]) -> str:
+def _state_lines(
+    name: str, label: str, states: tuple[str, ...], labels: _LabelItems, now: frozenset[str]
+) -> str:
     return "".join(
-        f"{name}{_label_text((*labels, (name, state)))} {'1' if state in now else '0'}\n" for state in states
+        f"{name}{_label_text((*labels, (label, state)))} {'1' if state in now else '0'}\n" for state in states
     )
 
 

@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector as RegistryCollector
 
 from exporter import __version__
+from exporter.exposition import CONTENT_TYPE, render
 from exporter.scrape import Scraper, UnknownCollectorError
 from exporter.web import Request, Response
 
@@ -104,8 +105,7 @@ class Pages:
             return Response(400, f"{error}\n".encode())
         timeout = request.headers.get("x-prometheus-scrape-timeout-seconds")
         metrics = self._scraper.scrape(names, deadline(request.received, timeout))
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        body = encode(_Page(metrics))
+        body, content_type = _encode(metrics, request.headers.get("accept", ""))
         headers = [("Vary", "Accept, Accept-Encoding")]
         if len(body) >= GZIP_FROM_BYTES and _accepts_gzip(request.headers.get("accept-encoding", "")):
             body = gzip.compress(body, GZIP_LEVEL)
@@ -117,6 +117,14 @@ class Pages:
             seconds=round(time.monotonic() - request.received, 4),
         )
         return Response(200, body, content_type, headers)
+
+
+def _encode(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:
+    """Return the page and its type: OpenMetrics for those who prefer it, else the classic text."""
+    encode, content_type = choose_encoder(accept)
+    if content_type.startswith("application/openmetrics-text"):
+        return encode(_Page(metrics)), content_type
+    return render(metrics), CONTENT_TYPE
 
 
 def _accepts_gzip(accept_encoding: str) -> bool:

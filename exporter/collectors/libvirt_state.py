@@ -13,7 +13,7 @@ domain that does not answer is left out and named.
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from exporter.collector import CollectorError
+from exporter.exposition import StateSet
 from exporter.libvirt_connection import Connection, Connections, OwnConnections
 from exporter.libvirt_domain import (
     CONTROL_STATES,
@@ -98,7 +99,7 @@ class LifecycleEvents:
             counts = self._counts.setdefault(domain.name(), {})
             counts[words] = counts.get(words, 0) + 1
             self._changed.add(domain.UUIDString())
-        log.info("lifecycle event", domain=domain.name(), event=words[0], detail=words[1])
+        log.info("lifecycle event", domain=domain.name(), what=words[0], detail=words[1])
 
     def _definition_changed(self, _handle: Any, domain: Any, *_: Any) -> None:
         with self._lock:
@@ -181,9 +182,9 @@ class _Families:
 
     def __init__(self) -> None:
         domain = ["domain", "uuid"]
-        self.state = GaugeMetricFamily(
+        self.state = StateSet(
             "libvirt_domain_state", "The domain's state: 1 for the one it is in, 0 for all others.",
-            labels=[*domain, "state"],
+            STATES, label="state",
         )  # fmt: skip
         self.answers = GaugeMetricFamily(
             "libvirt_domain_answers",
@@ -199,11 +200,12 @@ class _Families:
             "libvirt_domain_info", "What the domain is, as its definition says: always 1.",
             labels=[*domain, "title", "type", "os_type", "machine", "persistent", "autostart"],
         )  # fmt: skip
-        self.control = GaugeMetricFamily(
+        self.control = StateSet(
             "libvirt_domain_control_state",
             "State of the domain's control interface (QEMU's monitor): 1 for the one it is in. "
             "Occupied for long means that the monitor does not answer.",
-            labels=[*domain, "state"],
+            CONTROL_STATES,
+            label="state",
         )
         self.control_seconds = GaugeMetricFamily(
             "libvirt_domain_control_state_seconds",
@@ -223,9 +225,8 @@ class _Families:
     def add(self, domain: _Domain, answer: _State) -> None:
         """Add what a domain answered."""
         labels = [domain.name, domain.uuid]
-        current = state_name(answer.state)
-        for word in STATES:
-            self.state.add_metric([*labels, word], float(word == current))
+        identity = {"domain": domain.name, "uuid": domain.uuid}
+        self.state.add(identity, frozenset({state_name(answer.state)}))
         self.reason.add_metric([*labels, reason_name(answer.state, answer.reason)], 1.0)
         about = answer.known.definition
         flags = [str(flag).lower() for flag in (domain.persistent, domain.autostart)]
@@ -236,8 +237,7 @@ class _Families:
             self.unresolved.add_metric([*labels, source, target], 1.0)
         if answer.control is not None:
             control_state, milliseconds = answer.control
-            for number, word in enumerate(CONTROL_STATES):
-                self.control.add_metric([*labels, word], float(number == control_state))
+            self.control.add(identity, frozenset(CONTROL_STATES[control_state : control_state + 1]))
             self.control_seconds.add_metric(labels, milliseconds / 1000)
 
     def all(self) -> list[Metric]:
@@ -444,6 +444,9 @@ class LibvirtState:
             drbd, unresolved = self._drbd(definition)
             known = _Known(definition, drbd, unresolved, domain.name, now, domain.generation)
             self._known[domain.uuid] = known
+        elif known.unresolved:  # DRBD may have come up since
+            drbd, unresolved = self._drbd(known.definition)
+            known = self._known[domain.uuid] = replace(known, drbd=drbd, unresolved=unresolved)
         return known
 
     def _drbd(
