@@ -1,0 +1,113 @@
+"""Prometheus over its API v1."""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter
+
+from actuator.adapters.http_json import HttpJson
+from actuator.config import ServerSettings
+from actuator.model import Notification
+
+
+class _Alert(BaseModel):
+    labels: dict[str, str]
+    state: str
+    active_at: AwareDatetime = Field(alias="activeAt")
+
+
+class _Alerts(BaseModel):
+    alerts: list[_Alert]
+
+
+class _AlertsAnswer(BaseModel):
+    """``/api/v1/alerts``."""
+
+    status: Literal["success"]
+    data: _Alerts
+
+
+class _Global(BaseModel):
+    external_labels: dict[str, str] = {}
+
+
+class _Configuration(BaseModel):
+    """Prometheus's own configuration, as far as it is used."""
+
+    globals: _Global = Field(default=_Global(), alias="global")
+
+
+def _parse_yaml(text: object) -> object:
+    # libyaml's loader where it is: a configuration may be long.
+    try:
+        return yaml.load(str(text), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  both are safe
+    except yaml.YAMLError as error:
+        raise ValueError("not YAML") from error
+
+
+class _ConfigurationText(BaseModel):
+    yaml: Annotated[_Configuration, BeforeValidator(_parse_yaml)]
+
+
+class _ConfigurationAnswer(BaseModel):
+    """``/api/v1/status/config``."""
+
+    status: Literal["success"]
+    data: _ConfigurationText
+
+
+_ALERTS = TypeAdapter(_AlertsAnswer)
+_CONFIGURATION = TypeAdapter(_ConfigurationAnswer)
+
+
+class Prometheus:
+    """The port ``Metrics``."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._server = HttpJson("Prometheus", settings.url)
+
+    def firing(self, *, timeout_seconds: float) -> tuple[Notification, ...]:
+        """See the port. Labels, fingerprint and start are those that Alertmanager has for the same alert.
+
+        So it is one notification, whoever told it, with two exceptions: what ``alert_relabel_configs`` change
+        on the way is not known here; and of a rule with ``for`` Prometheus tells here since when it is
+        pending, and to Alertmanager since when it fires.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        answer = self._server.get("/api/v1/alerts", {}, _ALERTS, timeout_seconds=timeout_seconds)
+        alerts = [a for a in answer.data.alerts if a.state == "firing" and a.labels.get("action")]
+        if not alerts:
+            return ()
+        configuration = self._server.get(
+            "/api/v1/status/config", {}, _CONFIGURATION, timeout_seconds=max(0.0, deadline - time.monotonic())
+        )
+        return tuple(_notification(a, configuration.data.yaml.globals.external_labels) for a in alerts)
+
+
+def _notification(alert: _Alert, external_labels: Mapping[str, str]) -> Notification:
+    # As Prometheus's notifier does: the alert's own labels win.
+    labels = {**external_labels, **{name: value for name, value in alert.labels.items() if value}}
+    # Prometheus tells Alertmanager milliseconds (go-openapi's strfmt.DateTime), and here nanoseconds.
+    starts_at = alert.active_at.replace(microsecond=alert.active_at.microsecond // 1000 * 1000)
+    return Notification(
+        fingerprint=fingerprint(labels),
+        starts_at=starts_at.timestamp(),
+        firing=True,
+        labels=labels,
+        source="prometheus",
+    )
+
+
+def fingerprint(labels: Mapping[str, str]) -> str:
+    """Return Alertmanager's fingerprint of a label set.
+
+    FNV-1a of 64 bits over the sorted names and values, each ended by a byte that UTF-8 does not have
+    (``LabelSet.Fingerprint`` of prometheus/common/model), in hexadecimal.
+    """
+    digest = 0xCBF29CE484222325
+    for name in sorted(labels):
+        for byte in b"%b\xff%b\xff" % (name.encode(), labels[name].encode()):
+            digest = (digest ^ byte) * 0x100000001B3 % (1 << 64)
+    return f"{digest:016x}"
