@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,9 +68,20 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 
 
 @contextlib.contextmanager
 def sshd(
-    folder: Path, *, environment: Mapping[str, str] | None = None, port: int | None = None
+    folder: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    port: int | None = None,
+    enter: Sequence[str] = (),
 ) -> Iterator[Sshd]:
-    """Start a server; programs run over it see `environment`. Keys are kept in `folder` for a next start."""
+    """Start a server.
+
+    Args:
+        folder: where its files lie; its keys are used again by a next start there.
+        environment: what the programs run over it see.
+        port: instead of a free one.
+        enter: put before its command line, such as `nsenter ...`; it must exec.
+    """
     port = port or free_port()
     host_key, user_key, known_hosts = folder / "host_key", folder / "user_key", folder / "known_hosts"
     if not host_key.exists():
@@ -83,7 +94,9 @@ def sshd(
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd run by root confines itself
     with (folder / "sshd.log").open("ab") as log:
-        process = subprocess.Popen([SSHD, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stderr=log)
+        process = subprocess.Popen(
+            [*enter, SSHD, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stderr=log
+        )
     try:
         wait_for_port(port, process)
         yield Sshd(process, port, getpass.getuser(), user_key, host_key, known_hosts)

@@ -37,7 +37,7 @@ MAX_CONNECTIONS = 8
 MAX_THREADS = 24
 """For each host: calls that run, or that have not come back."""
 PING_SECONDS = 5.0
-OPEN_SECONDS = 10.0
+OPEN_SECONDS = 6.0
 REACH_SECONDS = 3.0
 
 _SSH_TRANSPORTS = {"ssh", "libssh", "libssh2"}
@@ -72,7 +72,7 @@ def strict_uri(uri: str, access: SshAccess) -> str:
     user = quote(parts.username or access.user)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     place = f"{user}@{host}:{parts.port or access.port}"
-    return f"{driver}+libssh://{place}{parts.path}?{urlencode(parameters)}"
+    return f"{driver}+libssh://{place}{parts.path}?{urlencode(parameters, quote_via=quote, safe='')}"
 
 
 class LibvirtHypervisor:
@@ -172,37 +172,32 @@ class _Host:
         self._idle: queue.SimpleQueue[Warm[_Connection]] = queue.SimpleQueue()
         self._all: list[Warm[_Connection]] = []
         self._growing = threading.Lock()
+        self._opening = threading.Lock()
         self._closed = threading.Event()
         for _ in range(WARM_CONNECTIONS):
             self._grow()
         threading.Thread(target=self._ping_all, name=f"pings {self.name}", daemon=True).start()
 
     def ask(self, question: Callable[[Any], T], timeout_seconds: float) -> T:
-        """Ask something that changes nothing; once more when the connection turns out to be broken.
+        """Ask something that changes nothing.
 
         Raises:
             Unanswered: no answer in time, or an error.
         """
-        deadline = time.monotonic() + timeout_seconds
         try:
-            try:
-                return self._call(question, timeout_seconds)
-            except NotConnectedError:
-                raise
-            except ConnectionError:  # libvirtd was restarted since the last call
-                return self._call(question, deadline - time.monotonic())
+            return self._repeat(lambda seconds: self._call(question, seconds), timeout_seconds)
         except libvirt.libvirtError as error:
             raise Unanswered(f"{self.name}: {error}") from error
         except OSError as error:
             raise Unanswered(str(error)) from error
 
     def change(self, change: "_Change", timeout_seconds: float) -> CallOutcome:
-        """Change something; once more when the connection turns out to be broken before it was asked for."""
-        deadline = time.monotonic() + timeout_seconds
-        for last in (False, True):
+        """Change something; only what has not passed its gate is tried again."""
+
+        def attempt(seconds: float) -> CallOutcome:
             gate = _Gate()
             try:
-                return self._call(partial(change, gate=gate), deadline - time.monotonic())
+                return self._call(partial(change, gate=gate), seconds)
             except libvirt.libvirtError as error:
                 if gate.close():
                     return Indeterminate(f"{self.name}: {error}")
@@ -210,9 +205,29 @@ class _Host:
             except OSError as error:
                 if gate.close():
                     return Indeterminate(str(error))
-                if last or not isinstance(error, ConnectionError) or isinstance(error, NotConnectedError):
-                    return Failed(f"{error}; nothing was changed")
-        raise AssertionError("the loop returns")
+                raise
+
+        try:
+            return self._repeat(attempt, timeout_seconds)
+        except OSError as error:
+            return Failed(f"{error}; nothing was changed")
+
+    @staticmethod
+    def _repeat(attempt: Callable[[float], T], timeout_seconds: float) -> T:
+        """Try again on another connection when one turns out to be broken.
+
+        After a restart of libvirtd all of them are, and nobody has noticed yet.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        broken = ConnectionError()
+        for _ in range(MAX_CONNECTIONS + 1):
+            try:
+                return attempt(deadline - time.monotonic())
+            except NotConnectedError:
+                raise
+            except ConnectionError as error:
+                broken = error
+        raise broken
 
     def close(self) -> None:
         self._closed.set()
@@ -272,12 +287,13 @@ class _Host:
                 self._idle.put(warm)
 
     def _open(self) -> _Connection:
-        """Connect, within `OPEN_SECONDS`; a host that is off is found in `REACH_SECONDS`."""
+        """Connect, within `OPEN_SECONDS`, one after the other; a host that is off costs `REACH_SECONDS`."""
         parts = urlsplit(self._uri)
-        if parts.hostname:
-            port = parts.port or _DEFAULT_PORTS[parts.scheme.partition("+")[2]]
-            socket.create_connection((parts.hostname, port), REACH_SECONDS).close()
-        return self._threads.run(lambda: _Connection(self._uri), OPEN_SECONDS)
+        with self._opening:  # sshd drops at random when ten logins are under way (MaxStartups)
+            if parts.hostname:
+                port = parts.port or _DEFAULT_PORTS[parts.scheme.partition("+")[2]]
+                socket.create_connection((parts.hostname, port), REACH_SECONDS).close()
+            return self._threads.run(lambda: _Connection(self._uri), OPEN_SECONDS)
 
     def _ping_all(self) -> None:
         """Use each idle connection now and then, so that a broken one is replaced before it is needed."""

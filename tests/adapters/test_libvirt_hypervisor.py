@@ -1,0 +1,546 @@
+"""libvirt behind its port: on the test driver inside this process, and on real libvirtd with real QEMU guests."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from actuator.adapters import libvirt_hypervisor
+from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
+from actuator.adapters.ssh import SshAccess
+from actuator.model import Disk, DomainState, Done, Failed, Indeterminate
+from actuator.ports import Unanswered
+from tests.sshd import make_key, sshd, write_known_hosts
+
+# Far above what anything here takes, far below pytest's own limit: an answer "in time" comes before it.
+SOON = 20
+
+ACCESS = SshAccess("10.10.0.1", Path("/etc/vmheal/key"), Path("/etc/vmheal/known hosts"), 22, "root")
+
+
+def wait_until(condition, seconds=SOON):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+# ---- URIs ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uri", "complete"),
+    [
+        ("xen+ssh://v01/system", "xen+libssh://root@v01:22/system?"),
+        ("qemu+libssh2://v01/system", "qemu+libssh://root@v01:22/system?"),
+        ("lxc+libssh://anna@v01:2222/system", "lxc+libssh://anna@v01:2222/system?"),
+        ("qemu+ssh://[fd00::1]/system", "qemu+libssh://root@[fd00::1]:22/system?"),
+    ],
+)
+def test_ssh_uris_are_completed_with_our_key_and_known_hosts(uri, complete):
+    strict = strict_uri(uri, ACCESS)
+    assert strict.startswith(complete)
+    assert set(strict.partition("?")[2].split("&")) == {
+        "keyfile=%2Fetc%2Fvmheal%2Fkey",
+        "known_hosts=%2Fetc%2Fvmheal%2Fknown%20hosts",
+        "known_hosts_verify=normal",
+        "sshauth=privkey",
+        "no_tty=1",
+    }
+
+
+def test_what_the_uri_itself_says_stands():
+    strict = strict_uri("qemu+ssh://v01/system?keyfile=/k&socket=/run/other", ACCESS)
+    assert "keyfile=%2Fk&" in strict
+    assert "socket=%2Frun%2Fother" in strict
+
+
+@pytest.mark.parametrize(
+    "uri", ["qemu:///system", "test:///default", "qemu+tls://v01/system", "qemu+unix:///system"]
+)
+def test_other_uris_are_left_alone(uri):
+    assert strict_uri(uri, ACCESS) == uri
+
+
+@pytest.mark.parametrize("query", ["known_hosts_verify=ignore", "known_hosts_verify=auto", "no_verify=1"])
+def test_a_uri_that_trusts_any_host_is_refused(query):
+    with pytest.raises(ValueError, match="always verified"):
+        strict_uri(f"qemu+ssh://v01/system?{query}", ACCESS)
+
+
+# ---- on libvirt's test driver ----------------------------------------------------------------------------
+
+DOMAIN = """
+<domain type='test'>
+  <name>{name}</name>
+  <memory unit='MiB'>1</memory>
+  <os><type>hvm</type></os>
+  <devices>
+    <disk type='block' device='disk'><source dev='/dev/drbd0'/><target dev='vda' bus='virtio'/></disk>
+    <disk type='block' device='disk'><source dev='/dev/drbd1'/><target dev='vdb' bus='virtio'/><readonly/></disk>
+    <disk type='file' device='cdrom'><target dev='hda' bus='ide'/><readonly/></disk>
+  </devices>
+</domain>
+"""
+
+
+@pytest.fixture(scope="module")
+def handle():
+    handle = libvirt.open("test:///default")
+    yield handle
+    handle.close()
+
+
+@pytest.fixture
+def hypervisor():
+    hypervisor = LibvirtHypervisor({"v01": "test:///default"})
+    yield hypervisor
+    hypervisor.close()
+
+
+@pytest.fixture
+def domain(handle):
+    domain = handle.defineXML(DOMAIN.format(name="voms01"))
+    yield domain
+    with contextlib.suppress(libvirt.libvirtError):
+        domain.destroy()
+    domain.undefine()
+
+
+def test_a_domain_is_seen_as_it_is(hypervisor, domain):
+    view = hypervisor.look("v01", "voms01", timeout_seconds=SOON)
+    assert (view.name, view.uuid, view.state, view.id) == (
+        "voms01",
+        domain.UUIDString(),
+        DomainState.SHUTOFF,
+        None,
+    )
+    assert view.disks == (Disk("vda", "/dev/drbd0"), Disk("vdb", "/dev/drbd1", writable=False))
+    domain.create()
+    view = hypervisor.look("v01", "voms01", timeout_seconds=SOON)
+    assert (view.state, view.id) == (DomainState.RUNNING, domain.ID())
+    assert [disk.attached for disk in view.disks] == [True, True]
+    domain.suspend()
+    view = hypervisor.look("v01", "voms01", timeout_seconds=SOON)
+    assert (view.state, view.reason) == (DomainState.PAUSED, "user")
+
+
+def test_a_crashed_domain_says_so(hypervisor, domain):
+    domain.create()
+    domain.coreDump("/dev/null", libvirt.VIR_DUMP_CRASH)
+    view = hypervisor.look("v01", "voms01", timeout_seconds=SOON)
+    assert (view.state, view.reason, view.id) == (DomainState.SHUTOFF, "crashed", None)
+
+
+def test_a_domain_that_is_not_defined_is_none(hypervisor):
+    assert hypervisor.look("v01", "voms99", timeout_seconds=SOON) is None
+
+
+def test_states_of_all(hypervisor, domain):
+    assert hypervisor.states("v01", timeout_seconds=SOON) == {
+        "voms01": DomainState.SHUTOFF,
+        "test": DomainState.RUNNING,
+    }
+
+
+def test_start_and_start_again(hypervisor, domain):
+    assert hypervisor.start("v01", "voms01", timeout_seconds=SOON) == Done()
+    assert domain.isActive()
+    again = hypervisor.start("v01", "voms01", timeout_seconds=SOON)
+    assert isinstance(again, Failed)
+    assert again.code == libvirt.VIR_ERR_OPERATION_INVALID
+    assert "active already" in again.reason
+
+
+def test_start_of_what_is_not_defined(hypervisor):
+    outcome = hypervisor.start("v01", "voms99", timeout_seconds=SOON)
+    assert isinstance(outcome, Failed)
+    assert outcome.code == libvirt.VIR_ERR_NO_DOMAIN
+
+
+def test_a_domain_that_lives_is_not_destroyed(hypervisor, domain):
+    domain.create()
+    for prepare, state in ((lambda: None, "running"), (domain.suspend, "paused")):
+        prepare()
+        outcome = hypervisor.destroy("v01", "voms01", domain.ID(), timeout_seconds=SOON)
+        assert isinstance(outcome, Failed)
+        assert state in outcome.reason
+        assert domain.isActive()
+
+
+def test_another_id_is_not_destroyed(hypervisor, domain):
+    domain.create()
+    outcome = hypervisor.destroy("v01", "voms01", domain.ID() + 1, timeout_seconds=SOON)
+    assert isinstance(outcome, Failed)
+    assert "started again meanwhile" in outcome.reason
+    assert domain.isActive()
+
+
+def test_what_is_gone_is_done(hypervisor, domain):
+    assert isinstance(hypervisor.destroy("v01", "voms01", 7, timeout_seconds=SOON), Done)
+    assert isinstance(hypervisor.destroy("v01", "voms99", 7, timeout_seconds=SOON), Done)
+
+
+class Preserved:
+    """A crashed domain that Xen preserves: shutoff, with an id. libvirt has no other driver that shows one."""
+
+    def __init__(self, refuses=False):
+        self.id, self.refuses, self.calls = 7, refuses, []
+
+    def lookupByName(self, name):  # noqa: N802  libvirt's name
+        return self
+
+    def isAlive(self):  # noqa: N802  libvirt's name
+        return True
+
+    def ID(self):  # noqa: N802  libvirt's name
+        return self.id
+
+    def state(self):
+        return libvirt.VIR_DOMAIN_SHUTOFF, libvirt.VIR_DOMAIN_SHUTOFF_CRASHED
+
+    def close(self):
+        pass
+
+    def destroy(self):
+        self.calls.append("destroy")
+        if self.refuses:
+            raise libvirt.libvirtError("Failed to terminate process 4711")
+        self.id = -1
+
+
+def preserved(monkeypatch, domain):
+    """A hypervisor whose only domain is this one."""
+
+    def connect(connection, uri):
+        connection.handle = domain
+
+    monkeypatch.setattr(libvirt_hypervisor._Connection, "__init__", connect)
+    return LibvirtHypervisor({"v01": "test:///default"})
+
+
+def test_a_preserved_crashed_domain_is_destroyed(monkeypatch):
+    domain = Preserved()
+    hypervisor = preserved(monkeypatch, domain)
+    assert hypervisor.destroy("v01", "voms01", 7, timeout_seconds=SOON) == Done()
+    assert domain.calls == ["destroy"]
+    hypervisor.close()
+
+
+def test_a_domain_that_is_still_there_after_destroy_is_not_called_gone(monkeypatch):
+    hypervisor = preserved(monkeypatch, Preserved(refuses=True))
+    outcome = hypervisor.destroy("v01", "voms01", 7, timeout_seconds=SOON)
+    assert isinstance(outcome, Indeterminate)
+    assert "still there. Failed to terminate process 4711" in outcome.reason
+    hypervisor.close()
+
+
+# ---- calls that hang -------------------------------------------------------------------------------------
+
+
+def test_no_two_calls_share_a_connection(hypervisor):
+    """libvirt's client crashes otherwise, see the module."""
+    host, users, most, lock = hypervisor._hosts["v01"], Counter(), [], threading.Lock()
+
+    def question(handle):
+        with lock:
+            users[id(handle)] += 1
+            most.append(max(users.values()))
+        threading.Event().wait(0.002)
+        with lock:
+            users[id(handle)] -= 1
+
+    def work():
+        for _ in range(30):
+            host.ask(question, SOON)
+
+    threads = [threading.Thread(target=work) for _ in range(2 * libvirt_hypervisor.MAX_CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert len(users) == libvirt_hypervisor.MAX_CONNECTIONS
+
+
+def test_a_call_that_hangs_is_answered_in_time_and_its_connection_never_used_again(hypervisor):
+    host, release, stuck = hypervisor._hosts["v01"], threading.Event(), []
+
+    def hang(handle):
+        stuck.append(handle)
+        release.wait()
+        assert handle.isAlive()  # nobody closed it under the call
+
+    begun = time.monotonic()
+    with pytest.raises(Unanswered, match=r"libvirt on v01: no answer within"):
+        host.ask(hang, 0.2)
+    assert time.monotonic() - begun < SOON
+    handles = [host.ask(lambda handle: handle, SOON) for _ in range(10)]
+    assert stuck[0] not in handles
+    release.set()
+
+
+def test_more_hanging_calls_than_allowed_are_told_so(monkeypatch):
+    monkeypatch.setattr(libvirt_hypervisor, "MAX_THREADS", 3)
+    monkeypatch.setattr(libvirt_hypervisor, "PING_SECONDS", 1000)
+    hypervisor = LibvirtHypervisor({"v01": "test:///default"})
+    host, release = hypervisor._hosts["v01"], threading.Event()
+    host.ask(lambda handle: None, SOON)
+    begun = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(Unanswered):
+            host.ask(lambda handle: release.wait(), 0.3)
+    with pytest.raises(Unanswered, match="3 earlier calls have not come back"):
+        host.ask(lambda handle: None, 0.3)
+    assert time.monotonic() - begun < SOON
+    release.set()
+    wait_until(lambda: contextlib.suppress(Unanswered) and host.ask(lambda handle: True, SOON))
+    hypervisor.close()
+
+
+@pytest.mark.parametrize("too_late", [True, False])
+def test_a_change_that_its_caller_gave_up_begins_never_or_is_indeterminate(hypervisor, too_late):
+    """Told "nothing was changed", the caller must be able to rely on it."""
+    release, done, effects = threading.Event(), threading.Event(), []
+
+    def change(handle, *, gate):
+        try:
+            if too_late:
+                release.wait()
+            gate.enter()
+            effects.append("begun")
+            release.wait()
+            return Done()
+        finally:
+            done.set()
+
+    outcome = hypervisor._hosts["v01"].change(change, 0.2)
+    release.set()
+    assert done.wait(SOON)
+    if too_late:
+        assert isinstance(outcome, Failed)
+        assert outcome.reason.endswith("nothing was changed")
+        assert effects == []
+    else:
+        assert isinstance(outcome, Indeterminate)
+        assert effects == ["begun"]
+
+
+def test_a_host_that_does_not_listen_is_told_at_once():
+    hypervisor = LibvirtHypervisor({"v01": "qemu+libssh://root@127.0.0.1:1/system"})
+    begun = time.monotonic()
+    with pytest.raises(Unanswered, match=r"libvirt on v01: .*Connection refused"):
+        hypervisor.look("v01", "voms01", timeout_seconds=10 * SOON)
+    outcome = hypervisor.start("v01", "voms01", timeout_seconds=10 * SOON)
+    assert isinstance(outcome, Failed)
+    assert "nothing was changed" in outcome.reason
+    assert time.monotonic() - begun < SOON
+    hypervisor.close()
+
+
+# ---- on a real libvirtd, over SSH ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def libvirtd():
+    from tests.libvirtd import Libvirtd
+
+    with Libvirtd() as libvirtd:
+        yield libvirtd
+
+
+@pytest.fixture(scope="module")
+def ssh_access(libvirtd, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sshd")
+    enter = ["nsenter", f"--target={libvirtd.pid}", "--mount", "--"]
+    with sshd(folder, environment={"HOME": str(folder)}, enter=enter) as server:
+        yield SshAccess(server.address, server.user_key, server.known_hosts, server.port, server.user)
+
+
+@pytest.fixture
+def over_ssh(ssh_access):
+    hypervisor = LibvirtHypervisor({"v01": strict_uri("qemu+ssh://127.0.0.1/system", ssh_access)})
+    yield hypervisor
+    hypervisor.close()
+
+
+@pytest.fixture
+def guest(libvirtd):
+    """A defined QEMU guest, not running; and a way to it that is not the one under test."""
+    handle = libvirt.open(libvirtd.uri)
+    guest = handle.defineXML(libvirtd.guest("voms01"))
+    yield guest
+    handle = libvirt.open(libvirtd.uri)  # the test may have restarted libvirtd
+    guest = handle.lookupByName("voms01")
+    with contextlib.suppress(libvirt.libvirtError):
+        guest.destroy()
+    guest.undefine()
+    handle.close()
+
+
+def is_active(libvirtd, name="voms01"):
+    handle = libvirt.openReadOnly(libvirtd.uri)
+    try:
+        return bool(handle.lookupByName(name).isActive())
+    finally:
+        handle.close()
+
+
+@pytest.mark.daemons
+def test_a_killed_guest_is_seen_and_started_again(over_ssh, guest, libvirtd):
+    for _ in range(2):
+        assert over_ssh.start("v01", "voms01", timeout_seconds=SOON) == Done()
+        view = over_ssh.look("v01", "voms01", timeout_seconds=SOON)
+        assert (view.state, [disk.attached for disk in view.disks]) == (DomainState.RUNNING, [True])
+        assert over_ssh.states("v01", timeout_seconds=SOON) == {"voms01": DomainState.RUNNING}
+        pid = libvirtd.qemu_pid("voms01")
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: over_ssh.look("v01", "voms01", timeout_seconds=SOON).id is None)
+        view = over_ssh.look("v01", "voms01", timeout_seconds=SOON)
+        assert (view.state, view.reason) == (DomainState.SHUTOFF, "crashed")
+        assert isinstance(over_ssh.destroy("v01", "voms01", 1, timeout_seconds=SOON), Done)
+
+
+@pytest.mark.daemons
+def test_a_guest_whose_disk_cannot_be_opened_is_told_in_libvirts_words(over_ssh, guest, libvirtd):
+    (libvirtd.base / "disks" / "voms01.raw").unlink()
+    outcome = over_ssh.start("v01", "voms01", timeout_seconds=SOON)
+    assert isinstance(outcome, Failed)
+    assert "No such file" in outcome.reason
+    assert outcome.code is not None
+    assert not is_active(libvirtd)
+
+
+@pytest.mark.daemons
+def test_a_guest_that_hangs_is_seen_all_the_same(over_ssh, guest, libvirtd):
+    guest.create()
+    pid = libvirtd.qemu_pid("voms01")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for _ in range(3):
+            view = over_ssh.look("v01", "voms01", timeout_seconds=5)
+            assert view.state is DomainState.RUNNING
+            assert over_ssh.states("v01", timeout_seconds=5) == {"voms01": DomainState.RUNNING}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.daemons
+def test_a_libvirtd_that_hangs_costs_one_deadline_and_starts_nothing_later(over_ssh, guest, libvirtd):
+    over_ssh.look("v01", "voms01", timeout_seconds=SOON)
+    os.kill(libvirtd.pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(Unanswered, match="v01"):
+            over_ssh.look("v01", "voms01", timeout_seconds=0.5)
+        outcome = over_ssh.start("v01", "voms01", timeout_seconds=0.5)
+        assert isinstance(outcome, Failed)
+        assert "nothing was changed" in outcome.reason
+        assert time.monotonic() - begun < SOON / 2
+    finally:
+        os.kill(libvirtd.pid, signal.SIGCONT)
+    view = over_ssh.look("v01", "voms01", timeout_seconds=SOON)
+    assert view.state is DomainState.SHUTOFF
+    assert not is_active(libvirtd)
+    assert over_ssh.start("v01", "voms01", timeout_seconds=SOON) == Done()
+
+
+@pytest.mark.daemons
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restarted_libvirtd_is_not_noticed_by_the_caller(over_ssh, guest, libvirtd, how):
+    over_ssh.start("v01", "voms01", timeout_seconds=SOON)
+    for _ in range(2):  # both warm connections have been used
+        assert over_ssh.look("v01", "voms01", timeout_seconds=SOON).state is DomainState.RUNNING
+    libvirtd.stop(how)
+    begun = time.monotonic()
+    with pytest.raises(Unanswered):
+        over_ssh.look("v01", "voms01", timeout_seconds=SOON)
+    assert time.monotonic() - begun < SOON
+    libvirtd.start()
+    assert over_ssh.look("v01", "voms01", timeout_seconds=SOON).state is DomainState.RUNNING
+
+
+@pytest.mark.daemons
+def test_a_broken_connection_is_replaced_before_a_change_too(over_ssh, guest, libvirtd):
+    for _ in range(2):
+        over_ssh.look("v01", "voms01", timeout_seconds=SOON)
+    libvirtd.stop()
+    libvirtd.start()
+    assert over_ssh.start("v01", "voms01", timeout_seconds=SOON) == Done()
+
+
+@pytest.mark.daemons
+def test_an_idle_connection_that_hangs_is_replaced_before_it_is_needed(ssh_access, guest, monkeypatch):
+    monkeypatch.setattr(libvirt_hypervisor, "PING_SECONDS", 0.2)
+    hypervisor = LibvirtHypervisor({"v01": strict_uri("qemu+ssh://127.0.0.1/system", ssh_access)})
+    warms = hypervisor._hosts["v01"]._all
+    wait_until(lambda: all(warm._current for warm in warms))
+    before = [warm._current for warm in warms]
+    helpers = [
+        int(entry.name)
+        for entry in Path("/proc").glob("[0-9]*")
+        if b"virt-ssh-helper" in read(entry / "cmdline").split(b"\0")[0]
+    ]
+    assert len(helpers) >= len(before)
+    for pid in helpers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(
+            lambda: all(w._current and w._current is not old for w, old in zip(warms, before, strict=True))
+        )
+    finally:
+        for pid in helpers:
+            os.kill(pid, signal.SIGKILL)
+    hypervisor.close()
+
+
+def read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.daemons
+def test_an_unknown_or_wrong_host_key_is_refused(ssh_access, tmp_path):
+    make_key(tmp_path / "other")
+    wrong, empty = tmp_path / "wrong", tmp_path / "empty"
+    write_known_hosts(wrong, ssh_access.port, tmp_path / "other")
+    empty.touch()
+    for known_hosts, words in (
+        (wrong, "HOST KEY VERIFICATION FAILED"),
+        (empty, "verify the session host key"),
+    ):
+        uri = strict_uri("qemu+ssh://127.0.0.1/system", replace(ssh_access, known_hosts_file=known_hosts))
+        hypervisor = LibvirtHypervisor({"v01": uri})
+        with pytest.raises(Unanswered, match=words):
+            hypervisor.look("v01", "voms01", timeout_seconds=SOON)
+        hypervisor.close()
+    assert empty.read_bytes() == b""
+
+
+@pytest.mark.daemons
+def test_many_threads_for_many_calls_do_not_crash_libvirts_client(over_ssh, guest):
+    """With a shared connection this test ends the interpreter (CVE-2024-4418)."""
+    errors = []
+
+    def work():
+        try:
+            for _ in range(100):
+                assert over_ssh.look("v01", "voms01", timeout_seconds=SOON).name == "voms01"
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
