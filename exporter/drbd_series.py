@@ -6,14 +6,6 @@ for every state that there is, 1 for the current one, so that none vanishes and 
 expression. A figure that DRBD does not print is left out, never 0.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Generic, TypeVar
-
-from prometheus_client.metrics_core import Metric
-from prometheus_client.samples import Sample
-
 from exporter.drbd import (
     Blocked,
     Connection,
@@ -26,55 +18,9 @@ from exporter.drbd import (
     ResyncPause,
     Role,
     SuspendReason,
-    UnknownWord,
 )
 from exporter.drbd_configuration import ConnectionConfiguration, Fencing, Protocol, ResourceConfiguration
-from exporter.exposition import StateSet
-
-T = TypeVar("T")
-Value = float | None
-Labelled = Iterable[tuple[dict[str, str], T]]
-
-
-@dataclass(frozen=True)
-class Figure(Generic[T]):
-    """A series with one number for each T; None leaves it out."""
-
-    name: str
-    about: str
-    value: Callable[[T], Value]
-    type: str = "gauge"
-
-    def family(self, things: Labelled[T]) -> Metric:
-        """Return the series of all these."""
-        family = Metric(self.name.removesuffix("_total"), self.about, self.type)
-        family.samples = [
-            Sample(self.name, labels, value)
-            for labels, thing in things
-            if (value := self.value(thing)) is not None
-        ]
-        return family
-
-
-@dataclass(frozen=True)
-class States(Generic[T]):
-    """A StateSet for each T: of one state, or of several that may hold at once."""
-
-    name: str
-    about: str
-    words: type[StrEnum]
-    value: Callable[[T], StrEnum | UnknownWord | tuple[StrEnum | UnknownWord, ...] | None]
-
-    def family(self, things: Labelled[T]) -> Metric:
-        """Return the series of all these; an unknown word leaves all of them at 0."""
-        family = StateSet(self.name, self.about, self.words)
-        for labels, thing in things:
-            value = self.value(thing)
-            if value is not None:
-                words = value if isinstance(value, tuple) else (value,)
-                family.add(labels, frozenset(word for word in words if not isinstance(word, UnknownWord)))
-        return family
-
+from exporter.series import Figure, States
 
 RESOURCE: tuple[Figure[Resource] | States[Resource], ...] = (
     States("drbd_resource_role", "DRBD's role of the resource on this host.", Role, lambda it: it.role),
@@ -295,15 +241,3 @@ CONNECTION_CONFIGURATION: tuple[Figure[ConnectionConfiguration] | States[Connect
         lambda it: it.allow_two_primaries,
     ),
 )
-
-
-def info(name: str, about: str, things: Iterable[dict[str, str]]) -> Metric:
-    """Return a metric `NAME_info` whose labels say it all; its value is 1."""
-    family = Metric(name, about, "info")
-    family.samples = [Sample(f"{name}_info", labels, 1) for labels in things]
-    return family
-
-
-def gauge(name: str, about: str, things: Iterable[tuple[dict[str, str], Value]]) -> Metric:
-    """Return a gauge; where the value is None there is no series."""
-    return Figure[Value](name, about, lambda value: value).family(things)

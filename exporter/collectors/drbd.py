@@ -24,8 +24,6 @@ from exporter.drbd_series import (
     DEVICE,
     PEER_DEVICE,
     RESOURCE,
-    gauge,
-    info,
 )
 from exporter.drbdsetup import (
     DETAIL_SOURCES,
@@ -37,6 +35,7 @@ from exporter.drbdsetup import (
     State,
     StateReader,
 )
+from exporter.series import gauge, info
 
 log = structlog.get_logger()
 
