@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
@@ -99,7 +100,7 @@ def _listen(address: str) -> list[socket.socket]:
     host, separator, port = address.rpartition(":")
     if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
         raise AddressError(
-            f"--web.listen-address: {address!r} is not HOST:PORT or :PORT with a port up to 65535"
+            f"cannot listen on {address!r}: it is not HOST:PORT or :PORT, with a port up to 65535"
         )
     host = host.removeprefix("[").removesuffix("]")
     try:
@@ -136,8 +137,7 @@ class _Client:
         return event
 
     async def send(self, *events: h11.Event) -> None:
-        for event in events:
-            self.writer.write(self.parser.send(event) or b"")
+        self.writer.write(b"".join(self.parser.send(event) or b"" for event in events))
         async with asyncio.timeout(WRITE_SECONDS):
             await self.writer.drain()
 
@@ -211,12 +211,15 @@ class Server:
                 oldest.cancel()
             task = asyncio.create_task(self._connection(connected))
             self._tasks.add(task)
-            task.add_done_callback(self._forget)
+            self._silent[task] = None
+            task.add_done_callback(partial(self._forget, connected))
 
-    def _forget(self, task: asyncio.Task[None]) -> None:
+    def _forget(self, connected: socket.socket, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._silent.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():  # before it began
+            connected.close()
+        elif (error := task.exception()) is not None:
             log.error("a connection failed unexpectedly", error=repr(error))
 
     @contextlib.contextmanager
