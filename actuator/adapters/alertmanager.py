@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 from actuator.adapters.http_json import HttpJson
 from actuator.config import ServerSettings
@@ -15,12 +15,14 @@ from actuator.model import Notification, OutgoingAlert
 class _Alert(BaseModel):
     """``gettableAlert`` of Alertmanager's OpenAPI description, as far as it is used."""
 
+    model_config = ConfigDict(strict=True)
+
     fingerprint: Annotated[str, Field(min_length=1)]
     starts_at: AwareDatetime = Field(alias="startsAt")
     labels: dict[str, str]
 
 
-_ANSWER = TypeAdapter(list[_Alert])
+_ANSWER = TypeAdapter(Annotated[list[_Alert], FailFast()])
 
 # Asked for as a whole: with `active=false` and the like the API leaves alerts out.
 _ACTIVE_WITH_ACTION = {"active": "true", "silenced": "false", "inhibited": "false", "filter": 'action!=""'}

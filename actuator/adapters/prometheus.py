@@ -5,35 +5,39 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, TypeAdapter
 
 from actuator.adapters.http_json import HttpJson
 from actuator.config import ServerSettings
 from actuator.model import Notification
 
 
-class _Alert(BaseModel):
+class _Answer(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Alert(_Answer):
     labels: dict[str, str]
     state: str
     active_at: AwareDatetime = Field(alias="activeAt")
 
 
-class _Alerts(BaseModel):
-    alerts: list[_Alert]
+class _Alerts(_Answer):
+    alerts: Annotated[list[_Alert], FailFast()]
 
 
-class _AlertsAnswer(BaseModel):
+class _AlertsAnswer(_Answer):
     """``/api/v1/alerts``."""
 
     status: Literal["success"]
     data: _Alerts
 
 
-class _Global(BaseModel):
+class _Global(_Answer):
     external_labels: dict[str, str] = {}
 
 
-class _Configuration(BaseModel):
+class _Configuration(_Answer):
     """Prometheus's own configuration, as far as it is used."""
 
     globals: _Global = Field(default=_Global(), alias="global")
@@ -47,11 +51,11 @@ def _parse_yaml(text: object) -> object:
         raise ValueError("not YAML") from error
 
 
-class _ConfigurationText(BaseModel):
+class _ConfigurationText(_Answer):
     yaml: Annotated[_Configuration, BeforeValidator(_parse_yaml)]
 
 
-class _ConfigurationAnswer(BaseModel):
+class _ConfigurationAnswer(_Answer):
     """``/api/v1/status/config``."""
 
     status: Literal["success"]
