@@ -176,13 +176,13 @@ def load(path: Path) -> WebConfig:
         WebConfigError: it, or a certificate or key, cannot be read or used.
     """
     try:
-        document = _Section("", yaml.safe_load(path.read_text(encoding="utf-8")))
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise WebConfigError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
         raise WebConfigError(f"{path} is not YAML: {error}") from error
     try:
-        return _read(document, path)
+        return _read(_Section("", document), path)
     except WebConfigError as error:
         raise WebConfigError(f"{path}: {error}") from error
 

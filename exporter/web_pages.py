@@ -72,7 +72,7 @@ class Pages:
         page = self._paths.get(request.path)
         if page is None:
             return Response(
-                404, f"there is nothing here; the metrics are at {self._telemetry_path}\n".encode()
+                404, f"nothing is here; the metrics are at {self._telemetry_path}\n".encode()
             )
         return page(request)
 
