@@ -12,7 +12,17 @@ from tests.lab.ssh import Completed, Connection, Keys
 from tests.lab.vm import VOLUME_GROUP, Resource, Vm
 from tests.lab.waiting import LabError, LabTimeoutError, wait_until
 
-SSH_TIMEOUT_SECONDS = 120.0
+SSH_TIMEOUT_SECONDS = 300.0
+# What an installer would make of the entry point in pyproject.toml.
+LAUNCHER = """\
+#!/opt/vmheal/bin/python
+import sys
+
+sys.path.insert(0, "/opt/vmheal/src")
+from exporter.__main__ import main
+
+main()
+"""
 EXPORTER_UNIT = REPO / "exporter" / "systemd" / "vmheal-exporter.service"
 
 
@@ -27,7 +37,7 @@ class Host:
         self._connection = Connection(self.name, keys, lambda patience: cables.connect(oob, 22, patience))
 
     def run(
-        self, argv: Sequence[str], *, timeout_seconds: float = 30, check: bool = True, stdin: bytes = b""
+        self, argv: Sequence[str], *, timeout_seconds: float = 60, check: bool = True, stdin: bytes = b""
     ) -> Completed:
         """Run a command as root; see `tests.lab.ssh.Connection.run`."""
         return self._connection.run(argv, timeout_seconds=timeout_seconds, check=check, stdin=stdin)
@@ -113,7 +123,7 @@ class Host:
         connection: str = "",
         roles: str = "",
         disks: str = "",
-        timeout_seconds: float = 30,
+        timeout_seconds: float = 60,
     ) -> None:
         """Wait until the resource's states are the given ones (those left empty may be any).
 
@@ -151,7 +161,7 @@ class Host:
         """Return libvirt's state and reason of a domain: "running (booted)", "shut off (crashed)", ..."""
         return self.virsh(vm.uri, "domstate", "--reason", vm.name)
 
-    def wait_for_domain(self, vm: Vm, state: str, timeout_seconds: float = 30) -> None:
+    def wait_for_domain(self, vm: Vm, state: str, timeout_seconds: float = 60) -> None:
         """Wait until libvirt's word for a domain begins with `state`.
 
         Raises:
@@ -203,7 +213,7 @@ class Host:
 
     def restart_libvirtd(self) -> None:
         """Restart libvirtd; guests run on."""
-        self.run(["systemctl", "restart", "libvirtd.service"], timeout_seconds=90)
+        self.run(["systemctl", "restart", "libvirtd.service"], timeout_seconds=120)
 
     def install_exporter(self) -> bool:
         """Copy the checkout's exporter to the host and start it by the unit that the repo ships.
@@ -216,13 +226,14 @@ class Host:
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             tar.add(REPO / "exporter", "opt/vmheal/src/exporter", filter=_without_bytecode)
+            _add_program(tar, "opt/vmheal/bin/vmheal-exporter", LAUNCHER)
             tar.add(EXPORTER_UNIT, f"etc/systemd/system/{EXPORTER_UNIT.name}")
         self.run(["tar", "-x", "-C", "/"], stdin=archive.getvalue())
-        self.run(["systemctl", "daemon-reload"], timeout_seconds=60)
-        self.run(["systemctl", "restart", EXPORTER_UNIT.name], timeout_seconds=60)
+        self.run(["systemctl", "daemon-reload"], timeout_seconds=120)
+        self.run(["systemctl", "restart", EXPORTER_UNIT.name], timeout_seconds=120)
         return True
 
-    def virsh(self, uri: str, *words: str, timeout_seconds: float = 60, check: bool = True) -> str:
+    def virsh(self, uri: str, *words: str, timeout_seconds: float = 180, check: bool = True) -> str:
         """Run virsh and return what it printed.
 
         Raises:
@@ -233,7 +244,7 @@ class Host:
 
     def first_boot(self) -> None:
         """Make the volume group on the fresh data disk."""
-        self.run(["vgcreate", "--quiet", VOLUME_GROUP, "/dev/vdb"], timeout_seconds=60)
+        self.run(["vgcreate", "--quiet", VOLUME_GROUP, "/dev/vdb"], timeout_seconds=120)
 
     def drbd_up(self, *resources: str) -> None:
         """Attach and connect resources (all without arguments), as a host's boot would.
@@ -241,8 +252,8 @@ class Host:
         Raises:
             CommandError: LVM or drbdadm refused.
         """
-        self.run(["vgchange", "--quiet", "--quiet", "--activate", "y", VOLUME_GROUP], timeout_seconds=60)
-        self.run(["drbdadm", "up", *(resources or ("all",))], timeout_seconds=60)
+        self.run(["vgchange", "--quiet", "--quiet", "--activate", "y", VOLUME_GROUP], timeout_seconds=120)
+        self.run(["drbdadm", "up", *(resources or ("all",))], timeout_seconds=120)
 
     def _replace_table(self, device: str, table: str) -> None:
         # noflush: what is in flight gets the new table's answer instead of holding up the change.
@@ -258,6 +269,12 @@ def _dm_name(resource: Resource) -> str:
 
 def _table_file(resource: Resource) -> str:
     return f"/run/lab/{resource.name}.table"
+
+
+def _add_program(tar: tarfile.TarFile, path: str, text: str) -> None:
+    info = tarfile.TarInfo(path)
+    info.mode, info.size = 0o755, len(text)
+    tar.addfile(info, io.BytesIO(text.encode()))
 
 
 def _without_bytecode(info: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -8,6 +8,7 @@ emulated processor takes seconds to unpack a kernel.
 The apt sources are the machine's own, asked of apt at build time and removed from the image again.
 """
 
+import ast
 import fcntl
 import gzip
 import hashlib
@@ -22,112 +23,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab import recipe
 from tests.lab.waiting import LabError, Progress, print_progress, stage
 
 REPO = Path(__file__).resolve().parents[2]
 CACHE = REPO / ".cache" / "lab"
 HERE = Path(__file__).resolve().parent
 SUITE = "bookworm"
-
-PACKAGES = (
-    *("systemd-sysv", "udev", "dbus", "kmod", "procps", "iproute2", "openssh-server"),
-    *("linux-image-amd64", "xen-hypervisor-4.17-amd64", "xen-utils-4.17", "xen-utils-common"),
-    *("drbd-utils", "lvm2", "python3", "python3-libvirt", "libvirt-daemon-system", "libvirt-clients"),
-    *("libvirt-daemon-driver-xen", "libvirt-daemon-driver-qemu", "libvirt-daemon-driver-lxc"),
-    *("qemu-system-x86", "qemu-utils"),
-)
-
-# Whole folders of modules that stay, and single ones; what they depend on stays too.
-MODULE_FOLDERS = (
-    "kernel/crypto/",
-    "kernel/lib/",
-    "kernel/arch/",
-    "kernel/drivers/virtio/",
-    "kernel/drivers/xen/",
-)
-MODULES = (
-    *(
-        "virtio_blk",
-        "virtio_net",
-        "virtio_console",
-        "virtio-rng",
-        "pvpanic-mmio",
-        "pvpanic-pci",
-        "qemu_fw_cfg",
-    ),
-    *(
-        "drbd",
-        "dm-mod",
-        "dm-flakey",
-        "dm-delay",
-        "dm-snapshot",
-        "dm-mirror",
-        "loop",
-        "ext4",
-        "fuse",
-        "overlay",
-    ),
-    *("xen-blkfront", "xen-netfront", "xen-blkback", "xen-netback", "configfs", "autofs4"),
-    *("bridge", "br_netfilter", "tun", "veth", "macvtap", "vhost_net", "inet_diag", "tcp_diag", "sch_netem"),
-    *("nf_tables", "nft_ct", "nft_log", "kvm", "kvm-intel", "kvm-amd"),
-)
-INITRAMFS_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "crc32c_generic", "ext4")
-GUEST_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "pvpanic-mmio", "xen-blkfront")
-
-# Left out while unpacking: nothing on a host reads them.
-EXCLUDED_PATHS = (
-    *(
-        "/usr/share/doc/*",
-        "/usr/share/man/*",
-        "/usr/share/locale/*",
-        "/usr/share/info/*",
-        "/usr/share/bash-completion/*",
-    ),
-    *("/usr/lib/ipxe/*", "/usr/share/qemu-efi*", "/usr/share/zoneinfo/*", "/usr/share/iso-codes/*"),
-    *(
-        f"/lib/modules/*/kernel/{name}/*"
-        for name in ("sound", "drivers/gpu", "drivers/media", "drivers/infiniband")
-    ),
-    *(
-        f"/lib/modules/*/kernel/drivers/{name}/*"
-        for name in ("net/ethernet", "net/wireless", "iio", "staging", "usb")
-    ),
-)
-TRIMMED = (
-    *("boot", "var/cache/apt", "var/lib/apt/lists", "usr/lib/udev/hwdb.bin", "usr/share/perl"),
-    *("usr/lib/x86_64-linux-gnu/gconv", "var/log/apt", "var/log/dpkg.log", "var/log/bootstrap.log"),
-    *("etc/apt/sources.list", "etc/apt/sources.list.d", "etc/apt/apt.conf.d/99mmdebstrap"),
-)
-
-# Units that a lab host has no use for; each costs forks, and a fork costs 60 ms under emulation.
-# libvirt-guests would start and stop VMs behind the actuator's back.
-MASKED_UNITS = (
-    *(
-        "apt-daily-upgrade.timer",
-        "apt-daily.timer",
-        "dpkg-db-backup.timer",
-        "e2scrub_all.timer",
-        "fstrim.timer",
-    ),
-    *("logrotate.timer", "systemd-tmpfiles-clean.timer", "e2scrub_reap.service", "systemd-pstore.service"),
-    *("lvm2-monitor.service", "blk-availability.service", "lvm2-lvmpolld.socket", "dm-event.socket"),
-    *("libvirt-guests.service", "systemd-logind.service", "getty@tty1.service", "getty-static.service"),
-    *("serial-getty@ttyS0.service", "serial-getty@hvc0.service", "systemd-journal-flush.service"),
-    *("systemd-update-utmp.service", "systemd-update-utmp-runlevel.service", "systemd-random-seed.service"),
-    *("systemd-sysusers.service", "ldconfig.service", "systemd-journal-catalog-update.service"),
-    *("systemd-update-done.service", "systemd-firstboot.service", "systemd-machine-id-commit.service"),
-    *("systemd-hwdb-update.service", "systemd-timesyncd.service", "systemd-binfmt.service"),
-    *(
-        "kmod-static-nodes.service",
-        "modprobe@drm.service",
-        "modprobe@efi_pstore.service",
-        "modprobe@fuse.service",
-    ),
-    *("modprobe@configfs.service", "modprobe@loop.service", "modprobe@dm_mod.service"),
-    *("systemd-udev-settle.service", "sys-kernel-debug.mount", "sys-kernel-tracing.mount"),
-    *("dev-hugepages.mount", "dev-mqueue.mount", "drbd.service", "machines.target", "remote-fs.target"),
-    *("xen-watchdog.service", "xendomains.service", "systemd-user-sessions.service"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +53,11 @@ class Image:
     @property
     def initrd(self) -> Path:
         return self.folder / "initrd.cpio"
+
+    def linked(self, folder: Path) -> "Image":
+        """Return the same image under another name, which outlives the removal of this one from the cache."""
+        shutil.copytree(self.folder, folder, copy_function=os.link)
+        return Image(folder)
 
     @property
     def guest_modules(self) -> list[Path]:
@@ -178,7 +85,7 @@ def build(progress: Progress = print_progress) -> Image:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if image.folder.is_dir():
             return image
-        for leftover in images.iterdir():  # half-built ones, and those of older recipes
+        for leftover in images.iterdir():  # half-built ones, and those of older recipes (labs have links)
             if leftover.is_dir():
                 shutil.rmtree(leftover)
         work = Path(tempfile.mkdtemp(prefix="building-", dir=images))
@@ -192,15 +99,12 @@ def build(progress: Progress = print_progress) -> Image:
 
 
 def recipe_hash() -> str:
-    """Name the image's content: this file, the overlay, and the exporter's locked dependencies."""
+    """Name the image's content: the code (whatever its layout), the overlay, the exporter's dependencies."""
     digest = hashlib.sha256()
+    for module in (Path(__file__), Path(recipe.__file__)):
+        digest.update(ast.dump(ast.parse(module.read_text(encoding="utf-8"))).encode())
     overlay = sorted(path for path in (HERE / "overlay").rglob("*") if path.is_file())
-    for path in (
-        HERE / "image.py",
-        HERE / "initramfs-init",
-        REPO / "requirements" / "exporter.txt",
-        *overlay,
-    ):
+    for path in (HERE / "initramfs-init", REPO / "requirements" / "exporter.txt", *overlay):
         digest.update(f"{path.relative_to(REPO)}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
@@ -223,9 +127,11 @@ def _build_into(work: Path, progress: Progress) -> None:
         (image / "xen").write_bytes(gzip.decompress(xen.read_bytes()))
         dependencies = _module_dependencies(modules)
         (image / "modules").mkdir()
-        for position, name in enumerate(_load_order(dependencies, GUEST_MODULES)):
+        for position, name in enumerate(_load_order(dependencies, recipe.GUEST_MODULES)):
             shutil.copy(modules / name, image / "modules" / f"{position:02d}-{Path(name).name}")
-        _pack_initramfs(work, modules, _load_order(dependencies, INITRAMFS_MODULES), image / "initrd.cpio")
+        _pack_initramfs(
+            work, modules, _load_order(dependencies, recipe.INITRAMFS_MODULES), image / "initrd.cpio"
+        )
         _trim(root, modules, dependencies, kernel_release)
         _customise(root)
         _run(["truncate", "--size=1500M", str(image / "root.ext4")])
@@ -248,25 +154,18 @@ def _build_into(work: Path, progress: Progress) -> None:
 
 
 def _mmdebstrap(work: Path, root: Path) -> None:
-    targets = _run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE) $(COMPONENT)", "Created-By: Packages"]
-    )
-    sources = sorted({f"deb {line}\n" for line in targets.splitlines() if line.split()[1].startswith(SUITE)})
+    target = "$(REPO_URI) $(RELEASE) $(COMPONENT)"
+    targets = _run(["apt-get", "indextargets", "--format", target, "Created-By: Packages"]).splitlines()
+    sources = sorted({f"deb {line}\n" for line in targets if line.split()[1].startswith(SUITE)})
     if not sources:
         raise LabError(f"The machine's apt has no sources of Debian {SUITE}; add them and run apt-get update")
     sources_file = work / "sources.list"
     sources_file.write_text("".join(sources), encoding="utf-8")
-    options = ['Acquire::Languages "none"', *_apt_options()]
-    _run(
-        [
-            *("mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"),
-            *(f"--aptopt={option}" for option in options),
-            *(f"--dpkgopt=path-exclude={path}" for path in EXCLUDED_PATHS),
-            *(SUITE, str(root), str(sources_file)),
-        ],
-        timeout_seconds=1800,
-        environment={"INITRD": "No"},  # Debian's kernel hook: no initrd, ours is smaller
-    )
+    argv = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(recipe.PACKAGES)}"]
+    argv += [f"--aptopt={option}" for option in ('Acquire::Languages "none"', *_apt_options())]
+    argv += [f"--dpkgopt=path-exclude={path}" for path in recipe.EXCLUDED_PATHS]
+    # INITRD=No tells Debian's kernel hook to make no initrd: ours is smaller.
+    _run([*argv, SUITE, str(root), str(sources_file)], timeout_seconds=1800, environment={"INITRD": "No"})
 
 
 def _apt_options() -> list[str]:
@@ -287,41 +186,15 @@ def _install_exporter_requirements(work: Path, root: Path) -> None:
     requirements = work / "requirements.txt"
     kept = [block for block in blocks if not block.startswith("libvirt-python==")]
     requirements.write_text("\n".join(kept) + "\n", encoding="utf-8")
-    _run(
-        [
-            "chroot",
-            str(root),
-            "python3",
-            "-m",
-            "venv",
-            "--without-pip",
-            "--system-site-packages",
-            "/opt/vmheal",
-        ]
-    )
+    venv = ["-m", "venv", "--without-pip", "--system-site-packages", "/opt/vmheal"]
+    _run(["chroot", str(root), "python3", *venv])
     version = _only(path.name.removeprefix("python") for path in (root / "opt/vmheal/lib").glob("python3.*"))
-    _run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-warn-script-location",
-            ),
-            *("--require-hashes", "--only-binary=:all:", "--no-deps", f"--python-version={version}"),
-            *("--implementation=cp", f"--abi=cp{version.replace('.', '')}", "--abi=abi3", "--abi=none"),
-            *(f"--platform=manylinux_2_{glibc}_x86_64" for glibc in (36, 34, 28, 17)),
-            *(
-                "--platform=manylinux2014_x86_64",
-                f"--target={root}/opt/vmheal/lib/python{version}/site-packages",
-            ),
-            *("-r", str(requirements)),
-        ],
-        timeout_seconds=900,
-    )
+    argv = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    argv += ["--require-hashes", "--only-binary=:all:", f"--python-version={version}", "--implementation=cp"]
+    argv += [f"--abi={abi}" for abi in (f"cp{version.replace('.', '')}", "abi3", "none")]
+    argv += [f"--platform=manylinux{tag}_x86_64" for tag in ("_2_36", "_2_34", "_2_28", "_2_17", "2014")]
+    argv += [f"--target={root}/opt/vmheal/lib/python{version}/site-packages", "-r", str(requirements)]
+    _run(argv, timeout_seconds=900)
 
 
 def _uncompressed(bzimage: Path) -> bytes:
@@ -385,14 +258,14 @@ def pack_cpio(tree: Path, target: Path) -> None:
 
 
 def _trim(root: Path, modules: Path, dependencies: dict[str, list[str]], kernel_release: str) -> None:
-    kept = {path for path in dependencies if path.startswith(MODULE_FOLDERS)}
+    kept = {path for path in dependencies if path.startswith(recipe.MODULE_FOLDERS)}
     kept |= {needed for path in kept for needed in dependencies[path]}
-    kept |= set(_load_order(dependencies, MODULES))
+    kept |= set(_load_order(dependencies, recipe.MODULES))
     for path in modules.rglob("*.ko"):
         if str(path.relative_to(modules)) not in kept:
             path.unlink()
     _run(["chroot", str(root), "depmod", kernel_release])
-    for name in TRIMMED:
+    for name in recipe.TRIMMED_PATHS:
         path = root / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -403,7 +276,7 @@ def _trim(root: Path, modules: Path, dependencies: dict[str, list[str]], kernel_
 def _customise(root: Path) -> None:
     shutil.copytree(HERE / "overlay", root, dirs_exist_ok=True)
     units = root / "etc" / "systemd" / "system"
-    for unit in MASKED_UNITS:
+    for unit in recipe.MASKED_UNITS:
         (units / unit).unlink(missing_ok=True)
         (units / unit).symlink_to("/dev/null")
     for unit in ("lab-network.service", "xen.service"):
@@ -434,8 +307,7 @@ def _run(
             argv,
             env=os.environ | {"LC_ALL": "C.UTF-8"} | (environment or {}),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             check=True,
             timeout=timeout_seconds,

@@ -15,7 +15,7 @@ from tests.lab.image import CACHE, Image, build
 from tests.lab.machine import GUEST_PORTS, Accelerator, Flavour, Machine, Payload
 from tests.lab.network import MONITOR, Cable, Network
 from tests.lab.ssh import Keys
-from tests.lab.vm import DISK_MIB, Resource, Vm, VmFlavour
+from tests.lab.vm import DISK_MIB, VOLUME_GROUP, Resource, Vm, VmFlavour
 from tests.lab.waiting import LabError, Progress, print_progress, stage
 from tests.lab.witness import DiskCopy, Witness, read_records
 
@@ -214,7 +214,7 @@ class Lab:
         """Assert that nothing that the VM printed was lost, on these hosts' disks too (its own by default).
 
         Raises:
-            Broken: something was, or two guests ran at once.
+            BrokenError: something was, or two guests ran at once.
         """
         for host in hosts or vm.hosts:
             self.witness.assert_nothing_lost(vm, self.records_on_disk(vm, host))
@@ -236,7 +236,7 @@ class Lab:
         self.logs.mkdir(parents=True)
         self._janitor = janitor.start(self.network.namespace, self.folder, self._lock.fileno())
         with stage(self.progress, f"lab: network, keys, disks of {len(self.network.hosts)} hosts"):
-            self._prepare(image)
+            self._prepare(image.linked(self.folder / "image"))
         with stage(self.progress, f"lab: boot {len(self.hosts)} {self.flavour} hosts"):
             for host in self.hosts.values():
                 host.power_on()
@@ -282,23 +282,11 @@ Host *
         """Bring one host's half of a VM into being, up to the resources' `up`."""
         for resource in vm.resources:
             host.write(f"/etc/drbd.d/{resource.name}.res", resource.config())
-            host.run(
-                [
-                    "lvcreate",
-                    "--quiet",
-                    "--yes",
-                    "--wipesignatures",
-                    "n",
-                    "--zero",
-                    "n",
-                    "--size",
-                    f"{DISK_MIB}M",
-                ]
-                + ["--name", resource.name, resource.backing.split("/")[2]],
-                timeout_seconds=60,
-            )
+            volume = ["--size", f"{DISK_MIB}M", "--name", resource.name, VOLUME_GROUP]
+            unwiped = ["--wipesignatures", "n", "--zero", "n"]
+            host.run(["lvcreate", "--quiet", "--yes", *unwiped, *volume], timeout_seconds=120)
             # "--force" answers create-md's question about data found on a disk that is known to be empty.
-            host.run(["drbdadm", "create-md", "--force", resource.name], timeout_seconds=60)
+            host.run(["drbdadm", "create-md", "--force", resource.name], timeout_seconds=120)
         host.drbd_up(*(resource.name for resource in vm.resources))
         if vm.flavour == "xen":
             log = f"/var/log/xen/console/guest-{vm.name}.log"

@@ -133,9 +133,16 @@ class Network:
     def connect(self, destination: str, port: int, timeout_seconds: float) -> socket.socket:
         """Open a TCP connection from inside the namespace; it stays there when handed to other threads.
 
+        Args:
+            destination: an address, or a host's name.
+            port: on it.
+            timeout_seconds: for the connection, and for each later call on the socket.
+
         Raises:
             OSError: refused, or no answer in time.
         """
+        if destination in self.hosts:
+            destination = address(destination)
         with self._entered():
             return socket.create_connection((destination, port), timeout=timeout_seconds)
 

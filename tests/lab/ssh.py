@@ -108,11 +108,12 @@ class Connection:
                 completed = _communicate(channel, stdin, deadline)
             finally:
                 channel.close()
-        except TimeoutError as error:
-            raise LabTimeoutError(
-                f"{self._host}: {command}: not ended after {timeout_seconds:g} s"
-            ) from error
         except (OSError, EOFError, paramiko.SSHException) as error:
+            # paramiko says "timeout" with several exceptions; the clock knows.
+            if isinstance(error, TimeoutError) or time.monotonic() >= deadline:
+                raise LabTimeoutError(
+                    f"{self._host}: {command}: not ended after {timeout_seconds:g} s"
+                ) from error
             self.close()
             raise CommandError(f"{self._host}: {command}: {error or type(error).__name__}") from error
         if check and completed.returncode:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.lab.waiting import LabError, LabTimeoutError
-from tests.lab.witness import Broken, DiskCopy, Line, Witness, read_records
+from tests.lab.witness import BrokenError, DiskCopy, Line, Witness, read_records
 
 A, B = "a" * 16, "b" * 16
 
@@ -50,7 +50,7 @@ def test_an_honest_failover_passes():
 
 def test_a_lost_record_is_found():
     witness = told((1.0, "v01", A, "record", 7), (5.0, "v02", B, "found", 5), (5.1, "v02", B, "record", 6))
-    with pytest.raises(Broken, match="printed up to 7.* found only 5: 2 lost"):
+    with pytest.raises(BrokenError, match=r"printed up to 7.* found only 5: 2 lost"):
         witness.assert_nothing_lost(VM)
 
 
@@ -70,7 +70,7 @@ def test_two_boots_at_the_same_time_are_found():
     witness = honest()
     witness.take("vm01", Line(5.5, "v01", A, "failed", 4))
     assert witness.lost(VM) == []
-    with pytest.raises(Broken, match=r"still printed 0\.50 s after boot b+ on v02 had begun"):
+    with pytest.raises(BrokenError, match=r"still printed 0\.50 s after boot b+ on v02 had begun"):
         witness.assert_nothing_lost(VM)
 
 
@@ -84,7 +84,7 @@ def test_two_boots_at_the_same_time_are_found():
     ids=["absent", "overwritten by another boot", "several"],
 )
 def test_a_record_missing_on_disk_is_found(disk, missing):
-    with pytest.raises(Broken, match=missing):
+    with pytest.raises(BrokenError, match=missing):
         honest().assert_nothing_lost(VM, disk)
 
 
@@ -99,11 +99,15 @@ def test_lines_are_read_as_they_come_and_torn_ones_are_not_misread(tmp_path: Pat
     witness = Witness(clock=lambda: now[0])
     witness.watch(VM, "v01", console)
     witness.read()
-    console.write_bytes(b"[    1.0] Linux\r\nvmheal-guest boot=" + A.encode() + b" found=0 ok\r\nvmheal-guest boot=")
+    console.write_bytes(
+        b"[    1.0] Linux\r\nvmheal-guest boot=" + A.encode() + b" found=0 ok\r\nvmheal-guest boot="
+    )
     witness.read()
     now[0] = 11.0
     with console.open("ab") as more:
-        more.write(A.encode() + b" record=1 ok\r\nvmheal-guest boot=" + A.encode() + b" record=1[ 9.1] panic\r\n")
+        more.write(
+            A.encode() + b" record=1 ok\r\nvmheal-guest boot=" + A.encode() + b" record=1[ 9.1] panic\r\n"
+        )
         more.write(b"vmheal-guest boot=" + A.encode() + b" failed=2 errno=5 ok\r\n")
     witness.read()
     assert witness.lines(VM) == [

@@ -12,6 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -71,7 +72,7 @@ class DiskCopy:
     """How many records there is room for; older ones have been overwritten."""
 
 
-class Broken(AssertionError):
+class BrokenError(AssertionError):
     """The promise was broken; the message says how, with the table of boots."""
 
 
@@ -205,7 +206,7 @@ class Witness:
         """
         findings = []
         boots = self.boots(vm)
-        for before, after in zip(boots, boots[1:], strict=False):
+        for before, after in pairwise(boots):
             if before.last is not None and after.found is not None and before.last > after.found:
                 findings.append(
                     f"boot {before.boot} on {before.host} printed up to {before.last}, "
@@ -248,11 +249,11 @@ class Witness:
         """Assert that no printed record was lost and that no two guests printed at overlapping times.
 
         Raises:
-            Broken: one was, or they did.
+            BrokenError: one was, or they did.
         """
         findings = self.lost(vm, on_disk) + self.overlaps(vm)
         if findings:
-            raise Broken(f"{vm.name}:\n  " + "\n  ".join(findings) + "\n" + self.table([vm]))
+            raise BrokenError(f"{vm.name}:\n  " + "\n  ".join(findings) + "\n" + self.table([vm]))
 
     def table(self, vms: Iterable[NamedVm]) -> str:
         """Return a table for people: one row for each boot; times count from the first line of all."""
@@ -260,12 +261,11 @@ class Witness:
         zero = min((boot.begun for _, boot in chosen), default=0.0)
         rows = [("VM", "boot", "host", "found", "first", "last", "records", "from s", "to s")]
         for name, boot in chosen:
-            numbers = (boot.found, boot.first, boot.last)
-            rows.append(
-                (name, boot.boot[:8], boot.host)
-                + tuple("-" if number is None else str(number) for number in numbers)
-                + (str(boot.records), f"{boot.begun - zero:.2f}", f"{boot.ended - zero:.2f}")
-            )
+            numbers = [
+                "-" if number is None else str(number) for number in (boot.found, boot.first, boot.last)
+            ]
+            times = [f"{moment - zero:.2f}" for moment in (boot.begun, boot.ended)]
+            rows.append((name, boot.boot[:8], boot.host, *numbers, str(boot.records), *times))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         return "\n".join(
             "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
