@@ -37,7 +37,7 @@ MAX_CONNECTIONS = 8
 MAX_THREADS = 24
 """For each host: calls that run, or that have not come back."""
 PING_SECONDS = 5.0
-OPEN_SECONDS = 6.0
+OPEN_SECONDS = 15.0
 REACH_SECONDS = 3.0
 
 _SSH_TRANSPORTS = {"ssh", "libssh", "libssh2"}

@@ -18,7 +18,7 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what it logs with a 
 MAX_OUTPUT_BYTES = 1 << 20
 """Of each stream; the states of 100 resources are 100 KB."""
 CHUNK_BYTES = 1 << 16
-CONNECT_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 10.0
 KEEPALIVE_SECONDS = 2
 SILENT_PEER_SECONDS = 5.0
 """Sent but not acknowledged for so long: the host or the way to it is dead (TCP_USER_TIMEOUT)."""
