@@ -35,7 +35,7 @@ log = structlog.get_logger()
 MAX_CONNECTIONS = 256
 MAX_HEAD_BYTES = 16 * 1024
 MAX_PAGE_BYTES_IN_MEMORY = 64 * 1024 * 1024  # of an answer; larger ones go through a file
-BODY_THREADS = 32
+BODY_THREADS = 16
 PAGE_THREADS = 4
 IDLE_SECONDS = 120  # between two requests of one connection, and for a client to take its answer
 CLEANUP_SECONDS = 1
@@ -76,9 +76,10 @@ class _Parser(HTTPRequestParser):
             return len(data)
         here = min(self.content_length, len(data) - consumed)
         self._channel.unread = self.content_length - here
-        return consumed + here
+        return consumed + int(here)
 
     def _drop_body(self, length: str) -> None:
+        self.close()  # the buffer
         self.body_rcv = None
         self.completed = True
         self.expect_continue = False
@@ -148,6 +149,8 @@ class _Listener(TcpWSGIServer):
         self.refused = refused
         self._request_timeout_seconds = request_timeout_seconds
         self._closed = closed
+        self._wakeable = threading.Lock()
+        self._ended = False
         self.pools = {"bodies": ThreadedTaskDispatcher(), "pages": ThreadedTaskDispatcher()}
         self.pools["bodies"].set_thread_count(BODY_THREADS)
         self.pools["pages"].set_thread_count(PAGE_THREADS)
@@ -163,7 +166,7 @@ class _Listener(TcpWSGIServer):
                 ident=None,
                 max_request_header_size=MAX_HEAD_BYTES,
                 max_request_body_size=max_body_bytes + 1,  # waitress refuses what reaches it
-                inbuf_overflow=max_body_bytes + 1,  # a full disk must not stand in the way
+                inbuf_overflow=max_body_bytes + MAX_HEAD_BYTES,  # into a file: never, the disk may be full
                 outbuf_overflow=MAX_PAGE_BYTES_IN_MEMORY,
                 connection_limit=MAX_CONNECTIONS + 32,  # when all of them are being served
                 channel_timeout=IDLE_SECONDS,
@@ -193,6 +196,11 @@ class _Listener(TcpWSGIServer):
             channel.will_close = True
             self._closed.labels(reason).inc()
 
+    def pull_trigger(self) -> None:
+        with self._wakeable:  # a thread that comes late must not write into what has the descriptor now
+            if not self._ended:
+                super().pull_trigger()
+
     def poll(self, timeout_seconds: float) -> None:
         """Let the sockets' work be done until there was some, or the time is over."""
         wasyncore.poll2(timeout_seconds, self._map)
@@ -208,7 +216,9 @@ class _Listener(TcpWSGIServer):
             self.poll(0.05)
         for pool in self.pools.values():
             pool.shutdown(timeout=max(0.1, deadline - time.monotonic()))
-        wasyncore.close_all(self._map)
+        with self._wakeable:
+            self._ended = True
+            wasyncore.close_all(self._map)
 
 
 class WebServer:

@@ -1,0 +1,175 @@
+"""Alertmanager's deliveries as Debian's 0.25 sends them, and the receiver here or in a process of its own."""
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from actuator.adapters.clock import SystemClock
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.config import WebhookSettings
+from actuator.model import Notification
+from actuator.ports import Journal
+from actuator.receive import Server
+
+TOKEN = "not-a-real-secret"
+HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+
+
+def alert(number: int, *, status: str = "firing") -> dict:
+    """The alert about domain `number`; its fingerprint says which one it is."""
+    labels = {
+        "action": "restart",
+        "alertname": "VMFailure",
+        "domain": f"voms{number:04}",
+        "host": f"v{number % 3 + 1:02}",
+        "severity": "critical",
+    }
+    return {
+        "status": status,
+        "labels": labels,
+        "annotations": {
+            "description": f"libvirt on {labels['host']} says that {labels['domain']} is shut off; it should run.",
+            "summary": f"{labels['domain']} is down on {labels['host']}",
+        },
+        "startsAt": "2026-03-01T11:22:33.444555666Z",
+        "endsAt": "0001-01-01T00:00:00Z" if status == "firing" else "2026-03-01T11:25:00.444555666Z",
+        "generatorURL": "http://monitor:9090/graph?g0.expr=vmheal_domain_expected+%3D%3D+1&g0.tab=1",
+        "fingerprint": f"{number:016x}",
+    }
+
+
+def payload(*alerts: dict, **changed: object) -> dict:
+    """A delivery's body, as data."""
+    group = {"alertname": "VMFailure", "domain": "voms0001", "host": "v01"}
+    return {
+        "receiver": "vmheal",
+        "status": "firing",
+        "alerts": list(alerts),
+        "groupLabels": group,
+        "commonLabels": group,
+        "commonAnnotations": {},
+        "externalURL": "http://monitor:9093",
+        "version": "4",
+        "groupKey": '{}/{action=~".+"}:{alertname="VMFailure", domain="voms0001", host="v01"}',
+        "truncatedAlerts": 0,
+        **changed,
+    }
+
+
+def body(*alerts: dict, **changed: object) -> bytes:
+    return json.dumps(payload(*alerts, **changed)).encode()
+
+
+def request(content: bytes, *, token: str = TOKEN) -> bytes:
+    """A delivery as bytes on the wire."""
+    head = (
+        "POST /alerts HTTP/1.1\r\nHost: localhost:10811\r\nUser-Agent: Alertmanager/0.25.0\r\n"
+        f"Authorization: Bearer {token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+@dataclass
+class MemoryJournal:
+    """Keeps what it was given; durable enough for tests that ask what reached the journal."""
+
+    calls: list[tuple[Notification, ...]] = field(default_factory=list)
+
+    def receive(self, notifications: Sequence[Notification], *, at: float) -> None:
+        self.calls.append(tuple(notifications))
+
+
+@dataclass
+class Served:
+    """A receiver that answers."""
+
+    port: int
+    registry: CollectorRegistry
+    woken: threading.Semaphore
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def connect(self, timeout_seconds: float = 10.0) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=timeout_seconds)
+
+    def value(self, sample: str, **labels: str) -> float:
+        return self.registry.get_sample_value(sample, labels) or 0.0
+
+
+def arguments(journal: Journal, **limits: float) -> dict:
+    """What `receive.create_app` takes, with a registry of its own."""
+    return {
+        "journal": journal,
+        "clock": SystemClock(threading.Event()),
+        "token": TOKEN,
+        "webhook": WebhookSettings(token_file="/unused", **limits),
+        "wake": lambda: None,
+        "registry": CollectorRegistry(),
+        "status": dict,
+    }
+
+
+@contextlib.contextmanager
+def served(journal: Journal, **limits: float) -> Iterator[Served]:
+    """The receiver on a free port of loopback, in this process."""
+    given, woken = arguments(journal, **limits), threading.Semaphore(0)
+    with Server(("127.0.0.1", 0), **{**given, "wake": woken.release}) as server:
+        yield Served(server.port, given["registry"], woken)
+
+
+def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:
+    """Read one answer: status, headers (names in lower case), body."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _some(connection)
+    head, _, content = received.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    while len(content) < int(headers.get("content-length", 0)):
+        content += _some(connection)
+    return int(first.split(" ")[1]), headers, content
+
+
+def _some(connection: socket.socket) -> bytes:
+    data = connection.recv(65536)
+    if not data:
+        raise ConnectionError("closed before the answer was complete")
+    return data
+
+
+@contextlib.contextmanager
+def receiver_process(journal: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The receiver over a real journal, alone in a process; yields it and its port."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.actuator.deliveries", str(journal)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+def _serve(path: Path) -> None:
+    """Serve until standard input ends."""
+    with contextlib.closing(SqliteJournal(path)) as journal, served(journal) as receiver:
+        print(receiver.port, flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))
