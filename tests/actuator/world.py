@@ -1,0 +1,429 @@
+"""Two hosts in memory behind the actuator's ports, with faults at every call, and the actuator on them.
+
+Time is virtual and everything runs in one thread, so a run is the same each time. It behaves like the captured
+outputs of real DRBD and libvirt for what a restart meets; the real ones are in tests/adapters and tests/lab.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.alarm import Alarm
+from actuator.config import Settings
+from actuator.execute import Executor
+from actuator.model import (
+    Disk,
+    DomainRecord,
+    DomainState,
+    DomainView,
+    Done,
+    Event,
+    Failed,
+    Indeterminate,
+    Notification,
+    OutgoingAlert,
+    PlanStatus,
+    Received,
+)
+from actuator.observe import Observer
+from actuator.ports import JournalError, Ports, Unanswered
+from actuator.protected import Protected
+from actuator.reconcile import Reconciler
+from actuator.worker import Worker
+from exporter.drbd import ConnectionState, DiskState, Role, Snapshot
+from tests.actuator.build import UUID, connection, device, resource, snapshot
+
+EPOCH = 1_700_000_000.0
+PEER = {"v01": "v02", "v02": "v01"}
+
+
+class Killed(BaseException):
+    """The actuator's process ends here, as by SIGKILL."""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.offset = EPOCH
+
+    def wall(self) -> float:
+        return self.offset + self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Serial:
+    """``ports.Tasks`` in one thread: gathered calls one after the other, spawned ones when there is time."""
+
+    def __init__(self) -> None:
+        self.queue: deque[Callable[[], None]] = deque()
+
+    def gather(self, calls, *, timeout_seconds):
+        answers = {}
+        for key, call in calls.items():
+            try:
+                answers[key] = call()
+            except Unanswered as error:
+                answers[key] = error
+        return answers
+
+    def spawn(self, name, call):
+        self.queue.append(call)
+
+
+@dataclass
+class Replica:
+    """One resource on one host."""
+
+    role: Role = Role.SECONDARY
+    disk: DiskState = DiskState.UP_TO_DATE
+
+
+@dataclass
+class Guest:
+    """The domain on one host."""
+
+    state: DomainState = DomainState.SHUTOFF
+    id: int | None = None
+    reason: str = "unknown"
+    has_disks: bool = True
+
+
+@dataclass
+class World:
+    """v01 runs voms01; what goes wrong is set before or while it runs.
+
+    Attributes:
+        answers: for calls that change something, by name: what they say instead, once each, and whether they
+            have their effect all the same.
+        silent: hosts that do not answer.
+        kill_at: the number of the call (reads included) at which the actuator is killed.
+        kill_after: it is killed after the call's effect, not before.
+    """
+
+    resources: tuple[str, ...] = ("voms01",)
+    xen: bool = True
+    connected: bool = True
+    replicas: dict[tuple[str, str], Replica] = field(default_factory=dict)
+    guests: dict[str, Guest] = field(default_factory=dict)
+    answers: dict[str, deque] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    alertmanager: list[Notification] | None = field(default_factory=list)
+    prometheus: list[Notification] = field(default_factory=list)
+    sent: list[OutgoingAlert] = field(default_factory=list)
+    on_call: Callable[[str], None] = lambda name: None
+    calls: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    kill_at: int | None = None
+    kill_after: bool = False
+    next_id: int = 10
+    started: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.resources:
+            self.replicas["v01", name] = Replica(Role.PRIMARY)
+            self.replicas["v02", name] = Replica()
+        self.guests = {"v01": Guest(DomainState.RUNNING, 5), "v02": Guest()}
+
+    # ---- what happens to it
+
+    def crash(self, *, preserved: bool = False) -> None:
+        guest = self.guests["v01"]
+        guest.state = DomainState.SHUTOFF
+        guest.reason = "crashed"
+        if not preserved:
+            guest.id = None
+
+    @property
+    def running(self) -> list[str]:
+        return [host for host, guest in self.guests.items() if guest.state is DomainState.RUNNING]
+
+    @property
+    def starts(self) -> int:
+        return self.calls.count("start")
+
+    def _enter(self, name: str) -> Callable[[], None]:
+        """Count the call; kill the actuator before it, or give what kills it after."""
+        self.on_call(name)
+        self.calls.append(name)
+        number = len(self.calls)
+        if self.kill_at == number and not self.kill_after:
+            self.kill_at = None
+            raise Killed
+
+        def leave() -> None:
+            if self.kill_at == number:
+                self.kill_at = None
+                raise Killed
+
+        return leave
+
+    def _change(self, name: str, host: str, effect: Callable[[], object]):
+        leave = self._enter(name)
+        said, has_effect = self.answers[name].popleft() if self.answers.get(name) else (None, True)
+        if host in self.silent:
+            said, has_effect = Indeterminate(f"{host} does not answer"), False
+        result = effect() if has_effect else None
+        leave()
+        return said or result or Done()
+
+    # ---- Hypervisor
+
+    def look(self, host, domain, *, timeout_seconds):
+        leave = self._enter("look")
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        guest = self.guests[host]
+        alive = guest.state is DomainState.RUNNING
+        disks = tuple(
+            Disk(f"xvd{'abc'[minor]}", f"/dev/drbd{minor}", attached=guest.has_disks if alive else None)
+            for minor, _ in enumerate(self.resources)
+        )
+        leave()
+        return DomainView(domain, UUID, guest.state, guest.reason, guest.id, disks)
+
+    def states(self, host, *, timeout_seconds):
+        self._enter("states")()
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        return {"voms01": self.guests[host].state}
+
+    def destroy(self, host, domain, domain_id, *, timeout_seconds):
+        def effect():
+            guest = self.guests[host]
+            if guest.state in {DomainState.RUNNING, DomainState.PAUSED} or guest.id not in {None, domain_id}:
+                return Failed(f"is {guest.state}, id {guest.id}")
+            guest.id = None
+            return None
+
+        return self._change("destroy", host, effect)
+
+    def start(self, host, domain, *, timeout_seconds):
+        def effect():
+            guest = self.guests[host]
+            if guest.id is not None:
+                return Failed("domain is already active", 55)
+            if other := [running for running in self.running if running != host]:
+                self.violations.append(f"started on {host} while it runs on {other}")
+            secondary = any(self.replicas[host, name].role is not Role.PRIMARY for name in self.resources)
+            if secondary and not self.xen:
+                return Failed("Wrong medium type", 38)
+            if secondary:
+                self.violations.append(f"started on {host} without its disk")
+            guest.state, guest.id, guest.has_disks = DomainState.RUNNING, self.next_id, not secondary
+            self.next_id += 1
+            self.started += 1
+            return None
+
+        return self._change("start", host, effect)
+
+    # ---- Storage
+
+    def status(self, host, *, timeout_seconds) -> Snapshot:
+        leave = self._enter("status")
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        peer = PEER[host]
+        seen = []
+        for minor, name in enumerate(self.resources):
+            mine, its = self.replicas[host, name], self.replicas[peer, name]
+            link = connection(
+                peer,
+                ConnectionState.CONNECTED if self.connected else ConnectionState.CONNECTING,
+                its.role if self.connected else Role.UNKNOWN,
+                its.disk if self.connected else DiskState.D_UNKNOWN,
+            )
+            seen.append(
+                resource(name, mine.role, devices=(device(minor, disk_state=mine.disk),), connections=(link,))
+            )
+        leave()
+        return snapshot(*seen)
+
+    def promote(self, host, resource, *, timeout_seconds):
+        def effect():
+            its = self.replicas[PEER[host], resource]
+            if self.connected and its.role is Role.PRIMARY:
+                return Failed("Multiple primaries not allowed by config", -1)
+            if not self.connected:
+                self.violations.append(f"promoted {resource} on {host} without its peer")
+            self.replicas[host, resource].role = Role.PRIMARY
+            return None
+
+        return self._change("promote", host, effect)
+
+    def demote(self, host, resource, *, timeout_seconds):
+        def effect():
+            if self.guests[host].state is DomainState.RUNNING:
+                return Failed("Device is held open by someone", -12)
+            self.replicas[host, resource].role = Role.SECONDARY
+            return None
+
+        return self._change("demote", host, effect)
+
+    # ---- Alerts
+
+    def send(self, alerts: Sequence[OutgoingAlert], *, timeout_seconds) -> None:
+        self._enter("send")()
+        if self.alertmanager is None:
+            raise Unanswered("Alertmanager: connection refused")
+        self.sent.extend(alerts)
+
+    def firing(self, *, timeout_seconds) -> tuple[Notification, ...]:
+        self._enter("firing")()
+        if self.alertmanager is None:
+            raise Unanswered("Alertmanager: connection refused")
+        return tuple(dataclasses.replace(alert, source="alertmanager") for alert in self.alertmanager)
+
+
+@dataclass
+class PrometheusOf:
+    """``ports.Metrics`` of a world."""
+
+    world: World
+
+    def firing(self, *, timeout_seconds):
+        return tuple(dataclasses.replace(alert, source="prometheus") for alert in self.world.prometheus)
+
+
+class MortalJournal:
+    """The real journal; the actuator is killed at its write number ``kill_at``, before or after it is durable."""
+
+    def __init__(self, journal, *, kill_at=None, kill_after=False, fails=()) -> None:
+        self.journal = journal
+        self.kill_at = kill_at
+        self.kill_after = kill_after
+        self.fails = set(fails)
+        self.writes = 0
+
+    def __getattr__(self, name):
+        return getattr(self.journal, name)
+
+    def _write(self, write) -> None:
+        self.writes += 1
+        if self.writes in self.fails:
+            raise JournalError("disk full")
+        if self.writes == self.kill_at and not self.kill_after:
+            raise Killed
+        write()
+        if self.writes == self.kill_at:
+            raise Killed
+
+    def receive(self, notifications: Sequence[Notification], *, at: float) -> None:
+        self._write(lambda: self.journal.receive(notifications, at=at))
+
+    def commit(
+        self, *, record: DomainRecord | None = None, events=(), settled: Sequence[Received] = ()
+    ) -> None:
+        self._write(lambda: self.journal.commit(record=record, events=events, settled=settled))
+
+
+def settings(path, **more) -> Settings:
+    server = {"url": "http://localhost:1"}
+    host = {"address": "localhost", "libvirt_uri": "test:///default"}
+    return Settings.model_validate(
+        {
+            "mode": "enforce",
+            "journal": {"path": str(path)},
+            "webhook": {"token_file": "/nonexistent/token"},
+            "alertmanager": server,
+            "prometheus": server,
+            "ssh": {"key_file": "/nonexistent/key", "known_hosts_file": "/nonexistent/hosts"},
+            "hosts": {"v01": host, "v02": host},
+            "domains": {"voms01": {"host": "v01", "hosts": ["v01", "v02"]}},
+        }
+        | more
+    )
+
+
+class Machine:
+    """The actuator over a world and a journal file; ``kill`` and build another to restart it."""
+
+    def __init__(
+        self, world: World, path, clock: Clock, *, config: Settings | None = None, **journal
+    ) -> None:
+        self.world = world
+        self.config = config or settings(path)
+        self.clock = clock
+        self.tasks = Serial()
+        self.stopping = False
+        self._file = SqliteJournal(path)
+        self.journal = MortalJournal(self._file, **journal)
+        self.ports = Ports(world, world, world, PrometheusOf(world), self.journal, clock, self.tasks)
+        self.protected = Protected(self.config, self.journal)
+        self.alarm = Alarm(self.ports, 5.0)
+        observer = Observer(self.ports, self.config.evidence.timeout_seconds)
+        executor = Executor(self.ports, observer, self.config, self.protected, lambda: self.stopping)
+        self.worker = Worker(self.ports, self.config, self.protected, executor, self.alarm, lambda: None)
+        self.reconciler = Reconciler(self.ports, self.config, self.protected, self.worker, self.alarm)
+        self.worker.recover()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def receive(self, *notifications: Notification) -> None:
+        self.journal.receive(notifications, at=self.clock.wall())
+        self.settle()
+
+    def settle(self) -> None:
+        """Work until there is nothing to do at this time."""
+        for _ in range(1000):
+            self.worker.turn()
+            if not self.tasks.queue:
+                return
+            while self.tasks.queue:
+                self.tasks.queue.popleft()()
+        raise AssertionError("the worker never comes to rest")
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, with reconcile at its interval and the worker each second."""
+        end = self.clock.now + seconds
+        reconciled_at = float("-inf")
+        while self.clock.now < end:
+            if self.clock.now - reconciled_at >= self.config.reconcile.interval_seconds:
+                reconciled_at = self.clock.now
+                self.reconciler.turn()
+            self.settle()
+            self.clock.now += 1.0
+
+    @property
+    def record(self) -> DomainRecord:
+        return self.protected.record("voms01")
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.timeline]
+
+    @property
+    def timeline(self) -> list[Event]:
+        return [event for _, event in self._file.timeline(limit=100_000)]
+
+
+def alert(
+    starts_at=EPOCH, *, firing=True, domain="voms01", action="restart", fingerprint="f1"
+) -> Notification:
+    labels = {
+        "alertname": "VMFailure",
+        "action": action,
+        "host": "v01",
+        "domain": domain,
+        "severity": "critical",
+    }
+    return Notification(fingerprint, starts_at, firing, labels)
+
+
+def assert_ended_well(world: World, machine: Machine) -> None:
+    """One VM, with its disks, nothing forbidden on the way, no plan left open."""
+    assert world.violations == []
+    assert world.running == ["v01"]
+    assert world.guests["v01"].has_disks
+    assert machine.record.open_plan is None
+    assert machine.record.plan is None or machine.record.plan.status in {
+        PlanStatus.SUCCEEDED,
+        PlanStatus.FAILED,
+    }
