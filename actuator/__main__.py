@@ -83,7 +83,7 @@ def serve(config_path: Path, log_format: str) -> None:
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         report = Report(settings)
         with ExitStack() as opened:
             journal = opened.enter_context(closing(_open_journal(settings)))

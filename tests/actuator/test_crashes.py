@@ -59,7 +59,7 @@ def run(world, folder, *, kill_twice=False, **mortality) -> None:
             machine.run(20)
         machine.close()
     machine = Machine(world, folder / "journal", clock)
-    machine.run(40)
+    machine.run(80)
     machine.close()
 
 
