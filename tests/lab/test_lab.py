@@ -1,12 +1,15 @@
 """The lab itself: real hosts, real DRBD, real guests; every fault does what its name says."""
 
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from tests.lab.image import CACHE, REPO
 from tests.lab.lab import Lab
-from tests.lab.network import MONITOR
+from tests.lab.network import MONITOR, ip
 from tests.lab.ssh import CommandError
 from tests.lab.vm import Vm
 from tests.lab.waiting import LabError, LabTimeoutError, wait_until
@@ -186,3 +189,23 @@ def move(lab: Lab, vm: Vm, source: str, target: str) -> None:
         demote = ["drbdadm", "secondary", resource.name]
         lab.host(source).run(demote)
         lab.host(target).run(["drbdadm", "primary", resource.name])
+
+
+def test_a_lab_whose_owner_is_killed_leaves_nothing():
+    program = "from tests.lab.lab import Lab\nLab(hosts=1, name='orphan').__enter__()"
+    folder, namespace = CACHE / "run" / "orphan", Path("/run/netns/vmheal-orphan")
+
+    def machines() -> list[Path]:
+        inside = ip("netns", "pids", namespace.name).split() if namespace.exists() else []
+        processes = [Path("/proc") / process for process in inside]
+        return [process for process in processes if "qemu" in (process / "comm").read_text()]
+
+    owner = subprocess.Popen([sys.executable, "-c", program], cwd=REPO, stderr=subprocess.DEVNULL)
+    try:
+        found = wait_until(machines, "the host to be switched on", 120)
+    finally:
+        owner.kill()
+        owner.wait()
+    wait_until(lambda: not namespace.exists() and not folder.exists(), "the janitor's work", 60)
+    wait_until(lambda: not any(process.exists() for process in found), "its QEMU's end", 10)
+    assert not Path("/sys/class/net/door-orphan").exists()
