@@ -273,8 +273,9 @@ class Snapshot:
         return next((resource for resource in self.resources if resource.name == name), None)
 
     def problems_of(self, name: str) -> tuple[Problem, ...]:
-        """Return what was not understood of that resource, or of no resource that could be named."""
-        return tuple(problem for problem in self.problems if problem.resource in {name, ""})
+        """Return what was not understood of that resource, or of none that is known: it may be this one."""
+        others = {resource.name for resource in self.resources} - {name}
+        return tuple(problem for problem in self.problems if problem.resource not in others)
 
 
 class DrbdOutputError(ValueError):

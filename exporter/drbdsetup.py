@@ -57,6 +57,7 @@ EVENTS2_SHARE = 0.7
 DETAILS_SECONDS = 15.0
 DETAILS_PAUSE_SECONDS = 1.0
 DETAILS_CHILD_SECONDS = 5.0
+CLOSE_SECONDS = 1.0
 DETAIL_SOURCES = ("drbdadm", "show", "get-gi")
 FILES_SECONDS = 600.0
 # A UUID can change without a state that shows it: the first write of a Primary without its peer makes one.
@@ -230,8 +231,8 @@ class DetailsReader:
                 self._versions[resource.name] = (
                     known if known and known[0] == states else (states, next(self._version))
                 )
-            self._state = state
-            if self._versions != before:
+            first, self._state = self._state is None, state
+            if first or self._versions != before:
                 self._changed = True
                 self._condition.notify()
             if self._thread is None:
@@ -255,10 +256,12 @@ class DetailsReader:
         self._first.wait(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """End the thread; a child that runs is waited for by nobody."""
+        """End the thread, and wait a moment for it; a child that hangs is waited for by nobody."""
         with self._condition:
             self._closed = True
             self._condition.notify()
+        if self._thread:
+            self._thread.join(CLOSE_SECONDS)
 
     def _loop(self) -> None:
         pause_until = 0.0
@@ -281,13 +284,17 @@ class DetailsReader:
             try:
                 self.latest = replace(read(state), errors=errors)
             except (ChildError, DrbdOutputError) as error:
-                if self.latest.errors.get(source) != str(error):
+                if self.latest.errors.get(source) != str(error) and not self._closed:
                     log.warning("details of DRBD cannot be read", source=source, error=str(error))
                 self.latest = replace(self.latest, errors={**errors, source: str(error)})
 
     def _run(self, program: Program, *arguments: str) -> str:
-        output = program.run(arguments, time.monotonic() + DETAILS_CHILD_SECONDS)
-        return _succeeded(output, f"{program.name} {arguments[0]}").stdout
+        return _succeeded(self._output(program, *arguments), f"{program.name} {arguments[0]}").stdout
+
+    def _output(self, program: Program, *arguments: str) -> Output:
+        if self._closed:
+            raise ChildError("the exporter ends")
+        return program.run(arguments, time.monotonic() + DETAILS_CHILD_SECONDS)
 
     def _read_files(self, _state: State) -> Details:
         """Read the configuration files, when one of them or drbdadm itself has changed."""
@@ -335,7 +342,7 @@ class DetailsReader:
             arguments = _get_gi_arguments(state.proc, resource, device)
             if arguments is None:
                 continue
-            output = self._drbdsetup.run(["get-gi", *arguments], now + DETAILS_CHILD_SECONDS)
+            output = self._output(self._drbdsetup, "get-gi", *arguments)
             uuid = None if output.status else parse_current_uuid(output.stdout)
             with self._condition:
                 self._uuids[key] = _Uuid(uuid, version, now)

@@ -1,0 +1,558 @@
+"""The collector `drbd` over replayed captures, and over a DRBD that hangs, floods, fails or lies."""
+
+import os
+import re
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from exporter import drbdsetup
+from exporter.collector import CollectorError
+from exporter.collectors import drbd
+from exporter.collectors.drbd import Drbd
+from tests.exporter.drbd_samples import command, drbd9, drbd84, snaps9, snaps84
+from tests.exporter.fake_drbd import FakeDrbd
+
+WAIT_SECONDS = 20.0
+
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    fake = FakeDrbd(tmp_path / "drbd")
+    monkeypatch.setenv("PATH", f"{fake.base}/bin:{os.environ['PATH']}")
+    monkeypatch.setattr(drbd.platform, "node", lambda: "v01")
+    monkeypatch.setattr(drbdsetup, "DETAILS_PAUSE_SECONDS", 0.0)
+    return fake
+
+
+@pytest.fixture
+def collector(fake):
+    collector = Drbd(fake.paths)
+    yield collector
+    collector.close()
+
+
+def scrape(collector: Drbd, seconds: float = WAIT_SECONDS) -> Series:
+    """One scrape; a series that comes twice is an error."""
+    page: Series = {}
+    for metric in collector.collect(time.monotonic() + seconds):
+        for sample in metric.samples:
+            key = sample.name, frozenset(sample.labels.items())
+            assert key not in page, f"twice: {key}"
+            page[key] = sample.value
+    return page
+
+
+def value(page: Series, name: str, /, **labels: str) -> float | None:
+    """The value of the one series with that name and at least these labels; None when there is none."""
+    found = [
+        number for (its, have), number in page.items() if its == name and labels.items() <= dict(have).items()
+    ]
+    assert len(found) <= 1, f"{name} {labels} is not one series"
+    return found[0] if found else None
+
+
+def state(page: Series, name: str, /, **labels: str) -> set[str]:
+    """Which states of a StateSet are 1."""
+    return {
+        dict(have)[name]
+        for (its, have), number in page.items()
+        if its == name and number == 1 and labels.items() <= dict(have).items()
+    }
+
+
+def eventually(collector: Drbd, condition) -> Series:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition(page := scrape(collector)):
+        assert time.monotonic() < deadline, page
+    return page
+
+
+VOLUME = {"name": "voms01", "volume": "0", "minor": "0"}
+PEER = {"name": "voms01", "conn_name": "v02", "peer_node_id": "0"}
+
+
+def test_a_resync_on_84(fake, collector):
+    fake.replay84("08-syncing-mid.v01")
+    page = scrape(collector)
+    assert value(page, "drbd_up") == value(page, "drbdreactor_up") == 1
+    assert value(page, "drbd_version", kmod="8.4.11", utils="9.22.0") == 1
+    assert value(page, "drbd_resource_resources") == 1
+    assert state(page, "drbd_resource_role", name="voms01") == {"Primary"}
+    assert state(page, "drbd_device_state", **VOLUME) == {"UpToDate"}
+    assert state(page, "drbd_connection_state", **PEER) == {"Connected"}
+    assert state(page, "vmheal_drbd_connection_peer_role", **PEER) == {"Secondary"}
+    assert state(page, "vmheal_drbd_peerdevice_replication", **PEER, volume="0") == {"SyncSource"}
+    assert state(page, "vmheal_drbd_peerdevice_disk", **PEER, volume="0") == {"Inconsistent"}
+    assert value(page, "vmheal_drbd_peerdevice_sync_done_ratio", **PEER, volume="0") == pytest.approx(0.28)
+    assert value(page, "vmheal_drbd_peerdevice_sync_eta_seconds", **PEER, volume="0") == 36
+    assert value(page, "drbd_peerdevice_outofsync_bytes", **PEER, volume="0") == 74072 * 1024
+    assert value(page, "drbd_peerdevice_sent_bytes", **PEER, volume="0") == 28288 * 1024
+    assert value(page, "drbd_device_read_bytes_total", **VOLUME) == 28288 * 1024
+    assert value(page, "drbd_device_size_bytes", **VOLUME) == 102360 * 1024
+    assert value(page, "drbd_device_unintentionaldiskless", **VOLUME) == 0
+    assert state(page, "vmheal_drbd_resource_fencing", name="voms01") == {"dont-care"}
+    assert state(page, "vmheal_drbd_connection_protocol", **PEER) == {"C"}
+    assert value(page, "vmheal_drbd_connection_split_brain", **PEER) == 0
+    assert (
+        value(page, "vmheal_drbd_device_info", **VOLUME, device="/dev/drbd0", backing_disk="/dev/vg0/voms01")
+        == 1
+    )
+    assert value(page, "vmheal_drbd_usermode_helper_info", path="/sbin/drbdadm") == 1
+    assert (
+        value(
+            page,
+            "vmheal_drbd_resource_handler_info",
+            name="voms01",
+            handler="fence-peer",
+            command='/usr/lib/vmheal/fence-peer "a b" &',
+        )
+        == 1
+    )
+    page = eventually(collector, lambda page: value(page, "vmheal_drbd_device_current_uuid_info", **VOLUME))
+    assert value(page, "vmheal_drbd_device_current_uuid_info", **VOLUME, uuid="E25DF6057BB32DC0") == 1
+    for absent in (
+        "drbd_resource_maypromote",
+        "drbd_device_quorum",
+        "drbd_device_client",
+        "drbd_connection_apinflight_bytes",
+        "vmheal_drbd_resource_auto_promote",
+        "vmheal_drbd_resource_info",
+    ):
+        assert not [key for key in page if key[0] == absent]
+    assert collector.volume_of_minor(0) == ("voms01", "0")
+    assert collector.volume_of_minor(1) is None
+    assert collector.backing_disks() == {("voms01", "0"): "/dev/vg0/voms01"}
+
+
+def test_a_lost_quorum_on_9(fake, collector):
+    fake.replay9("38-v02-isolated-no-quorum", "v02")
+    page = scrape(collector)
+    assert value(page, "drbd_resource_suspended", name="voms01") == 1
+    assert state(page, "vmheal_drbd_resource_suspended_reason", name="voms01") == {"quorum"}
+    assert value(page, "drbd_device_quorum", **VOLUME) == 0
+    assert value(page, "vmheal_drbd_resource_quorum_configured", name="voms01") == 1
+    assert value(page, "vmheal_drbd_resource_quorum_configured", name="ce01") == 0
+    assert (
+        value(page, "vmheal_drbd_resource_info", name="voms01", quorum="majority", on_no_quorum="suspend-io")
+        == 1
+    )
+    assert value(page, "vmheal_drbd_resource_auto_promote", name="ce01") == 0
+    assert value(page, "drbd_resource_promotionscore", name="ce01") == 10101
+    assert state(page, "vmheal_drbd_device_blocked", **VOLUME) == {"upper"}
+    for peer, node_id in (("v01", "0"), ("v03", "2")):
+        to = {"name": "voms01", "conn_name": peer, "peer_node_id": node_id}
+        assert state(page, "drbd_connection_state", **to) == {"Connecting"}
+        assert value(page, "vmheal_drbd_path_established", **to) == 0
+        assert value(page, "vmheal_drbd_peerdevice_client", **to, volume="0") == (peer == "v03")
+    assert collector.volume_of_minor(10) == ("ce01", "0")
+
+
+def test_a_diskless_device(fake, collector):
+    fake.replay84("41-diskless-secondary.v01")
+    page = scrape(collector)
+    assert state(page, "drbd_device_state", **VOLUME) == {"Diskless"}
+    assert value(page, "drbd_device_unintentionaldiskless", **VOLUME) == 1
+    assert value(page, "vmheal_drbd_device_info", **VOLUME, backing_disk="") == 1
+    assert state(page, "vmheal_drbd_resource_fencing", name="voms01") == set()
+    fake.replay9("04-syncing-initial", "v03")
+    page = scrape(collector)
+    assert value(page, "drbd_device_unintentionaldiskless", **VOLUME) == 0
+    assert value(page, "drbd_device_client", **VOLUME) == 1
+
+
+@pytest.mark.parametrize("label", list(snaps84()))
+def test_every_84_capture_has_one_page(fake, label, monkeypatch):
+    """The labels of a series are unique, and each StateSet of a thing has one state."""
+    own, peer = ("v01", "v02") if label.endswith("v01") else ("v02", "v01")
+    monkeypatch.setattr(drbd.platform, "node", lambda: own)
+    fake.replay84(label)
+    collector = Drbd(fake.paths)
+    page = scrape(collector)
+    collector.close()
+    assert {
+        number for (name, _), number in page.items() if name.startswith("vmheal_exporter_drbd_unknown")
+    } == {0}
+    for name in (
+        "drbd_resource_role",
+        "drbd_device_state",
+        "drbd_connection_state",
+        "vmheal_drbd_peerdevice_replication",
+    ):
+        assert len(state(page, name)) == ("cs:" in drbd84(label))
+    assert {dict(labels).get("conn_name", peer) for _, labels in page} == {peer}
+
+
+@pytest.mark.parametrize(("label", "host"), list(snaps9())[::10])
+def test_many_9_captures_have_one_page(fake, label, host):
+    fake.replay9(label, host)
+    collector = Drbd(fake.paths)
+    page = scrape(collector)
+    collector.close()
+    assert {
+        number for (name, _), number in page.items() if name.startswith("vmheal_exporter_drbd_unknown")
+    } == {0}
+    assert value(page, "drbd_resource_resources") == drbd9(label, host, "show.json").count('"resource"')
+
+
+# What is run, and what is not.
+
+
+def test_84_runs_nothing_while_proc_drbd_reads_the_same(fake, collector):
+    fake.replay84("14-connected-primary-secondary.v01")
+    scrape(collector)
+    proc = (fake.base / "proc").read_text()
+    for written in ("dw:11111", "dw:22222"):
+        fake.proc(re.sub(r"dw:\d+", written, proc))
+        page = scrape(collector)
+        assert value(page, "drbd_device_written_bytes_total", **VOLUME) == int(written[3:]) * 1024
+    assert len(fake.calls("drbdsetup events2")) == 1
+
+
+def test_84_sees_a_change_at_once(fake, collector):
+    fake.replay84("14-connected-primary-secondary.v01")
+    assert state(scrape(collector), "drbd_connection_state", **PEER) == {"Connected"}
+    fake.replay84("33-peer-powered-off.v02")
+    page = scrape(collector)
+    assert state(page, "drbd_connection_state", name="voms01") == {"Connecting"}
+    assert len(fake.calls("drbdsetup events2")) == 2
+
+
+def test_84_asks_again_when_what_proc_drbd_does_not_show_is_due(fake, collector, monkeypatch):
+    fake.replay84("14-connected-primary-secondary.v01")
+    assert value(scrape(collector), "drbd_connection_congested", **PEER) == 0
+    events2 = command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup events2")
+    fake.prints("events2", events2.replace("congested:no", "congested:yes"))
+    assert value(scrape(collector), "drbd_connection_congested", **PEER) == 0
+    monkeypatch.setattr(drbdsetup, "REREAD_SECONDS", 0.0)
+    assert value(scrape(collector), "drbd_connection_congested", **PEER) == 1
+
+
+def test_84_asks_each_time_while_io_is_frozen(fake, collector):
+    """/proc/drbd shows that it is, not why."""
+    fake.replay84("14-connected-primary-secondary.v01")
+    fake.proc((fake.base / "proc").read_text().replace(" r-----", " s-----"))
+    events2 = command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup events2")
+    for reason in ("user", "fencing", "user,fencing"):
+        fake.prints("events2", events2.replace("suspended:no", f"suspended:{reason}", 1))
+        assert state(scrape(collector), "vmheal_drbd_resource_suspended_reason", name="voms01") == set(
+            reason.split(",")
+        )
+
+
+def test_9_asks_each_time(fake, collector):
+    fake.replay9("10-verify", "v01")
+    for _ in range(3):
+        scrape(collector)
+    assert len(fake.calls("drbdsetup events2")) == 3
+
+
+def test_details_are_read_again_only_when_something_changed(fake, collector):
+    fake.replay84("14-connected-primary-secondary.v01")
+    eventually(collector, lambda page: value(page, "vmheal_drbd_device_current_uuid_info", **VOLUME))
+    before = fake.calls()
+    for _ in range(10):
+        scrape(collector)
+    assert fake.calls() == before
+    assert len(fake.calls("drbdadm dump-xml")) == len(fake.calls("drbdsetup show")) == 1
+    fake.replay84("31c-dual-primary-split.v01")
+    page = scrape(collector)
+    assert (
+        value(page, "vmheal_drbd_device_current_uuid_info", **VOLUME) is None
+    )  # the old one may be wrong now
+    page = eventually(collector, lambda page: value(page, "vmheal_drbd_device_current_uuid_info", **VOLUME))
+    assert len(fake.calls("drbdsetup get-gi 0")) == 2
+    assert len(fake.calls("drbdadm dump-xml")) == 1
+
+
+def test_changed_files_are_read_again(fake, collector, monkeypatch):
+    monkeypatch.setattr(drbdsetup, "DETAILS_SECONDS", 0.05)
+    fake.replay84("14-connected-primary-secondary.v01")
+    scrape(collector)
+    fake.prints(
+        "dump-xml",
+        (fake.base / "out/dump-xml").read_text().replace("fence-peer &quot;a b&quot; &amp;", "new"),
+    )
+    (fake.base / "drbd.d" / "more.res").write_text("")
+    eventually(
+        collector,
+        lambda page: value(page, "vmheal_drbd_resource_handler_info", command="/usr/lib/vmheal/new"),
+    )
+
+
+def test_changed_options_are_seen(fake, collector, monkeypatch):
+    monkeypatch.setattr(drbdsetup, "DETAILS_SECONDS", 0.05)
+    fake.replay84("14-connected-primary-secondary.v01")
+    scrape(collector)
+    fake.prints("show", command(drbd84("54f-after-refused.v01"), "drbdsetup show"))
+    eventually(collector, lambda page: state(page, "vmheal_drbd_resource_fencing") == {"resource-only"})
+
+
+# The peer's name on 8.4.
+
+
+def test_the_peer_keeps_its_name_while_stand_alone(fake, collector):
+    """The kernel has forgotten its address then."""
+    fake.replay84("32-splitbrain-healed.v01")
+    assert state(scrape(collector), "drbd_connection_state", **PEER) == {"StandAlone"}
+
+
+def test_without_the_files_the_address_is_the_name(fake, collector):
+    fake.acts("dump-xml", "echo 'drbd.conf:1: Parse error' >&2; exit 10")
+    fake.replay84("14-connected-primary-secondary.v01")
+    page = eventually(
+        collector, lambda page: value(page, "vmheal_exporter_drbd_details_success", source="drbdadm") == 0
+    )
+    page = scrape(collector)
+    assert state(page, "drbd_connection_state", conn_name="10.20.0.2") == {"Connected"}
+    fake.replay84("32-splitbrain-healed.v01")
+    assert state(scrape(collector), "drbd_connection_state", conn_name="10.20.0.2") == {"StandAlone"}
+
+
+# Split brain and verify, from the kernel's log.
+
+
+@pytest.fixture
+def kernel_says(fake):
+    """Write records to the kernel's log: each write to such a pipe is one read."""
+    fake.paths.kernel_log.unlink()
+    reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
+    fake.paths.kernel_log.symlink_to(f"/proc/self/fd/{reader}")
+    yield lambda text, seconds=0.0: os.write(
+        writer, f"3,1,{int(seconds * 1e6)},-;{text}\n SUBSYSTEM=block\n".encode()
+    )
+    os.close(reader)
+    os.close(writer)
+
+
+def test_split_brain_on_84(fake, kernel_says):
+    collector = Drbd(fake.paths)
+    fake.replay84("32-splitbrain-healed.v01")
+    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
+    kernel_says("block drbd1: Split-Brain detected but unresolved, dropping connection!")
+    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
+    kernel_says("block drbd0: Split-Brain detected but unresolved, dropping connection!")
+    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 1
+    kernel_says(
+        "block drbd0: peer( Unknown -> Secondary ) conn( WFReportParams -> WFBitMapS ) pdsk( DUnknown -> Consistent ) "
+    )
+    kernel_says("drbd voms01: conn( WFConnection -> Disconnecting ) ")
+    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
+    collector.close()
+
+
+def test_split_brain_on_9_is_with_one_peer(fake, kernel_says):
+    collector = Drbd(fake.paths)
+    fake.replay9("38c-healed-split-brain-voms01", "v02")
+    kernel_says("drbd voms01/0 drbd0 v01: Split-Brain detected but unresolved, dropping connection!")
+    page = scrape(collector)
+    assert value(page, "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 1
+    assert value(page, "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v03") == 0
+    assert value(page, "vmheal_drbd_connection_split_brain", name="ce01", conn_name="v01") == 0
+    kernel_says("drbd voms01 v03: conn( Connecting -> Connected ) peer( Unknown -> Secondary ) [remote]")
+    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 1
+    kernel_says("drbd voms01 v01: conn( Connecting -> Connected ) peer( Unknown -> Secondary ) [remote]")
+    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 0
+    collector.close()
+
+
+def test_a_connected_peer_is_no_split_brain(fake, kernel_says):
+    """Whatever the log has lost."""
+    collector = Drbd(fake.paths)
+    fake.replay84("14-connected-primary-secondary.v01")
+    kernel_says("block drbd0: Split-Brain detected but unresolved, dropping connection!")
+    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
+    collector.close()
+
+
+def test_a_finished_verify(fake, kernel_says):
+    collector = Drbd(fake.paths)
+    fake.replay84("14-connected-primary-secondary.v01")
+    name = "vmheal_drbd_peerdevice_verify_finished_timestamp_seconds"
+    assert value(scrape(collector), name, **PEER) is None
+    kernel_says(
+        "block drbd0: Online verify done (total 5 sec; paused 0 sec; 13108 K/sec)", time.monotonic() - 60
+    )
+    assert value(scrape(collector), name, **PEER) == pytest.approx(time.time() - 60, abs=WAIT_SECONDS)
+    collector.close()
+
+
+def test_a_kernel_log_that_is_not_for_us(fake):
+    fake.paths.kernel_log.unlink()
+    with capture_logs() as logs:
+        collector = Drbd(fake.paths)
+    assert [entry["log_level"] for entry in logs] == ["warning"]
+    fake.replay84("14-connected-primary-secondary.v01")
+    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) is None
+    collector.close()
+
+
+# No DRBD, and DRBD that is ill.
+
+
+def down(collector: Drbd) -> Series:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for it in collector.down()
+        for sample in it.samples
+    }
+
+
+DOWN = {("drbd_up", frozenset()): 0, ("drbdreactor_up", frozenset()): 0}
+
+
+def test_no_module_is_said_once_and_nothing_is_run(fake, collector):
+    """drbdsetup would load the module."""
+    with capture_logs() as logs:
+        assert scrape(collector) == scrape(collector) == down(collector) == DOWN
+    assert [entry["event"] for entry in logs] == ["no DRBD on this host: its kernel module is not loaded"]
+    assert fake.calls() == []
+    fake.replay84("14-connected-primary-secondary.v01")
+    assert value(scrape(collector), "drbd_up") == 1
+    fake.unload()
+    assert scrape(collector) == DOWN
+    assert collector.volume_of_minor(0) is None
+    assert collector.backing_disks() == {}
+
+
+def test_a_module_without_resources(fake, collector):
+    fake.replay84("00-unconfigured-no-device.v01")
+    page = scrape(collector)
+    assert value(page, "drbd_up") == 1
+    assert value(page, "drbd_resource_resources") == 0
+    assert fake.calls("drbdsetup show") == []
+
+
+@pytest.mark.parametrize(
+    ("act", "error"),
+    [
+        ("sleep 1000", "did not end in time"),
+        ("trap '' TERM; while :; do sleep 1000; done", "did not end in time"),
+        ("kill -STOP $$", "did not end in time"),
+        ("exec cat /dev/zero", "printed more than"),
+        ("exec yes exists resource", "printed more than"),
+        ("head -c 20000 /dev/urandom; exit 0", "exists -"),
+        ("exit 0", "exists -"),
+        ("echo 'exists -'; echo; exit 0", "exists -"),
+        (
+            "echo 'received netlink error reply: No such device' >&2; exit 20",
+            "drbdsetup events2 failed with exit status 20: received netlink error",
+        ),
+        ("kill -9 $$", "was ended by signal 9"),
+    ],
+)
+@pytest.mark.parametrize("version", [84, 9])
+def test_a_drbdsetup_that_is_ill(fake, collector, act, error, version):
+    if version == 84:
+        fake.replay84("14-connected-primary-secondary.v01")
+    else:
+        fake.replay9("10-verify", "v01")
+    fake.acts("events2", act)
+    begin = time.monotonic()
+    limit = 2.0 if "did not end" in error else WAIT_SECONDS
+    with pytest.raises(CollectorError, match=error):
+        collector.collect(begin + limit)
+    assert time.monotonic() - begin < limit
+    fake.acts("events2", "")
+    assert value(scrape(collector), "drbd_up") == 1
+    assert not children()
+
+
+def children() -> list[str]:
+    """Our child processes, zombies among them."""
+    return Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+
+
+def test_84_lives_through_a_drbdsetup_that_hangs(fake, collector, monkeypatch):
+    """The kernel vouches for what was read before, as long as its states read the same."""
+    monkeypatch.setattr(drbdsetup, "REREAD_SECONDS", 0.0)
+    fake.replay84("14-connected-primary-secondary.v01")
+    scrape(collector)
+    fake.acts("events2", "sleep 1000")
+    assert state(scrape(collector, 1.0), "drbd_connection_state", **PEER) == {"Connected"}
+    fake.proc((fake.base / "proc").read_text().replace("cs:Connected", "cs:WFConnection"))
+    with pytest.raises(CollectorError, match="did not end in time"):
+        scrape(collector, 1.0)
+
+
+def test_no_drbdsetup(fake, collector, monkeypatch):
+    fake.replay9("10-verify", "v01")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(CollectorError, match="drbdsetup is not in PATH"):
+        scrape(collector)
+
+
+@pytest.mark.parametrize("act", ["sleep 1000", "exec yes", "head -c 1000 /dev/urandom; exit 0", "exit 1"])
+def test_the_state_does_not_wait_for_details(fake, collector, monkeypatch, act):
+    monkeypatch.setattr(drbd, "FIRST_DETAILS_SECONDS", 0.1)
+    monkeypatch.setattr(drbdsetup, "DETAILS_CHILD_SECONDS", 1.0)
+    for details in ("--version", "dump-xml", "show", "get-gi"):
+        fake.acts(details, act)
+    fake.replay84("14-connected-primary-secondary.v01")
+    scrape(collector)
+    begin = time.monotonic()
+    page = scrape(collector, 1.0)
+    assert time.monotonic() - begin < 1.0
+    assert state(page, "drbd_resource_role", name="voms01") == {"Primary"}
+    page = eventually(
+        collector, lambda page: value(page, "vmheal_exporter_drbd_details_success", source="show") == 0
+    )
+    assert value(page, "vmheal_drbd_device_current_uuid_info") is None
+
+
+def test_old_options_are_not_published(fake, collector, monkeypatch):
+    fake.replay84("14-connected-primary-secondary.v01")
+    assert state(scrape(collector), "vmheal_drbd_resource_fencing") == {"dont-care"}
+    monkeypatch.setattr(drbd, "CONFIGURATION_SECONDS", -1.0)
+    page = scrape(collector)
+    assert state(page, "vmheal_drbd_resource_fencing") == set()
+    assert state(page, "drbd_connection_state", **PEER) == {"Connected"}
+
+
+def test_unknown_words_are_counted_and_logged_once(fake, collector):
+    fake.replay9("10-verify", "v01")
+    text = drbd9("10-verify", "v01", "events2-now-statistics.txt").replace(
+        "disk:UpToDate client", "disk:Sparkling client", 1
+    )
+    fake.prints("events2", text)
+    with capture_logs() as logs:
+        for expected in (1, 2, 3):
+            page = scrape(collector)
+            assert value(page, "vmheal_exporter_drbd_unknown_words_total", kind="disk") == expected
+    assert state(page, "drbd_device_state", **VOLUME) == set()
+    assert value(page, "drbd_device_size_bytes", **VOLUME) == 131032 * 1024
+    (entry,) = (entry for entry in logs if entry["log_level"] == "warning")
+    assert entry["host"] == "v01"
+    assert entry["resource"] == "voms01"
+    assert "disk:'Sparkling'" in entry["problem"]
+
+
+def test_an_unknown_fencing_policy_is_counted(fake, collector):
+    fake.replay84("54f-after-refused.v01")
+    fake.prints("show", (fake.base / "out/show").read_text().replace("resource-only", "moon"))
+    page = scrape(collector)
+    assert value(page, "vmheal_exporter_drbd_unknown_words_total", kind="fencing") == 1
+    assert state(page, "vmheal_drbd_resource_fencing") == set()
+
+
+def test_malformed_lines_are_counted(fake, collector):
+    fake.replay9("10-verify", "v01")
+    fake.prints("events2", "garbage\n" + drbd9("10-verify", "v01", "events2-now-statistics.txt"))
+    assert value(scrape(collector), "vmheal_exporter_drbd_malformed_lines_total") == 1
+
+
+def test_close_ends_the_thread(fake):
+    collector = Drbd(fake.paths)
+    fake.replay84("14-connected-primary-secondary.v01")
+    scrape(collector)
+    threads = [it for it in threading.enumerate() if it.name == "drbd-details"]
+    assert threads
+    collector.close()
+    for thread in threads:
+        thread.join(WAIT_SECONDS)
+        assert not thread.is_alive()
