@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.lab.lab import Lab
-from tests.lab.recovery import Recovery, panic, wait_recovered
+from tests.lab.recovery import Recovery, wait_recovered
 from tests.lab.site import PORTS, Site, actuator_program, parse_event
 from tests.lab.vm import Vm
 from tests.lab.waiting import LabError
@@ -127,7 +127,7 @@ def act_crash(site: Site, timeline: Timeline, vm: Vm) -> Recovery:
     timeline.say(
         "lab", f"{vm.name}: kernel panic in the guest on {vm.hosts[0]} (last record so far: {last.number})"
     )
-    panic(site.lab, vm, vm.hosts[0])
+    site.lab.host(vm.hosts[0]).crash_guest(vm)
     return wait_recovered(site, vm, since)
 
 

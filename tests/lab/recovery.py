@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.lab.lab import Lab
 from tests.lab.site import Event, Site
 from tests.lab.vm import Vm
 from tests.lab.waiting import LabError, wait_until
@@ -38,15 +37,6 @@ class Recovery:
         }
 
 
-def panic(lab: Lab, vm: Vm, host: str) -> None:
-    """Have the guest's kernel crash, as a bug in it would."""
-    domain = vm.name
-    if vm.flavour == "xen":
-        lab.host(host).run(["xl", "sysrq", domain, "c"], check=False)
-    else:
-        lab.host(host).virsh(vm.uri, "inject-nmi", domain, check=False)
-
-
 def wait_recovered(site: Site, vm: Vm, since: float, timeout_seconds: float = 90) -> Recovery:
     """Wait until a VM that was crashed after `since` (wall clock) writes again, and say how long each part took.
 
@@ -71,7 +61,7 @@ def wait_recovered(site: Site, vm: Vm, since: float, timeout_seconds: float = 90
         vm=vm.name,
         crashed_at=wall + max(line.at for line in lines if line.boot == old.boot),
         received_at=_first(events, "received", "").at,
-        started_at=_first(events, "intent", "start ").at,
+        started_at=_first(events, "outcome", "start ").detail["called_at"],
         recorded_at=wall + first.at,
         lost=max(0, (old.last or 0) - (new.found or 0)),
     )

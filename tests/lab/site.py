@@ -170,7 +170,7 @@ class Site:
 
     def _journal(self) -> Iterator[Event]:
         done = subprocess.run(
-            [*actuator_program(), "journal", "--config", str(self.config), "--json"],
+            [*actuator_program(), "journal", "--config", str(self.config), "--json", "--lines", "1000000"],
             capture_output=True,
             text=True,
             timeout=60,

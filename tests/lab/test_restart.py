@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from tests.lab.recovery import panic, wait_recovered
+from tests.lab.recovery import wait_recovered
 from tests.lab.site import Site
 from tests.lab.waiting import wait_until
 
@@ -58,13 +58,17 @@ def starts(site, vm, since):
     ]
 
 
+def crash(site, vm):
+    site.lab.host(vm.hosts[0]).crash_guest(vm)
+
+
 def boots(site, vm):
     return [boot.boot for boot in site.lab.witness.boots(vm)]
 
 
 def test_guest_kernel_panics(site, vms):
     since = time.time()
-    panic(site.lab, vms[0], vms[0].hosts[0])
+    crash(site, vms[0])
     recovery = wait_recovered(site, vms[0], since)
     print(recovery.parts())
     assert recovery.lost == 0
@@ -73,7 +77,7 @@ def test_guest_kernel_panics(site, vms):
 
 def test_vm_is_killed(site, vms):
     since = time.time()
-    site.lab.host(vms[0].hosts[0]).run(["xl", "destroy", vms[0].name])
+    site.lab.host(vms[0].hosts[0]).kill_guest(vms[0])
     recovery = wait_recovered(site, vms[0], since)
     print(recovery.parts())
     assert recovery.lost == 0
@@ -82,8 +86,7 @@ def test_vm_is_killed(site, vms):
 
 def test_libvirtd_restarts_while_vms_run(site, vms):
     since, before = time.time(), [boots(site, vm) for vm in vms]
-    restarted = site.lab.host("v01").run(["systemctl", "restart", "libvirtd.service"], timeout_seconds=120)
-    assert restarted.returncode == 0
+    site.lab.host("v01").restart_libvirtd()
     site.wait_watching(vms)
     # Once more after the exporter's and the actuator's connections were made anew: still nothing to do.
     moment = time.monotonic()
@@ -96,13 +99,13 @@ def test_libvirtd_restarts_while_vms_run(site, vms):
 def test_paused_vm_is_said_and_not_restarted(site, vms):
     since, before = time.time(), boots(site, vms[0])
     host = site.lab.host(vms[0].hosts[0])
-    host.virsh(vms[0].uri, "suspend", vms[0].name)
+    host.pause_guest(vms[0])
     try:
         wait_until(
             lambda: any(a["labels"]["alertname"] == "VMPaused" for a in site.alerts()), "VMPaused to fire", 30
         )
     finally:
-        host.virsh(vms[0].uri, "resume", vms[0].name)
+        host.resume_guest(vms[0])
     site.lab.witness.wait_for_record(vms[0], after=time.monotonic())
     assert boots(site, vms[0]) == before
     assert starts(site, vms[0], since) == []
@@ -110,7 +113,7 @@ def test_paused_vm_is_said_and_not_restarted(site, vms):
 
 def test_webhook_is_repeated_and_doubled(site, vms):
     since = time.time()
-    panic(site.lab, vms[0], vms[0].hosts[0])
+    crash(site, vms[0])
     body = wait_until(lambda: firing_body(site, vms[0]), "VMFailure in Prometheus", 30, 0.05)
     with ThreadPoolExecutor(max_workers=20) as pool:
         answers = list(pool.map(lambda _: site.post(body).status_code, range(40)))
@@ -153,7 +156,7 @@ def firing_body(site, vm):
 def test_actuator_down_at_the_alert(site, vms):
     since = time.time()
     site.stop("actuator", kill=True)
-    panic(site.lab, vms[0], vms[0].hosts[0])
+    crash(site, vms[0])
     wait_until(lambda: firing_body(site, vms[0]), "VMFailure at Alertmanager", 30)
     site.start("actuator")
     site.wait_ready("actuator")
@@ -172,7 +175,7 @@ def test_actuator_killed_between_any_two_journal_writes(site, vms):
         again = partial(wrote_again, site, vm, before)
         site.start("actuator", wrapper=[sys.executable, "-m", "tests.lab.mortal_actuator", str(write)])
         site.wait_ready("actuator")
-        panic(site.lab, vm, vm.hosts[0])
+        crash(site, vm)
         wait_until(lambda again=again: site.ended("actuator") or again(), "a kill or a recovery", 60)
         killed = site.ended("actuator")
         if killed:
