@@ -299,7 +299,10 @@ class Worker:
     ) -> None:
         kind = EscalationKind.GAVE_UP if refusal.guard == ATTEMPTS else EscalationKind.REFUSED
         after = progress.escalated(record, kind, refusal, now=now)
-        events = [*said, _refused(now, record.domain, record.host, refusal)]
+        # Reconcile asks again and again, and an error's words may change each time: that is no news.
+        standing = record.escalation
+        is_news = standing is None or standing.guard != refusal.guard or bool(received)
+        events = [*said, _refused(now, record.domain, record.host, refusal)] if is_news else []
         if after is not None or received:
             self._ports.journal.commit(record=after, events=events, settled=received)
         if after is not None:

@@ -1,0 +1,328 @@
+"""The SQLite journal: durable, compare-and-swap, one writer, bounded, and clear about what it cannot do."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sqlite3
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.core.progress import claimed, concluded
+from actuator.model import (
+    Confirm,
+    Demote,
+    Destroy,
+    DomainRecord,
+    Done,
+    Escalation,
+    EscalationKind,
+    Event,
+    Failed,
+    Indeterminate,
+    Notification,
+    Plan,
+    Promote,
+    Start,
+)
+from actuator.ports import Conflict, JournalError
+
+LABELS = {"alertname": "VMFailure", "action": "restart", "domain": "voms01", "host": "v01"}
+
+
+def notification(number=0, *, firing=True, starts_at=1.0):
+    return Notification(f"f{number}", starts_at, firing, LABELS)
+
+
+def event(number=0, domain="voms01"):
+    return Event(float(number), "nothing", f"number {number}", domain)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+def journal(path):
+    journal = SqliteJournal(path)
+    yield journal
+    journal.close()
+
+
+def full_record() -> DomainRecord:
+    steps = (
+        Destroy("v01", "voms01", 4),
+        Promote("v01", "voms01"),
+        Start("v01", "voms01"),
+        Confirm("v01", "voms01"),
+    )
+    record = DomainRecord("voms01", 0, "v01")
+    record = claimed(record, Plan("restart", "voms01", "v01", "it crashed", steps), now=10.0)
+    record = concluded(record, 0, Done("gone"), ours=True, now=11.0)
+    record = concluded(record, 1, Done(), ours=True, now=12.0)
+    record = concluded(record, 2, Failed("no memory", 1), ours=True, now=13.0)
+    record = replace(record, version=1)
+    assert isinstance(record.plan.steps[4].step, Demote)
+    return record
+
+
+def test_everything_comes_back_as_it_was(path):
+    record = full_record()
+    warning = Escalation(EscalationKind.GAVE_UP, "v01", "attempts", "no more", 3.0)
+    other = DomainRecord("voms02", 1, "v02", attempts_at=(1.5, 2.5), escalation=warning)
+    ended = concluded(record, 4, Indeterminate("lost"), ours=True, now=14.0)
+    journal = SqliteJournal(path)
+    journal.receive([notification(), notification(1, firing=False)], at=5.0)
+    journal.commit(record=record, events=[event(1)])
+    journal.commit(record=other)
+    journal.commit(record=ended)
+    journal.close()
+    journal = SqliteJournal(path)
+    assert journal.records() == (ended, other)
+    assert journal.record("voms01") == ended
+    assert journal.record("absent") is None
+    assert [it.notification for it in journal.inbox(after=0, limit=9)] == [
+        notification(),
+        notification(1, firing=False),
+    ]
+    assert [it.kind for _, it in journal.timeline()] == ["received", "received", "nothing"]
+    journal.close()
+
+
+@pytest.mark.parametrize("version", [0, 1, 3, 7])
+def test_a_record_changes_only_from_the_version_it_was_made_from(journal, version):
+    journal.commit(record=DomainRecord("voms01", 1, "v01"))
+    journal.receive([notification()], at=1.0)
+    waiting = journal.inbox(after=0, limit=9)
+    before = journal.timeline()
+    with pytest.raises(Conflict):
+        journal.commit(record=DomainRecord("voms01", version, "v02"), events=[event()], settled=waiting)
+    assert journal.record("voms01").host == "v01"
+    assert journal.timeline() == before, "nothing of a refused change is there"
+    assert journal.inbox(after=0, limit=9) == waiting
+    journal.commit(record=DomainRecord("voms01", 2, "v02"))
+    assert journal.record("voms01").host == "v02"
+
+
+def test_of_many_who_change_a_record_one_succeeds(journal):
+    journal.commit(record=DomainRecord("voms01", 1, "v01"))
+    outcomes = []
+
+    def change(host):
+        try:
+            journal.commit(record=DomainRecord("voms01", 2, host))
+            outcomes.append(host)
+        except Conflict:
+            outcomes.append(None)
+
+    threads = [threading.Thread(target=change, args=(f"v{number}",)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [host for host in outcomes if host]
+    assert len(winners) == 1
+    assert journal.record("voms01").host == winners[0]
+
+
+def test_the_newer_notification_takes_the_place_of_the_older(journal):
+    journal.receive([notification(), notification(starts_at=2.0)], at=1.0)
+    (first, second) = journal.inbox(after=0, limit=9)
+    journal.receive([notification(firing=False)], at=2.0)
+    assert [it.notification.firing for it in journal.inbox(after=0, limit=9)] == [True, False]
+    (resolved,) = journal.inbox(after=second.id, limit=9)
+    assert resolved.notification == notification(firing=False)
+    journal.commit(settled=[first, second])
+    assert journal.inbox(after=0, limit=9) == (resolved,), (
+        "received again, so it is not settled by the old one"
+    )
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(["receive", "settle"]), st.integers(0, 3), st.booleans()), max_size=25)
+)
+def test_the_inbox_is_what_was_received_last_and_not_settled(tmp_path_factory, steps):
+    journal = SqliteJournal(tmp_path_factory.mktemp("inbox") / "journal")
+    expected: dict[str, Notification] = {}  # in the order of arrival
+    for what, number, firing in steps:
+        if what == "receive":
+            received = notification(number, firing=firing)
+            journal.receive([received], at=1.0)
+            expected.pop(received.fingerprint, None)
+            expected[received.fingerprint] = received
+        else:
+            journal.commit(settled=journal.inbox(after=0, limit=1))
+            if expected:
+                expected.pop(next(iter(expected)))
+        assert [it.notification for it in journal.inbox(after=0, limit=99)] == list(expected.values())
+    journal.close()
+
+
+def test_the_timeline_is_read_by_domain_from_both_ends(journal):
+    journal.commit(events=[event(number, f"d{number % 2}") for number in range(10)])
+    assert [it.at for _, it in journal.timeline(domain="d1", limit=2)] == [1.0, 3.0]
+    assert [it.at for _, it in journal.timeline(domain="d1", limit=2, newest=True)] == [7.0, 9.0]
+    (seq, _) = journal.timeline(limit=5)[-1]
+    assert [it.at for _, it in journal.timeline(after=seq)] == [5.0, 6.0, 7.0, 8.0, 9.0]
+
+
+def test_the_timeline_is_bounded(path):
+    journal = SqliteJournal(path, keep_events=1000)
+    for start in range(0, 5000, 500):
+        journal.commit(events=[event(number) for number in range(start, start + 500)])
+    kept = journal.timeline(limit=10_000)
+    assert 1000 <= len(kept) <= 2000
+    assert kept[-1][1].at == 4999.0
+    journal.close()
+
+
+def test_the_inbox_is_bounded(journal, monkeypatch):
+    monkeypatch.setattr("actuator.adapters.sqlite.MAX_INBOX", 10)
+    journal.receive([notification(number) for number in range(10)], at=1.0)
+    with pytest.raises(JournalError, match="10 notifications wait"):
+        journal.receive([notification(99)], at=1.0)
+    assert len(journal.inbox(after=0, limit=99)) == 10
+    journal.receive([notification(3)], at=1.0)  # one that waits already
+
+
+def test_a_full_disk_is_said_and_heals(journal):
+    (pages,) = journal._connection.execute("PRAGMA page_count").fetchone()
+    journal._connection.execute(f"PRAGMA max_page_count = {pages + 4}")
+    with pytest.raises(JournalError, match="full"):
+        journal.commit(events=[Event(1.0, "nothing", "x" * 100_000)])
+    journal.commit(events=[event(1)])
+    with pytest.raises(JournalError, match="full"):
+        journal.receive([Notification("f", 1.0, True, {"x": "y" * 100_000})], at=1.0)
+    assert journal.inbox(after=0, limit=9) == ()
+    journal._connection.execute("PRAGMA max_page_count = 100000")
+    journal.commit(events=[Event(1.0, "nothing", "x" * 100_000)])
+    assert len(journal.timeline()) == 2
+
+
+def test_a_writer_who_holds_it_for_too_long_is_said(path):
+    journal = SqliteJournal(path, timeout_seconds=0.2)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    begun = time.monotonic()
+    with pytest.raises(JournalError, match="locked"):
+        journal.commit(events=[event()])
+    assert time.monotonic() - begun < 5
+    other.execute("ROLLBACK")
+    other.close()
+    journal.commit(events=[event(1)])
+    assert [it.at for _, it in journal.timeline()] == [1.0]
+    journal.close()
+
+
+def test_waiting_behind_a_writer_is_bounded_and_leaves_nothing_behind(path):
+    journal = SqliteJournal(path, timeout_seconds=0.2)
+    with journal._writing, pytest.raises(JournalError, match="not written within"):
+        journal.commit(events=[event()])
+    assert journal.timeline() == ()
+    journal.commit(events=[event(1)])
+    assert [it.at for _, it in journal.timeline()] == [1.0]
+    journal.close()
+
+
+def test_writers_that_come_together_share_transactions(journal):
+    statements = []
+    journal._connection.set_trace_callback(statements.append)
+    ready = threading.Barrier(33)
+
+    def write(number):
+        ready.wait()
+        journal.commit(events=[event(number)])
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(32)]
+    for thread in threads:
+        thread.start()
+    with journal._writing:  # the first writer is slow
+        ready.wait()
+        deadline = time.monotonic() + 10
+        while len(journal._queue) < 32 and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+    for thread in threads:
+        thread.join()
+    assert statements.count("COMMIT") == 1
+    assert {it.at for _, it in journal.timeline()} == {float(number) for number in range(32)}
+
+
+def test_a_second_actuator_is_turned_away(path, journal):
+    with pytest.raises(JournalError, match="another vmheal-actuator"):
+        SqliteJournal(path)
+    reader = SqliteJournal(path, read_only=True)
+    assert reader.timeline() == ()
+    with pytest.raises(JournalError):
+        reader.commit(events=[event()])
+    reader.close()
+
+
+def test_a_newer_journal_is_refused_and_left_alone(path):
+    SqliteJournal(path).close()
+    raw = sqlite3.connect(path)
+    raw.execute("PRAGMA user_version = 99")
+    raw.close()
+    content = path.read_bytes()
+    with pytest.raises(JournalError, match="newer vmheal"):
+        SqliteJournal(path)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to look like one" * 50, None])
+def test_what_is_not_ours_is_refused_and_left_alone(path, content):
+    if content is None:
+        raw = sqlite3.connect(path)
+        raw.execute("CREATE TABLE mine (x)")
+        raw.commit()
+        raw.close()
+        content = path.read_bytes()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(JournalError):
+        SqliteJournal(path)
+    raw_tables = path.read_bytes()
+    assert len(raw_tables) == len(content)
+
+
+def test_a_folder_that_is_missing_is_said(tmp_path):
+    with pytest.raises(JournalError, match="absent"):
+        SqliteJournal(tmp_path / "absent" / "journal")
+
+
+def _write_until_killed(path, told):
+    journal = SqliteJournal(path)
+    for number in itertools.count():
+        journal.commit(events=[event(number)])
+        told.send(number)
+
+
+def test_what_was_written_survives_sigkill(path):
+    """A process that is killed while it writes: all that it was told is durable is there, and nothing is broken."""
+    context = multiprocessing.get_context("spawn")
+    for _ in range(2):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_write_until_killed, args=(path, theirs))
+        process.start()
+        theirs.close()
+        last = ours.recv()
+        while last < 20:
+            last = ours.recv()
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        try:
+            while True:
+                last = ours.recv()
+        except EOFError:
+            pass
+        journal = SqliteJournal(path)
+        seen = [int(it.at) for _, it in journal.timeline(limit=100_000)]
+        assert max(seen) in {last, last + 1}
+        journal.close()
