@@ -197,15 +197,26 @@ def test_a_lab_whose_owner_is_killed_leaves_nothing():
 
     def machines() -> list[Path]:
         inside = ip("netns", "pids", namespace.name).split() if namespace.exists() else []
-        processes = [Path("/proc") / process for process in inside]
-        return [process for process in processes if "qemu" in (process / "comm").read_text()]
+        return [Path("/proc") / process for process in inside if "qemu" in command_name(process)]
+
+    def boots() -> bool:
+        console = CACHE / "logs" / "orphan" / "v01.console"
+        return bool(machines()) and console.exists() and console.stat().st_size > 0
 
     owner = subprocess.Popen([sys.executable, "-c", program], cwd=REPO, stderr=subprocess.DEVNULL)
     try:
-        found = wait_until(machines, "the host to be switched on", 120)
+        wait_until(boots, "the host's first words", 120)
+        found = machines()
     finally:
         owner.kill()
         owner.wait()
     wait_until(lambda: not namespace.exists() and not folder.exists(), "the janitor's work", 60)
     wait_until(lambda: not any(process.exists() for process in found), "its QEMU's end", 10)
     assert not Path("/sys/class/net/door-orphan").exists()
+
+
+def command_name(process: str) -> str:
+    try:
+        return (Path("/proc") / process / "comm").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # gone since it was listed
+        return ""
