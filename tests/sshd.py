@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SSHD = Path("/usr/sbin/sshd")
+LOOPBACK = "127.0.0.1"
 CONFIG = """\
 Port {port}
-ListenAddress 127.0.0.1
+ListenAddress {address}
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/user_key.pub
 PidFile none
@@ -34,12 +35,12 @@ class Sshd:
     user_key: Path
     host_key: Path
     known_hosts: Path
-    address: str = "127.0.0.1"
+    address: str
 
 
 def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return probe.getsockname()[1]
 
 
@@ -48,17 +49,17 @@ def make_key(path: Path) -> None:
     subprocess.run(command, check=True, timeout=10)
 
 
-def write_known_hosts(path: Path, port: int, host_key: Path) -> None:
+def write_known_hosts(path: Path, port: int, host_key: Path, address: str = LOOPBACK) -> None:
     kind, key, *_ = host_key.with_suffix(".pub").read_text().split()
-    path.write_text(f"[127.0.0.1]:{port} {kind} {key}\n")
+    path.write_text(f"[{address}]:{port} {kind} {key}\n")
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 10) -> None:
+def wait_for_port(address: str, port: int, process: subprocess.Popen[bytes], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while True:
         assert process.poll() is None, f"{process.args} ended with {process.returncode}"
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection((address, port), 1).close()
         except OSError:
             assert time.monotonic() < deadline, f"{process.args} does not listen on {port}"
             time.sleep(0.02)  # noqa: TID251  between two looks, bounded by the deadline
@@ -71,6 +72,7 @@ def sshd(
     folder: Path,
     *,
     environment: Mapping[str, str] | None = None,
+    address: str = LOOPBACK,
     port: int | None = None,
     enter: Sequence[str] = (),
 ) -> Iterator[Sshd]:
@@ -79,6 +81,7 @@ def sshd(
     Args:
         folder: where its files lie; its keys are used again by a next start there.
         environment: what the programs run over it see.
+        address: where it listens.
         port: instead of a free one.
         enter: put before its command line, such as `nsenter ...`; it must exec.
     """
@@ -87,10 +90,12 @@ def sshd(
     if not host_key.exists():
         make_key(host_key)
         make_key(user_key)
-    write_known_hosts(known_hosts, port, host_key)
+    write_known_hosts(known_hosts, port, host_key, address)
     settings = "".join(f' "{name}={value}"' for name, value in (environment or {}).items())
     config = folder / "sshd_config"
-    config.write_text(CONFIG.format(port=port, folder=folder) + (f"SetEnv{settings}\n" if settings else ""))
+    config.write_text(
+        CONFIG.format(address=address, port=port, folder=folder) + (f"SetEnv{settings}\n" if settings else "")
+    )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd run by root confines itself
     with (folder / "sshd.log").open("ab") as log:
@@ -98,8 +103,8 @@ def sshd(
             [*enter, SSHD, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stderr=log
         )
     try:
-        wait_for_port(port, process)
-        yield Sshd(process, port, getpass.getuser(), user_key, host_key, known_hosts)
+        wait_for_port(address, port, process)
+        yield Sshd(process, port, getpass.getuser(), user_key, host_key, known_hosts, address)
     finally:
         process.kill()
         process.wait(10)
