@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -35,7 +35,7 @@ class Options:
     """What collectors are made from; DRBD's knows volumes that others ask it for."""
 
     libvirt_uris: tuple[str, ...]
-    drbd: Drbd = field(default_factory=Drbd)
+    drbd: Drbd
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def main(
         sockets = listen(listen_addresses)
     except (WebConfigError, AddressError) as error:
         raise click.ClickException(str(error)) from error
-    options = Options(libvirt_uris)
+    options = Options(libvirt_uris, Drbd())
     scraper = Scraper(entry.make(options) for entry in enabled)
     log.info(
         "serving",
