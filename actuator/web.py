@@ -16,6 +16,7 @@ import logging
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
 from wsgiref.types import WSGIApplication
@@ -35,10 +36,11 @@ log = structlog.get_logger()
 MAX_CONNECTIONS = 256
 MAX_HEAD_BYTES = 16 * 1024
 MAX_PAGE_BYTES_IN_MEMORY = 64 * 1024 * 1024  # of an answer; larger ones go through a file
-BODY_THREADS = 16
+BODY_THREADS = 64
 PAGE_THREADS = 4
 IDLE_SECONDS = 120  # between two requests of one connection, and for a client to take its answer
 CLEANUP_SECONDS = 1
+GRACE_SECONDS = 5.0  # for requests in hand when the server stops
 
 WantsBody = Callable[[str, str, Mapping[str, str]], bool]
 """Whether the body of such a request is to be kept: method, path, headers (as ``CONTENT_TYPE``)."""
@@ -149,8 +151,6 @@ class _Listener(TcpWSGIServer):
         self.refused = refused
         self._request_timeout_seconds = request_timeout_seconds
         self._closed = closed
-        self._wakeable = threading.Lock()
-        self._ended = False
         self.pools = {"bodies": ThreadedTaskDispatcher(), "pages": ThreadedTaskDispatcher()}
         self.pools["bodies"].set_thread_count(BODY_THREADS)
         self.pools["pages"].set_thread_count(PAGE_THREADS)
@@ -196,19 +196,14 @@ class _Listener(TcpWSGIServer):
             channel.will_close = True
             self._closed.labels(reason).inc()
 
-    def pull_trigger(self) -> None:
-        with self._wakeable:  # a thread that comes late must not write into what has the descriptor now
-            if not self._ended:
-                super().pull_trigger()
-
     def poll(self, timeout_seconds: float) -> None:
         """Let the sockets' work be done until there was some, or the time is over."""
         wasyncore.poll2(timeout_seconds, self._map)
 
-    def drain(self, grace_seconds: float) -> None:
+    def drain(self) -> None:
         """Accept nothing more, let requests in hand be answered, and close everything."""
         wasyncore.dispatcher.close(self)
-        deadline = time.monotonic() + grace_seconds
+        deadline = time.monotonic() + GRACE_SECONDS
         while self.active_channels and time.monotonic() < deadline:
             for channel in self.active_channels.values():
                 if not channel.requests and not channel.total_outbufs_len:
@@ -216,9 +211,10 @@ class _Listener(TcpWSGIServer):
             self.poll(0.05)
         for pool in self.pools.values():
             pool.shutdown(timeout=max(0.1, deadline - time.monotonic()))
-        with self._wakeable:
-            self._ended = True
-            wasyncore.close_all(self._map)
+        # A thread that comes late still pulls the trigger: what has its descriptor by then must be itself.
+        weakref.finalize(self, self.trigger.close)
+        self.trigger.del_channel()
+        wasyncore.close_all(self._map)
 
 
 class WebServer:
@@ -287,17 +283,17 @@ class WebServer:
         """Begin to answer. Connections have been accepted since the server was made."""
         self._thread.start()
 
-    def stop(self, grace_seconds: float = 5.0) -> None:
-        """Accept nothing more, answer what is in hand within the time, and close."""
+    def stop(self) -> None:
+        """Accept nothing more, answer what is in hand within ``GRACE_SECONDS``, and close."""
         self._stopping.set()
         self._listener.pull_trigger()
-        self._thread.join(2 * grace_seconds)
+        self._thread.join(2 * GRACE_SECONDS)
 
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
                 self._listener.poll(1.0)
-            self._listener.drain(grace_seconds=5.0)
+            self._listener.drain()
         except Exception:
             log.exception("the HTTP server has died")
             raise
