@@ -1,0 +1,276 @@
+"""A site of two hosts on one machine, real from the QEMU process to the actuator.
+
+In a network namespace of its own: for each host a libvirtd with QEMU guests, the exporter, and an sshd; beside
+them Prometheus and Alertmanager with the files of rules/, and the actuator. DRBD alone is not there: programs
+`drbdsetup` and `drbdadm` in the PATH of each sshd replay what real ones said of a connected pair. What rests
+on DRBD's doings is shown in tests/lab.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import libvirt
+import requests
+import yaml
+
+from tests.alertmanager import alertmanager
+from tests.exporter.drbd_samples import command, drbd84
+from tests.exporter.fake_drbd import FakeDrbd
+from tests.lab.waiting import wait_until
+from tests.libvirtd import Libvirtd
+from tests.netns import network_namespace
+from tests.program import Program
+from tests.prometheus import prometheus
+from tests.sshd import sshd
+
+RULES = Path(__file__).parents[2] / "rules"
+PROGRAMS = Path(sys.executable).parent
+HOSTS = {"v01": "127.0.0.1", "v02": "127.0.0.2"}
+SSH_PORT = 2222
+SOON = 60.0
+"""Seconds that nothing here takes on a machine that is busy with other things too."""
+
+# /dev with DRBD's links in it, for libvirtd and its guests alone.
+_DEVICES = 'mount -t overlay drbd -o "lowerdir=$1:/dev" /dev'
+
+
+class Line:
+    """Everything runs from entering to leaving. Each domain runs on v01 and is defined on v02 too."""
+
+    def __init__(self, folder: Path, domains: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.domains = domains
+        self.token = "a-token-of-this-test"
+        self.drbd: dict[str, FakeDrbd] = {}
+        self.libvirtds: dict[str, Libvirtd] = {}
+        self.exporters: dict[str, Program] = {}
+        self._started = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as started:
+            self.netns = started.enter_context(network_namespace(HOSTS))
+            for host in HOSTS:
+                self._start_host(host, started)
+            self._copy_rules()
+            self.alertmanager = started.enter_context(
+                alertmanager(self.folder / "alertmanager.yml", self.folder, port=9093, netns=self.netns)
+            )
+            self.prometheus = started.enter_context(
+                prometheus(self.folder / "prometheus.yml", self.folder, port=9090, netns=self.netns)
+            )
+            self._write_configuration()
+            argv = [PROGRAMS / "vmheal-actuator", "serve", "--config", self._configuration]
+            actuator = Program(argv, self.folder / "actuator.log", netns=self.netns)
+            self.actuator = started.enter_context(actuator)
+            self.wait_ready()
+            self.wait_watched(*self.domains)
+            self._started = started.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._started.close()
+
+    # ---- the VMs -----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def libvirt(self, host: str = "v01") -> Iterator[Any]:
+        """A connection of the test's own."""
+        handle = libvirt.open(self.libvirtds[host].uri)
+        try:
+            yield handle
+        finally:
+            handle.close()
+
+    def state(self, domain: str) -> tuple[int, int]:
+        """State and reason on v01, as libvirt's numbers."""
+        with self.libvirt() as handle:
+            state, reason = handle.lookupByName(domain).state()
+        return state, reason
+
+    def runs(self, domain: str) -> bool:
+        return self.state(domain)[0] == libvirt.VIR_DOMAIN_RUNNING
+
+    def pid(self, domain: str) -> int:
+        """Its QEMU process."""
+        return self.libvirtds["v01"].qemu_pid(domain)
+
+    def kill(self, domain: str) -> float:
+        """Kill its QEMU process, as `kill -9` does; the wall clock just before."""
+        at = time.time()
+        os.kill(self.pid(domain), 9)
+        return at
+
+    def starts(self, domain: str) -> int:
+        """How often a QEMU process was started for it on v01, in libvirt's own log of it."""
+        log = self.libvirtds["v01"].base / "log" / "qemu" / f"{domain}.log"
+        return log.read_text(errors="replace").count(": starting up libvirt version")
+
+    def show_devices(self, host: str) -> None:
+        """Let a libvirtd that has just been started see DRBD's links."""
+        libvirtd = self.libvirtds[host]
+        enter = ["nsenter", "-t", str(libvirtd.pid), "-m", "sh", "-c", _DEVICES, "sh"]
+        subprocess.run([*enter, str(libvirtd.base / "dev")], check=True, timeout=20)
+
+    # ---- what watches over them --------------------------------------------------------------------------
+
+    def wait_ready(self) -> None:
+        """Wait until the actuator is ready."""
+        self.actuator.wait_ready("http://127.0.0.1:10811/-/ready")
+
+    def wait_watched(self, *domains: str) -> None:
+        """Wait until Prometheus sees these run where they are expected."""
+        query = 'libvirt_domain_state{state="running"} == 1 and on (host, domain) vmheal_domain_expected == 1'
+        wait_until(
+            lambda: set(domains) <= {series["domain"] for series in self.query(query)},
+            f"Prometheus to see {', '.join(domains)} running",
+            SOON,
+        )
+
+    def query(self, query: str) -> list[dict[str, str]]:
+        """The labels of what Prometheus finds."""
+        result = self._get(f"{self.prometheus.url}/api/v1/query", query=query)["data"]["result"]
+        return [series["metric"] for series in result]
+
+    def alerts(self, domain: str) -> dict[str, dict[str, Any]]:
+        """What Alertmanager knows of a domain, by the alert's name."""
+        found = self._get(f"{self.alertmanager.url}/api/v2/alerts")
+        return {it["labels"]["alertname"]: it for it in found if it["labels"].get("domain") == domain}
+
+    def deliver(self, alert: Mapping[str, Any]) -> int:
+        """Post an alert of Alertmanager's API to the actuator once more, as its webhook; the status."""
+        body = {
+            "version": "4",
+            "groupKey": "{}",
+            "status": "firing",
+            "receiver": "vmheal",
+            "truncatedAlerts": 0,
+            "alerts": [
+                {"status": "firing", "labels": alert["labels"], "startsAt": alert["startsAt"]}
+                | {"endsAt": "0001-01-01T00:00:00Z", "fingerprint": alert["fingerprint"]}
+            ],
+        }
+        with self.netns.entered(), requests.Session() as session:
+            session.trust_env = False
+            headers = {"Authorization": f"Bearer {self.token}"}
+            url = "http://127.0.0.1:10811/alerts"
+            return session.post(url, json=body, headers=headers, timeout=10).status_code
+
+    def wait_looked(self) -> None:
+        """Wait until reconcile has asked everybody once more, from now on."""
+        for _ in range(2):  # the first may have begun before
+            now = time.time()
+            query = f"vmheal_reconcile_timestamp_seconds > {now}"
+            wait_until(lambda query=query: self.query(query), "reconcile", SOON)
+
+    def events(self, domain: str, since: float = 0.0) -> list[dict[str, Any]]:
+        """The timeline of a domain, as the actuator's own command tells it."""
+        argv = [PROGRAMS / "vmheal-actuator", "journal", "--config", self._configuration]
+        done = subprocess.run(
+            [*argv, "--domain", domain, "--json"], capture_output=True, text=True, timeout=60, check=True
+        )
+        events = [json.loads(line) for line in done.stdout.splitlines()]
+        return [event for event in events if event["at"] >= since]
+
+    def _get(self, url: str, **parameters: str) -> Any:
+        with self.netns.entered(), requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(url, params=parameters, timeout=10)
+        answer.raise_for_status()
+        return answer.json()
+
+    # ---- starting ----------------------------------------------------------------------------------------
+
+    def _start_host(self, host: str, started: contextlib.ExitStack) -> None:
+        folder = self.folder / host
+        folder.mkdir()
+        self.drbd[host] = FakeDrbd(folder / "drbd")
+        self.drbd[host].prints("events2", _events2(host, self.domains))
+        self.drbd[host].prints("dump-xml", _dump_xml(self.domains))
+        for key in ("host_key", "host_key.pub", "user_key", "user_key.pub"):
+            if host != "v01":
+                shutil.copy(self.folder / "v01" / key, folder / key)
+        environment = {"HOME": str(folder), "PATH": f"{folder / 'drbd' / 'bin'}:/usr/bin:/bin"}
+        with self.netns.entered():
+            server = sshd(folder, environment=environment, address=HOSTS[host], port=SSH_PORT)
+            started.enter_context(server)
+        # They listen on the same TCP port: the second has a network namespace of its own.
+        netns = self.netns.name if host == "v01" else None
+        libvirtd = self.libvirtds[host] = started.enter_context(Libvirtd(host, netns))
+        links = libvirtd.base / "dev" / "drbd" / "by-res"
+        for domain in self.domains:
+            (links / domain).mkdir(parents=True)
+            (links / domain / "0").symlink_to(libvirtd.base / "disks" / f"{domain}.raw")
+        self.show_devices(host)
+        with self.libvirt(host) as handle:
+            for domain in self.domains:
+                xml = libvirtd.guest(domain)
+                xml = xml.replace(f"{libvirtd.base}/disks/{domain}.raw", f"/dev/drbd/by-res/{domain}/0")
+                defined = handle.defineXML(xml)
+                if host == "v01":
+                    defined.create()
+        flags = [f"--web.listen-address={HOSTS[host]}:10810", f"--libvirt.uri={libvirtd.uri}"]
+        exporter = Program([PROGRAMS / "vmheal-exporter", *flags], folder / "exporter.log", netns=self.netns)
+        self.exporters[host] = started.enter_context(exporter)
+        exporter.wait_ready(f"http://{HOSTS[host]}:10810/-/healthy")
+
+    def _copy_rules(self) -> None:
+        for name in ("prometheus.yml", "vmheal.yml", "hosts.yml", "alertmanager.yml"):
+            shutil.copy(RULES / name, self.folder / name)
+        (self.folder / "webhook.token").write_text(self.token)
+
+    @property
+    def _configuration(self) -> Path:
+        return self.folder / "actuator.yml"
+
+    def _write_configuration(self) -> None:
+        known_hosts = self.folder / "known_hosts"
+        known_hosts.write_text("".join((self.folder / host / "known_hosts").read_text() for host in HOSTS))
+        settings = {
+            "mode": "enforce",
+            "journal": {"path": str(self.folder / "journal.sqlite3")},
+            "webhook": {"token_file": str(self.folder / "webhook.token")},
+            "alertmanager": {"url": "http://localhost:9093"},
+            "prometheus": {"url": "http://localhost:9090"},
+            "ssh": {
+                "key_file": str(self.folder / "v01" / "user_key"),
+                "known_hosts_file": str(known_hosts),
+                "port": SSH_PORT,
+            },
+            "hosts": {
+                host: {"address": address, "libvirt_uri": self.libvirtds[host].uri}
+                for host, address in HOSTS.items()
+            },
+            "domains": {domain: {"host": "v01", "hosts": list(HOSTS)} for domain in self.domains},
+        }
+        self._configuration.write_text(yaml.safe_dump(settings))
+
+
+def _events2(host: str, resources: tuple[str, ...]) -> str:
+    """Return what a host says of resources that are connected, UpToDate, and Primary on v01."""
+    sample = command(drbd84(f"14-connected-primary-secondary.{host}"), "drbdsetup events2")
+    lines = [line for line in sample.splitlines() if line != "exists -"]
+    said = [
+        line.replace("name:voms01 ", f"name:{resource} ").replace("minor:0", f"minor:{minor}")
+        for minor, resource in enumerate(resources)
+        for line in lines
+    ]
+    return "".join(f"{line}\n" for line in (*said, "exists -"))
+
+
+def _dump_xml(resources: tuple[str, ...]) -> str:
+    host = '<host name="{}"><address family="ipv4" port="{}">{}</address></host>'
+    said = [
+        f'<resource name="{resource}">'
+        + "".join(host.format(name, 7789 + minor, address) for name, address in HOSTS.items())
+        + "</resource>"
+        for minor, resource in enumerate(resources)
+    ]
+    return f'<config file="/etc/drbd.conf">{"".join(said)}</config>\n'
