@@ -1,6 +1,7 @@
 """The command line of vmheal-actuator, and the one place that knows the real ends of the ports."""
 
 import json
+import logging
 import signal
 import sys
 import threading
@@ -24,7 +25,7 @@ from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
 from actuator.adapters.prometheus import Prometheus
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.adapters.ssh import SshAccess
-from actuator.config import ConfigError, Settings, load, read_secret
+from actuator.config import ConfigError, Settings, check_readable, load, read_secret
 from actuator.model import Event
 from actuator.ports import JournalError, Ports
 from actuator.receive import Server
@@ -56,6 +57,7 @@ def main() -> None:
 
     Exit status: 0 all is well; 1 it failed, or something is not well; 2 usage or configuration.
     """
+    _configure_logging(level=logging.ERROR)
 
 
 # ---- serve ------------------------------------------------------------------------------------------------
@@ -137,8 +139,9 @@ def _reach(settings: Settings, opened: ExitStack) -> _World:
     """Open the ways to hosts and servers; they connect in the background.
 
     Raises:
-        ConfigError: a libvirt URI asks for what is not allowed.
+        ConfigError: a key file is missing, or a libvirt URI asks for what is not allowed.
     """
+    check_readable(settings.ssh.key_file, settings.ssh.known_hosts_file)
     access = {
         name: SshAccess(
             address=host.address,
@@ -316,17 +319,18 @@ def _faults_are_said() -> Iterator[None]:
         sys.exit(1)
 
 
-def _configure_logging(*, as_json: bool) -> None:
+def _configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> None:
+    """Log to standard error: standard output is for what was asked."""
+    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False),
+            renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
 
 

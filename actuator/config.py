@@ -272,6 +272,23 @@ def load(path: Path) -> Settings:
         raise ConfigError(tuple(f"{path}: {_sentence(fault)}" for fault in faults)) from None
 
 
+def check_readable(*paths: Path) -> None:
+    """Files that are opened only later, by others, must be there now.
+
+    Raises:
+        ConfigError: one of them cannot be read.
+    """
+    problems = []
+    for path in paths:
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}")
+    if problems:
+        raise ConfigError(tuple(problems))
+
+
 def read_secret(path: Path) -> str:
     """Read a one-line secret file.
 
