@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,KEEP)
 SHELL := /bin/bash
 
-.PHONY: help dev lint test test-fast demo bench lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -40,6 +40,14 @@ test: test-packages dev lint  ## everything: fast tests first, then real program
 
 demo: test-packages dev  ## the main job on whole hosts, told line by line; KEEP=1 leaves it running
 	$(ROOT) $(BIN)/python -m tests.demo
+
+bench: bench-exporter bench-webhook  ## measure: what a scrape costs, how fast the webhook answers
+
+bench-exporter: test-packages dev
+	$(ROOT) $(BIN)/python -m tests.bench.exporter
+
+bench-webhook: dev
+	$(BIN)/python -m tests.bench.webhook
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
 	cd requirements && for name in exporter actuator dev; do \

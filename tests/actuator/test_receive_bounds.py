@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import threading
-import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -11,6 +10,7 @@ import requests
 
 from actuator import web
 from tests.actuator.deliveries import HEADERS, TOKEN, MemoryJournal, alert, answer, body, request, served
+from tests.lab.waiting import wait_until
 
 LONG = 20.0  # seconds: longer than anything here takes, so that a hang is a failure
 
@@ -39,15 +39,6 @@ def closed_by_peer(connection: socket.socket) -> bool:
         return True
     except TimeoutError:
         return False
-    return True
-
-
-def eventually(condition) -> bool:
-    deadline = time.monotonic() + LONG
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        threading.Event().wait(0.01)
     return True
 
 
@@ -146,7 +137,7 @@ def test_a_request_that_does_not_come_to_its_end_is_closed(journal, begin):
                 connection.sendall(b" ")
             return receiver.value("vmheal_http_connections_closed_total", reason="slow") == 1
 
-        assert eventually(closed)
+        wait_until(closed, "the close", LONG, 0.01)
         connection.settimeout(LONG)
         assert closed_by_peer(connection)
     assert journal.calls == []
@@ -171,7 +162,9 @@ def test_slow_clients_hold_no_thread(journal):
         ]
         for connection in slow:
             connection.sendall(content[:-1])
-        assert eventually(lambda: receiver.value("vmheal_http_connections") == len(slow))
+        wait_until(
+            lambda: receiver.value("vmheal_http_connections") == len(slow), "the connections", LONG, 0.01
+        )
         assert requests.post(f"{receiver.url}/alerts", body(alert(2)), headers=HEADERS).status_code == 200
         for connection in slow:
             connection.sendall(content[-1:])
@@ -187,7 +180,9 @@ def test_a_new_connection_takes_the_place_of_the_longest_silent(journal, monkeyp
         silent = []
         for count in range(1, 9):
             silent.append(opened.enter_context(receiver.connect(LONG)))
-            assert eventually(lambda count=count: receiver.value("vmheal_http_connections") == count)
+            wait_until(
+                lambda count=count: receiver.value("vmheal_http_connections") == count, "it", LONG, 0.01
+            )
         silent[0].sendall(request(body(alert(1))))
         assert answer(silent[0])[0] == 200  # so the second one is the longest silent now
         assert requests.post(f"{receiver.url}/alerts", body(alert(2)), headers=HEADERS).status_code == 200
@@ -232,9 +227,13 @@ def test_pages_are_answered_while_deliveries_wait_for_the_disk():
         waiting = [opened.enter_context(receiver.connect(LONG)) for _ in range(2 * web.BODY_THREADS)]
         for number, connection in enumerate(waiting):
             connection.sendall(request(body(alert(number))))
-        assert eventually(lambda: len(journal.inside) == web.BODY_THREADS)
-        queued = web.BODY_THREADS
-        assert eventually(lambda: receiver.value("vmheal_http_requests_queued", pool="bodies") == queued)
+        wait_until(lambda: len(journal.inside) == web.BODY_THREADS, "every thread", LONG, 0.01)
+        wait_until(
+            lambda: receiver.value("vmheal_http_requests_queued", pool="bodies") == web.BODY_THREADS,
+            "the others in the queue",
+            LONG,
+            0.01,
+        )
         assert requests.get(f"{receiver.url}/metrics", timeout=LONG).status_code == 200
         refused = requests.post(
             f"{receiver.url}/alerts", b"{}", headers=HEADERS | {"Authorization": "x"}, timeout=LONG
@@ -251,7 +250,7 @@ def test_stopping_answers_what_is_in_hand_and_closes_the_rest():
             silent, half, busy = (opened.enter_context(receiver.connect(LONG)) for _ in range(3))
             half.sendall(request(body(alert(1)))[:-1])
             busy.sendall(request(body(alert(2))))
-            assert eventually(lambda: journal.inside)
+            wait_until(lambda: journal.inside, "the delivery", LONG, 0.01)
             threading.Timer(0.2, journal.go.set).start()
         assert answer(busy)[0] == 200
         assert all(closed_by_peer(connection) for connection in (busy, silent, half))

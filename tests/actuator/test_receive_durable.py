@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import threading
-import time
 
 import pytest
 import requests
 
 from actuator.adapters.sqlite import SqliteJournal
 from tests.actuator.deliveries import HEADERS, alert, answer, body, receiver_process, request, served
+from tests.lab.waiting import wait_until
 
 SENDERS = 32
 LONG = 30.0
@@ -69,11 +69,28 @@ def test_deliveries_that_come_together_share_a_transaction(tmp_path):
                 connections = [opened.enter_context(receiver.connect(LONG)) for _ in range(10)]
                 for number, connection in enumerate(connections):
                     connection.sendall(request(body(alert(number))))
-                deadline = time.monotonic() + LONG
-                while len(journal._queue) < len(connections) and time.monotonic() < deadline:
-                    threading.Event().wait(0.005)
+                wait_until(lambda: len(journal._queue) == len(connections), "all in the queue", LONG, 0.01)
             assert [answer(connection)[0] for connection in connections] == [200] * 10
         assert statements.count("COMMIT") == 1
+
+
+def test_a_journal_that_hangs_is_503_in_its_time(tmp_path):
+    path = tmp_path / "journal.db"
+    with (
+        contextlib.closing(SqliteJournal(path, timeout_seconds=0.2)) as journal,
+        served(journal) as receiver,
+        contextlib.ExitStack() as opened,
+    ):
+        with journal._writing:  # as one whose fsync does not come back
+            connections = [opened.enter_context(receiver.connect(LONG)) for _ in range(100)]
+            for number, connection in enumerate(connections):
+                connection.sendall(request(body(alert(number))))
+            answers = [answer(connection) for connection in connections]
+        assert {(code, headers["retry-after"]) for code, headers, _ in answers} == {(503, "1")}
+        for number, connection in enumerate(connections):
+            connection.sendall(request(body(alert(number))))
+        assert [answer(connection)[0] for connection in connections] == [200] * 100
+    assert sorted(stored(path)) == list(range(100))
 
 
 def fill_until_503(url: str) -> int:
