@@ -53,11 +53,14 @@ def default_uris() -> tuple[str, ...]:
     """Return the URIs of the drivers that this host may have.
 
     Xen's control domain runs Xen guests and nothing else; every other host may run QEMU and LXC side by side.
+    The control domain is the one whose UUID is all zeros (Linux: ABI/stable/sysfs-hypervisor-xen).
+    sysfs, not /proc/xen: that is a mount of its own, and a hardened unit's view of /proc lacks it.
     """
     try:
-        control_domain = "control_d" in Path("/proc/xen/capabilities").read_text(encoding="ascii")
+        uuid = Path("/sys/hypervisor/uuid").read_text(encoding="ascii").strip()
     except OSError:
-        control_domain = False
+        uuid = ""
+    control_domain = uuid == "00000000-0000-0000-0000-000000000000"
     return ("xen:///system",) if control_domain else ("qemu:///system", "lxc:///system")
 
 
