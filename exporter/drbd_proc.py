@@ -97,6 +97,15 @@ def _minor(head: str, details: str) -> ProcMinor:
     )
 
 
+def proves(proc: Proc, before: Proc) -> bool:
+    """Whether what events2 said just after `before` must still be true at `proc`.
+
+    Not on DRBD 9, which shows no minors; and not while I/O is frozen, as the reason is not shown.
+    """
+    frozen = any(minor.suspended for minor in proc.minors.values())
+    return bool(proc.minors) and not frozen and proc.states == before.states
+
+
 def overlay(snapshot: Snapshot, proc: Proc) -> Snapshot:
     """Return the snapshot with 8.4's statistics and resync progress as /proc/drbd has them now.
 

@@ -23,8 +23,8 @@ UsePAM no
 PasswordAuthentication no
 PermitRootLogin prohibit-password
 MaxSessions 20
-Subsystem sftp internal-sftp
 """
+SFTP = "Subsystem sftp internal-sftp\n"
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def sshd(
     address: str = LOOPBACK,
     port: int | None = None,
     enter: Sequence[str] = (),
+    sftp: bool = True,
 ) -> Iterator[Sshd]:
     """Start a server.
 
@@ -84,6 +85,7 @@ def sshd(
         address: where it listens.
         port: instead of a free one.
         enter: put before its command line, such as `nsenter ...`; it must exec.
+        sftp: whether it offers SFTP.
     """
     port = port or free_port()
     host_key, user_key, known_hosts = folder / "host_key", folder / "user_key", folder / "known_hosts"
@@ -94,7 +96,9 @@ def sshd(
     settings = "".join(f' "{name}={value}"' for name, value in (environment or {}).items())
     config = folder / "sshd_config"
     config.write_text(
-        CONFIG.format(address=address, port=port, folder=folder) + (f"SetEnv{settings}\n" if settings else "")
+        CONFIG.format(address=address, port=port, folder=folder)
+        + (SFTP if sftp else "")
+        + (f"SetEnv{settings}\n" if settings else "")
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd run by root confines itself

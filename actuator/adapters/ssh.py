@@ -1,11 +1,13 @@
-"""Programs run on the hosts, over SSH connections that are open before they are needed."""
+"""Programs run and files read on the hosts, over SSH connections that are open before they are needed."""
 
+import contextlib
+import errno
 import logging
 import shlex
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +87,24 @@ class SshHost:
         finally:
             self._free.release()
 
+    def read(self, path: str, timeout_seconds: float) -> str:
+        """Read a file, over SFTP: that starts no program on the host.
+
+        Raises:
+            TimeoutError, ConnectionError: no answer.
+            OSError: it cannot be read, or the host's sshd offers no SFTP.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        what = f"{path} on {self.host}"
+        try:
+            return self._read(path, deadline, what)
+        except _BrokenError:
+            return self._read(path, deadline, what)
+
+    def _read(self, path: str, deadline: float, what: str) -> str:
+        with self._warm.use(deadline - time.monotonic()) as connection:
+            return connection.read(path, deadline, what)
+
     def _run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
         with self._warm.use(deadline - time.monotonic()) as connection:
             return connection.run(argv, deadline, what)
@@ -101,11 +121,13 @@ class _BrokenError(NotConnectedError):
 class _SshConnection:
     def __init__(self, access: SshAccess) -> None:
         """Connect and log in; raises OSError."""
+        self._sftp_free = threading.Lock()
         self._client = paramiko.SSHClient()
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
         try:
             self._client.load_system_host_keys(str(access.known_hosts_file))
             self._transport = self._connect(access)
+            self._sftp = self._open_sftp()
         except (paramiko.SSHException, EOFError) as error:
             self._client.close()
             raise ConnectionError(str(error) or type(error).__name__) from error
@@ -136,11 +158,52 @@ class _SshConnection:
         transport.set_keepalive(KEEPALIVE_SECONDS)
         return transport
 
+    def _open_sftp(self) -> paramiko.SFTPClient | None:
+        """Open it ahead, too: it is a program on the host, but only one for all files."""
+        try:
+            with self._closed_at(time.monotonic() + CONNECT_TIMEOUT_SECONDS):
+                return self._client.open_sftp()
+        except (paramiko.SSHException, EOFError):
+            if self.alive():  # sshd offers none, or allows this key one command only
+                return None
+            raise
+
+    @contextlib.contextmanager
+    def _closed_at(self, deadline: float) -> Iterator[None]:
+        """Close the connection at the deadline: paramiko waits without limit for the answers to requests."""
+        watchdog = threading.Timer(deadline - time.monotonic(), self._client.close)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
     def alive(self) -> bool:
         return self._transport.is_active()
 
     def close(self) -> None:
         self._client.close()
+
+    def read(self, path: str, deadline: float, what: str) -> str:
+        if self._sftp is None:
+            raise OSError(errno.EOPNOTSUPP, f"{what}: sshd offers no SFTP")
+        if not self._sftp_free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TimeoutError(f"{what}: not read in time")
+        try:
+            with self._closed_at(deadline), self._sftp.open(path, "rb") as file:
+                content = file.read(MAX_OUTPUT_BYTES + 1)
+        except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError) as error:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"{what}: not read in time") from error
+            if self.alive() and isinstance(error, OSError):
+                raise
+            raise _BrokenError(f"{what}: not read: {str(error) or type(error).__name__}") from error
+        finally:
+            self._sftp_free.release()
+        if len(content) > MAX_OUTPUT_BYTES:
+            raise OutputTooLargeError(f"{what}: more than {MAX_OUTPUT_BYTES} bytes")
+        return content.decode("utf-8", "replace")
 
     def run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
         channel = self._start(shlex.join(argv), deadline, what)
@@ -157,27 +220,18 @@ class _SshConnection:
         return Completed(status, stdout, stderr)
 
     def _start(self, command: str, deadline: float, what: str) -> paramiko.Channel:
-        """Open a channel and start the program.
-
-        paramiko waits without limit for the answer to an exec request: at the deadline the connection is
-        closed under it.
-        """
-        remaining = deadline - time.monotonic()
-        watchdog = threading.Timer(remaining, self._client.close)
-        watchdog.daemon = True
-        watchdog.start()
         asked = False
         try:
-            channel = self._transport.open_session(window_size=MAX_OUTPUT_BYTES, timeout=remaining)
-            asked = True
-            channel.exec_command(command)
+            with self._closed_at(deadline):
+                remaining = deadline - time.monotonic()
+                channel = self._transport.open_session(window_size=MAX_OUTPUT_BYTES, timeout=remaining)
+                asked = True
+                channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError) as error:
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"{what}: not started in time") from error
             kind = ConnectionError if asked else _BrokenError
-            raise kind(f"{what}: not started: {error or type(error).__name__}") from error
-        finally:
-            watchdog.cancel()
+            raise kind(f"{what}: not started: {str(error) or type(error).__name__}") from error
         return channel
 
 

@@ -36,14 +36,22 @@ def said(stdout="", stderr="", exit_status=0):
 
 
 class Programs:
-    """What the programs on a host answer; each is asked for by its whole argument list."""
+    """What the programs on a host answer, each asked for by its whole argument list; and its /proc/drbd."""
 
     def __init__(self, answers):
         self.answers = answers
+        self.proc = FileNotFoundError("/proc/drbd")
         self.run_argvs = []
 
     def __call__(self, host, access):
         return self
+
+    def read(self, path, timeout_seconds):
+        assert path == "/proc/drbd"
+        answer = self.proc.pop(0) if isinstance(self.proc, list) else self.proc
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def run(self, argv, timeout_seconds):
         self.run_argvs.append(tuple(argv))
@@ -154,6 +162,87 @@ def test_what_is_no_answer_is_told_with_the_host(answering, answer, words):
 def test_a_word_that_is_not_known_is_a_problem_of_its_resource(answering):
     storage, _ = answering({EVENTS2: said(CONNECTED.replace("disk:UpToDate", "disk:Marvellous"))})
     assert storage.status("v01", timeout_seconds=5).problems_of("voms01")
+
+
+PROC = command(drbd84("14-connected-primary-secondary.v01"), "cat /proc/drbd")
+WRITTEN = PROC.replace("dw:0", "dw:5").replace("oos:0", "oos:3")
+DISCONNECTED = PROC.replace("cs:Connected ro:Primary/Secondary", "cs:WFConnection ro:Primary/Unknown")
+
+
+def asked(storage, programs, times=3):
+    """How often events2 was run in so many looks, and the last snapshot."""
+    programs.run_argvs.clear()
+    snapshots = [storage.status("v01", timeout_seconds=5) for _ in range(times)]
+    return programs.run_argvs.count(EVENTS2), snapshots[-1]
+
+
+def test_on_84_nothing_is_run_while_proc_drbd_says_the_same(answering):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    programs.proc = PROC
+    assert asked(storage, programs)[0] == 1
+    programs.proc = WRITTEN
+    runs, snapshot = asked(storage, programs)
+    assert runs == 0
+    resource = snapshot.resource("voms01")
+    assert resource.devices[0].written_bytes == 5 * 1024
+    assert resource.connections[0].peer_devices[0].out_of_sync_bytes == 3 * 1024
+    assert resource.connections[0].name == "v02"
+
+
+def test_on_84_a_changed_state_is_read_at_once(answering):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    programs.proc = PROC
+    asked(storage, programs)
+    programs.proc, programs.answers[EVENTS2] = (
+        DISCONNECTED,
+        said(CONNECTED.replace(":Connected", ":Connecting")),
+    )
+    runs, snapshot = asked(storage, programs)
+    assert runs == 1
+    connection = snapshot.resource("voms01").connections[0]
+    assert connection.connection_state is ConnectionState.CONNECTING
+
+
+def test_on_84_what_changed_while_it_was_read_is_not_kept(answering):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    programs.proc = [PROC, DISCONNECTED, PROC, PROC, PROC]
+    assert asked(storage, programs, times=2)[0] == 2
+    assert asked(storage, programs, times=1)[0] == 0
+
+
+def test_on_84_what_proc_drbd_does_not_show_is_read_again(answering, monkeypatch):
+    monkeypatch.setattr(drbd_storage, "REREAD_SECONDS", 0)
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    programs.proc = PROC
+    assert asked(storage, programs)[0] == 3
+
+
+@pytest.mark.parametrize(
+    "proc",
+    [
+        PROC.replace("C r-----", "C s-----"),  # frozen, and it does not say why
+        "version: 9.2.18 (api:2/proto:118-122)\n",
+        "",
+        PermissionError("/proc/drbd"),
+        OSError("sshd offers no SFTP"),
+    ],
+)
+def test_where_proc_drbd_proves_nothing_events2_is_asked_each_time(answering, proc):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    programs.proc = proc
+    assert asked(storage, programs)[0] == 3
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("/proc/drbd on v01: not read in time"), ConnectionError("v01")]
+)
+def test_a_host_that_does_not_answer_is_not_known_from_memory(answering, error):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    programs.proc = PROC
+    asked(storage, programs)
+    programs.proc = error
+    with pytest.raises(Unanswered, match="v01"):
+        storage.status("v01", timeout_seconds=5)
 
 
 # ---- changing --------------------------------------------------------------------------------------------

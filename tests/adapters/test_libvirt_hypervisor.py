@@ -101,6 +101,7 @@ def handle():
 @pytest.fixture
 def hypervisor():
     hypervisor = LibvirtHypervisor({"v01": "test:///default"})
+    hypervisor.states("v01", timeout_seconds=SOON)  # connected, for the tests with short deadlines
     yield hypervisor
     hypervisor.close()
 

@@ -50,7 +50,64 @@ def host(access):
 @pytest.fixture
 def v01(server):
     with host(access_to(server)) as ssh:
+        ssh.run(["true"], SOON)
         yield ssh
+
+
+def test_a_file_is_read_without_a_program(v01, tmp_path):
+    (tmp_path / "state").write_text("äö\n" * 100_000)
+    for text in ("äö\n" * 100_000, "other"):
+        (tmp_path / "state").write_text(text)
+        assert v01.read(str(tmp_path / "state"), SOON) == text
+    assert v01.read("/proc/self/comm", SOON).startswith("sshd")
+
+
+def test_a_file_that_cannot_be_read_is_told_and_the_connection_kept(v01, tmp_path):
+    pid = connection_pid(v01)
+    with pytest.raises(FileNotFoundError):
+        v01.read("/proc/drbd-not-there", SOON)
+    (tmp_path / "large").write_bytes(b"x" * (ssh_module.MAX_OUTPUT_BYTES + 1))
+    with pytest.raises(OutputTooLargeError, match="large on v01: more than 1048576 bytes"):
+        v01.read(str(tmp_path / "large"), SOON)
+    assert connection_pid(v01) == pid
+
+
+def test_many_files_at_once(v01, tmp_path):
+    for number in range(30):
+        (tmp_path / str(number)).write_text(f"{number}" * 50_000)
+    contents = {}
+
+    def read(number):
+        contents[number] = v01.read(str(tmp_path / str(number)), SOON)
+
+    threads = [threading.Thread(target=read, args=(number,)) for number in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert contents == {number: f"{number}" * 50_000 for number in range(30)}
+
+
+def test_a_file_that_hangs_costs_one_deadline(v01, tmp_path):
+    os.mkfifo(tmp_path / "fifo")  # opening it waits for a writer
+    begun = time.monotonic()
+    with pytest.raises(TimeoutError, match="fifo on v01: not read in time"):
+        v01.read(str(tmp_path / "fifo"), 0.5)
+    assert time.monotonic() - begun < SOON
+    assert v01.read("/proc/self/comm", SOON)
+
+
+def test_a_broken_connection_costs_a_reader_nothing_but_time(v01):
+    for _ in range(5):
+        os.kill(connection_pid(v01), signal.SIGKILL)
+        assert v01.read("/proc/self/comm", SOON)
+
+
+def test_without_sftp_programs_still_run(tmp_path):
+    with sshd(tmp_path, sftp=False) as server, host(access_to(server)) as ssh:
+        with pytest.raises(OSError, match="sshd offers no SFTP"):
+            ssh.read("/proc/self/comm", SOON)
+        assert ssh.run(["echo", "well"], SOON).stdout == "well\n"
 
 
 def connection_pid(ssh):
