@@ -39,7 +39,7 @@ class Output:
 
 
 class Program:
-    """Runs one program, found in PATH, one child at a time; an instance belongs to one thread."""
+    """Runs one program, found in PATH, one child at a time; for one thread at a time."""
 
     def __init__(self, name: str) -> None:
         self.name = name

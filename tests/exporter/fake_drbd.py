@@ -84,6 +84,13 @@ class FakeDrbd:
         self.prints("show", drbd9(label, host, "show.json"))
         self.proc(PROC9)
 
+    def replay(self, version: int) -> None:
+        """Be some host of DRBD 8.4 (84) or 9."""
+        if version == 84:
+            self.replay84("14-connected-primary-secondary.v01")
+        else:
+            self.replay9("10-verify", "v01")
+
     def prints(self, name: str, text: str | bytes) -> None:
         """What `drbdsetup NAME` or `drbdadm NAME` prints from now on."""
         path = self.base / "out" / name
