@@ -66,9 +66,20 @@ def read_statistics(handle: Any, domain: Any, definition: Definition) -> Statist
         statistics.missing = "monitor_busy"
     elif any("rd.reqs" not in numbers for numbers in statistics.blocks.values()):
         statistics.missing = "job"  # with NOWAIT libvirt leaves out what a running job keeps it from asking
-    else:
-        _block_jobs(domain, statistics)
     return statistics
+
+
+def read_block_jobs(domain: Any, statistics: Statistics) -> None:
+    """Add the domain's block jobs, by one call for each of its disks; nothing where the driver has none.
+
+    Raises:
+        libvirt.libvirtError: the domain is not running any more, or libvirt failed.
+    """
+    for target in statistics.blocks:
+        job = _offered(domain.blockJobInfo, target, 0)
+        if job and job["end"]:
+            kind = BLOCK_JOBS[job["type"]] if job["type"] < len(BLOCK_JOBS) else "unknown"
+            statistics.block_jobs.append((target, kind, job["cur"] / job["end"]))
 
 
 _INDEXED = re.compile(r"(block|net|vcpu)\.(\d+)\.(.+)")
@@ -94,14 +105,6 @@ def _from_bulk(values: dict[str, Any], statistics: Statistics) -> None:
             statistics.memory[_MEMORY_NAMES.get(name, name)] = value
         elif group == "vcpu":
             statistics.vcpu_counts[name] = value
-
-
-def _block_jobs(domain: Any, statistics: Statistics) -> None:
-    for target in statistics.blocks:
-        job = domain.blockJobInfo(target, 0)
-        if job and job["end"]:
-            kind = BLOCK_JOBS[job["type"]] if job["type"] < len(BLOCK_JOBS) else "unknown"
-            statistics.block_jobs.append((target, kind, job["cur"] / job["end"]))
 
 
 _BLOCK_KEYS = ("rd.reqs", "rd.bytes", "wr.reqs", "wr.bytes", "errors")

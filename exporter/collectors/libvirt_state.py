@@ -1,13 +1,14 @@
 """Collector `libvirt`: the state of every defined domain, from calls that never enter a VM's monitor.
 
-It asks libvirtd only for procedures that its reserved ("priority") workers serve, so it answers even when
-all ordinary workers wait for hung monitors (`priority: high` in libvirt's remote_protocol.x: list, state,
-control info, XML). Bulk statistics are not among them, so each domain is asked by itself.
-
 libvirtd locks a domain while it kills its process, and that can take long: a process in a write to a
-frozen DRBD device does not die. Then not only that domain's state waits, but also the list of all domains.
-So list and states are asked by workers; while the list waits, the domains of the last one are asked, and a
-domain that does not answer is left out and named.
+frozen DRBD device does not die. Then not only that domain's state waits, but also the list of all domains and
+the bulk call for their states. So there are two ways, both by workers:
+
+- The quick one asks for all states in one call. It is nearly always answered at once.
+- If it is not, the careful one asks for each domain by itself, only with calls that libvirtd's reserved
+  workers serve even when all others wait for hung monitors (`priority: high` in its remote_protocol.x). While
+  the list waits, the domains of the last one are asked, and a domain that does not answer is left out and
+  named.
 """
 
 import threading
@@ -21,6 +22,7 @@ import libvirt
 import structlog
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
 
 from exporter.collector import CollectorError
 from exporter.exposition import StateSet
@@ -46,8 +48,11 @@ DEFINITION_SECONDS = 60.0
 # The events of a domain that is gone are published this long, so that the one that ended it is seen.
 GONE_SECONDS = 600.0
 MOST_WORKERS = 6
-# How long the first scrape that finds the list blocked waits for it.
+# The part of the scrape's time that the quick way gets, and then the time for the list.
+QUICK_SHARE = 0.5
 LIST_SECONDS = 0.2
+# Whether a domain is persistent and starts by itself is read again after this time, and with its definition.
+FLAGS_SECONDS = 10.0
 HANDBACK_SECONDS = 0.05
 
 # Published as 0 for each known domain: what alerts build on, where increase() must not miss the first one.
@@ -63,6 +68,8 @@ EVENTS_FROM_ZERO = (
     ("stopped", "failed"),
     ("crashed", "panicked"),
 )
+
+_ZEROS = dict.fromkeys(EVENTS_FROM_ZERO, 0)
 
 UP = ("libvirt_up", "Whether every configured libvirt answered in this scrape: 1 or 0.")
 
@@ -121,17 +128,16 @@ class LifecycleEvents:
         now = time.monotonic()
         known = set(known)
         with self._lock:
-            for domain in known:
-                counts = self._counts.setdefault(domain, {})
-                for words in EVENTS_FROM_ZERO:
-                    counts.setdefault(words, 0)
+            for domain in known - self._counts.keys() | known & self._gone_since.keys():
+                self._counts.setdefault(domain, {})
                 self._gone_since.pop(domain, None)
             for domain in self._counts.keys() - known:
                 if now - self._gone_since.setdefault(domain, now) > GONE_SECONDS:
                     del self._counts[domain], self._gone_since[domain]
             for domain, counts in self._counts.items():
-                for (event, detail), count in counts.items():
-                    family.add_metric([domain, event, detail], count)
+                for (event, detail), count in (_ZEROS | counts).items():
+                    labels = {"domain": domain, "event": event, "detail": detail}
+                    family.samples.append(Sample("libvirt_domain_lifecycle_events_total", labels, count))
         return family
 
 
@@ -165,6 +171,16 @@ class _Listing:
 
     generation: int
     domains: tuple[_Domain, ...]
+
+
+@dataclass(frozen=True)
+class _Flags:
+    """UUIDs of one libvirt's domains."""
+
+    generation: int
+    read_at: float
+    persistent: frozenset[str]
+    autostart: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -225,6 +241,7 @@ class _Families:
     def add(self, domain: _Domain, answer: _State) -> None:
         """Add what a domain answered."""
         labels = [domain.name, domain.uuid]
+        self.answers.add_metric(labels, 1.0)
         identity = {"domain": domain.name, "uuid": domain.uuid}
         self.state.add(identity, frozenset({state_name(answer.state)}))
         self.reason.add_metric([*labels, reason_name(answer.state, answer.reason)], 1.0)
@@ -262,13 +279,19 @@ class LibvirtState:
         self._known: dict[str, _Known] = {}  # by UUID
         self._listings: dict[str, _Listing] = {}  # by URI
         self._silent: dict[str, str] = {}  # domains that did not answer, and why
+        self._flags: dict[str, _Flags] = {}  # by URI
+        self._quick: Workers[OwnConnections, list[tuple[_Domain, _State]]] = Workers(
+            "libvirt-quick", OwnConnections, usual=1, most=1
+        )
         self._listers: Workers[OwnConnections, None] = Workers(
             "libvirt-list", OwnConnections, usual=1, most=1
         )
         self._workers: Workers[OwnConnections, _State | None] = Workers(
             "libvirt-state", OwnConnections, usual=1, most=MOST_WORKERS
         )
-        self._no_control_info: set[str] = set()  # URIs of drivers without it
+        # URIs of drivers without them
+        self._no_control_info: set[str] = set()
+        self._no_bulk: set[str] = set()
 
     def collect(self, deadline: float) -> Iterable[Metric]:
         """Ask each libvirt; see `Collector.collect`."""
@@ -281,10 +304,88 @@ class LibvirtState:
                 errors[connection.uri] = str(handle)
             else:
                 handles[connection.uri] = handle
-        domains = self._list(connections, handles, deadline, errors)
+        for uuid in self._events.take_changed():
+            self._known.pop(uuid, None)
+            self._flags.clear()
         families = _Families()
-        self._ask(domains, handles, deadline - HANDBACK_SECONDS, families, errors)
+        quick = self._ask_quickly(connections, handles, deadline, families)
+        slow = {uri: handle for uri, handle in handles.items() if uri not in quick}
+        domains = self._list(connections, slow, deadline, errors)
+        self._ask(domains, slow, deadline - HANDBACK_SECONDS, families, errors)
+        for uri, handle in handles.items():
+            if not handle.isAlive():
+                errors.setdefault(uri, "the connection broke")
+        domains += [domain for found in quick.values() for domain in found]
+        for uuid in self._known.keys() - {domain.uuid for domain in domains}:
+            self._known.pop(uuid, None)
         return self._page(connections, domains, families, errors)
+
+    def _ask_quickly(
+        self, connections: list[Connection], handles: dict[str, Any], deadline: float, families: _Families
+    ) -> dict[str, list[_Domain]]:
+        """Add the states of those libvirts that answer in one go, and return their domains by URI."""
+        jobs = {
+            connection.uri: partial(self._read_quickly, connection)
+            for connection in connections
+            if connection.uri in handles
+        }
+        now = time.monotonic()
+        answers = self._quick.run(jobs, now + (deadline - now) * QUICK_SHARE)
+        for found in answers.answered.values():
+            for domain, answer in found:
+                families.add(domain, answer)
+        return {uri: [domain for domain, _ in found] for uri, found in answers.answered.items()}
+
+    def _read_quickly(self, connection: Connection, own: OwnConnections) -> list[tuple[_Domain, _State]]:
+        """Read all domains of one libvirt; called by a worker."""
+        generation = connection.opened
+        handle = own[connection.uri].handle()
+        flags = self._read_flags(connection.uri, generation, handle)
+        found: list[tuple[_Domain, _State]] = []
+        for virtual, state, reason in self._states(connection.uri, handle):
+            domain = _named(virtual, connection.uri, generation, flags)
+            try:
+                found.append((domain, self._answer(domain, virtual, state, reason)))
+            except libvirt.libvirtError as error:
+                if not _is_gone(error):
+                    raise
+        self._listings[connection.uri] = _Listing(generation, tuple(domain for domain, _ in found))
+        return found
+
+    def _states(self, uri: str, handle: Any) -> Iterable[tuple[Any, int, int]]:
+        """Yield every domain with its state and reason."""
+        if uri not in self._no_bulk:
+            try:
+                found = handle.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE, 0)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+                    raise
+                self._no_bulk.add(uri)
+            else:
+                for domain, values in found:
+                    yield domain, values["state.state"], values["state.reason"]
+                return
+        for domain in handle.listAllDomains(0):
+            try:
+                state, reason = domain.state()
+            except libvirt.libvirtError as error:
+                if not _is_gone(error):
+                    raise
+            else:
+                yield domain, state, reason
+
+    def _read_flags(self, uri: str, generation: int, handle: Any) -> _Flags:
+        flags, now = self._flags.get(uri), time.monotonic()
+        if flags is None or flags.generation != generation or now - flags.read_at > FLAGS_SECONDS:
+            persistent, autostart = (
+                frozenset(domain.UUIDString() for domain in handle.listAllDomains(flag))
+                for flag in (
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
+                    libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
+                )
+            )
+            flags = self._flags[uri] = _Flags(generation, now, persistent, autostart)
+        return flags
 
     def _list(
         self, connections: list[Connection], handles: dict[str, Any], deadline: float, errors: dict[str, str]
@@ -317,20 +418,10 @@ class LibvirtState:
         """List one libvirt's domains; called by a worker, and kept even when nobody waits any more."""
         generation = connection.opened
         handle = own[connection.uri].handle()
-        persistent, autostart = (
-            {domain.UUIDString() for domain in handle.listAllDomains(flag)}
-            for flag in (
-                libvirt.VIR_CONNECT_LIST_DOMAINS_PERSISTENT,
-                libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART,
-            )
-        )
-        domains = [(domain.name(), domain.UUIDString()) for domain in handle.listAllDomains(0)]
+        flags = self._read_flags(connection.uri, generation, handle)
         self._listings[connection.uri] = _Listing(
             generation,
-            tuple(
-                _Domain(connection.uri, name, uuid, uuid in persistent, uuid in autostart, generation)
-                for name, uuid in domains
-            ),
+            tuple(_named(domain, connection.uri, generation, flags) for domain in handle.listAllDomains(0)),
         )
 
     def _ask(
@@ -342,9 +433,6 @@ class LibvirtState:
         errors: dict[str, str],
     ) -> None:
         """Ask each domain and add the answers; a libvirt that answers no other question either has failed."""
-        changed = self._events.take_changed()
-        for uuid in changed | (self._known.keys() - {domain.uuid for domain in domains}):
-            self._known.pop(uuid, None)
         jobs: dict[str, Callable[[OwnConnections], _State | None]] = {
             uri: partial(_is_alive, uri) for uri in handles
         }
@@ -355,16 +443,15 @@ class LibvirtState:
             answer, error = answers.answered.get(domain.uuid), answers.failed.get(domain.uuid)
             if answer is not None:
                 families.add(domain, answer)
-                families.answers.add_metric([domain.name, domain.uuid], 1.0)
             elif not _is_gone(error):
                 silent[domain.name] = "no answer before the deadline" if error is None else str(error)
                 families.answers.add_metric([domain.name, domain.uuid], 0.0)
         if silent != self._silent:
             log.warning("domains that do not answer", domains=silent)
             self._silent = silent
-        for uri, handle in handles.items():
-            if uri in answers.failed or not handle.isAlive():
-                errors[uri] = str(answers.failed.get(uri, "the connection broke"))
+        for uri in handles:
+            if uri in answers.failed:
+                errors[uri] = str(answers.failed[uri])
             elif uri not in answers.answered:
                 errors[uri] = "it hangs: it does not even tell its version"
 
@@ -410,7 +497,9 @@ class LibvirtState:
     def _state(self, domain: _Domain, own: OwnConnections) -> _State:
         """Ask for one domain; called by a worker."""
         handle = own[domain.uri].domain(domain.uuid)
-        state, reason = handle.state()
+        return self._answer(domain, handle, *handle.state())
+
+    def _answer(self, domain: _Domain, handle: Any, state: int, reason: int) -> _State:
         control = None if state_name(state) in {"shutoff", "crashed"} else self._control(domain, handle)
         return _State(state, reason, control, self._definition(domain, handle))
 
@@ -463,6 +552,11 @@ class LibvirtState:
                 if volume is not None:
                     found.append((*volume, disk.target))
         return tuple(found), tuple(unresolved)
+
+
+def _named(virtual: Any, uri: str, generation: int, flags: _Flags) -> _Domain:
+    uuid = virtual.UUIDString()
+    return _Domain(uri, virtual.name(), uuid, uuid in flags.persistent, uuid in flags.autostart, generation)
 
 
 def _is_alive(uri: str, own: OwnConnections) -> None:

@@ -8,20 +8,20 @@ monitor.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import libvirt
 import structlog
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
 
 from exporter.collector import CollectorError
 from exporter.libvirt_connection import Connections, OwnConnections
 from exporter.libvirt_domain import Definition, parse_definition
-from exporter.libvirt_statistics import Numbers, Statistics, read_statistics
+from exporter.libvirt_statistics import Numbers, Statistics, read_block_jobs, read_statistics
 from exporter.workers import Workers
 
 log = structlog.get_logger()
@@ -32,6 +32,8 @@ MOST_WORKERS = 6
 # Read again after this time, or when the domain was started anew.
 DEFINITION_SECONDS = 60.0
 HANDBACK_SECONDS = 0.05
+# Block jobs take a call for each disk, and are rare.
+BLOCK_JOBS_SECONDS = 30.0
 
 KIB = 1024.0
 NANOSECOND = 1e-9
@@ -125,6 +127,7 @@ VCPU = (
     Figure("state", "state", "State of the vCPU: 0 offline, 1 running, 2 blocked.", counter=False),
 )
 
+CPU_TIME = Figure("cpu_time", "cpu_time_seconds", "CPU time of the domain, in seconds.", NANOSECOND)
 VCPU_COUNTS = (
     Figure("current", "current", "Number of the domain's vCPUs that are online.", counter=False),
     Figure("maximum", "maximum", "Number of vCPUs that the domain may have at most.", counter=False),
@@ -157,36 +160,29 @@ class _Page:
     """The metric families of one scrape."""
 
     def __init__(self) -> None:
-        self._families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
+        self._families: dict[str, Metric] = {}
 
-    def add(
-        self,
-        family: type[CounterMetricFamily | GaugeMetricFamily],
-        name: str,
-        about: str,
-        labels: Mapping[str, str],
-        value: float,
-    ) -> None:
-        """Add one sample to the family of this name."""
+    def _samples(self, name: str, about: str, *, counter: bool) -> list[Sample]:
         metric = self._families.get(name)
         if metric is None:
-            metric = self._families[name] = family(name, about, labels=list(labels))
-        metric.add_metric(list(labels.values()), value)
+            metric = self._families[name] = Metric(name, about, "counter" if counter else "gauge")
+        return metric.samples
 
     def figures(
-        self, group: str, figures: Iterable[Figure], labels: Mapping[str, str], numbers: Numbers
+        self, group: str, figures: Iterable[Figure], labels: dict[str, str], numbers: Numbers
     ) -> None:
         """Add those of the figures that are known."""
         for figure in figures:
             value = numbers.get(figure.key)
             if value is not None:
-                family = CounterMetricFamily if figure.counter else GaugeMetricFamily
                 name = f"libvirt_domain_{group}_{figure.name}"
-                self.add(family, name, figure.about, labels, value * figure.scale)
+                samples = self._samples(name, figure.about, counter=figure.counter)
+                sample = f"{name}_total" if figure.counter else name
+                samples.append(Sample(sample, labels, value * figure.scale))
 
-    def gauge(self, name: str, about: str, labels: Mapping[str, str], value: float = 1.0) -> None:
+    def gauge(self, name: str, about: str, labels: dict[str, str], value: float = 1.0) -> None:
         """Add one gauge."""
-        self.add(GaugeMetricFamily, name, about, labels, value)
+        self._samples(name, about, counter=False).append(Sample(name, labels, value))
 
     def domain(self, name: str, statistics: Statistics, definition: Definition) -> None:
         """Add all figures of a domain."""
@@ -208,17 +204,14 @@ class _Page:
             kib * KIB,
         )
         self.gauge("libvirt_domain_info_virtual_cpus", "Number of the domain's vCPUs.", domain, vcpus)
-        self.add(
-            CounterMetricFamily, "libvirt_domain_info_cpu_time_seconds", "CPU time of the domain in seconds.",
-            domain, nanoseconds * NANOSECOND,
-        )  # fmt: skip
+        self.figures("info", (CPU_TIME,), domain, {"cpu_time": nanoseconds})
         self._devices(domain, statistics, definition)
         self._memory(domain, statistics.memory)
         for number, numbers in statistics.vcpus.items():
             self.figures("vcpu", VCPU, domain | {"vcpu": number}, numbers)
         self.figures("vcpu", VCPU_COUNTS, domain, statistics.vcpu_counts)
 
-    def _devices(self, domain: Mapping[str, str], statistics: Statistics, definition: Definition) -> None:
+    def _devices(self, domain: dict[str, str], statistics: Statistics, definition: Definition) -> None:
         for target, numbers in statistics.blocks.items():
             self.figures("block_stats", BLOCK, {**domain, "target_device": target}, numbers)
         for target, numbers in statistics.interfaces.items():
@@ -245,7 +238,7 @@ class _Page:
                 "libvirt_domain_interface_stats_info", "What the interface is: always 1.", {**domain, **about}
             )
 
-    def _memory(self, domain: Mapping[str, str], memory: Numbers) -> None:
+    def _memory(self, domain: dict[str, str], memory: Numbers) -> None:
         self.figures("memory_stats", MEMORY, domain, memory)
         available, usable = memory.get("available"), memory.get("usable")
         if available and usable is not None:
@@ -286,12 +279,14 @@ class LibvirtStats:
             "libvirt-stats", OwnConnections, usual=WORKERS, most=MOST_WORKERS
         )
         self._definitions: dict[str, tuple[int, float, Definition]] = {}  # by UUID
+        self._jobs_asked_again: dict[str, float] = {}  # by UUID, when
 
     def collect(self, deadline: float) -> Iterable[Metric]:
         """Ask each running domain; see `Collector.collect`."""
         domains = {domain.uuid: domain for domain in self._running()}
         for uuid in self._definitions.keys() - domains.keys():
-            del self._definitions[uuid]
+            self._definitions.pop(uuid, None)
+            self._jobs_asked_again.pop(uuid, None)
         jobs = {uuid: partial(self._read, domain) for uuid, domain in domains.items()}
         # A little is kept for putting the page together.
         answers = self._workers.run(jobs, deadline - HANDBACK_SECONDS)
@@ -338,10 +333,17 @@ class LibvirtStats:
         return found
 
     def _read(self, domain: _Domain, own: OwnConnections) -> tuple[Statistics, Definition]:
+        """Read one domain; called by a worker."""
         connection = own[domain.uri]
         handle = connection.domain(domain.uuid)
         definition = self._definition(domain, handle)
-        return read_statistics(connection.handle(), handle, definition), definition
+        statistics = read_statistics(connection.handle(), handle, definition)
+        now = time.monotonic()
+        if statistics.missing is None and now >= self._jobs_asked_again.get(domain.uuid, 0.0):
+            read_block_jobs(handle, statistics)
+            # Where one runs it is followed; elsewhere a new one is found a little later.
+            self._jobs_asked_again[domain.uuid] = now if statistics.block_jobs else now + BLOCK_JOBS_SECONDS
+        return statistics, definition
 
     def _definition(self, domain: _Domain, handle: Any) -> Definition:
         now = time.monotonic()

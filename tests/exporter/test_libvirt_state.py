@@ -208,9 +208,9 @@ def test_a_changed_definition_is_read_again(state, define):
 
 
 def test_definitions_are_not_read_at_each_scrape(state, define, monkeypatch):
-    define()
     collect(state)
-    until(lambda: not state._events._changed)
+    defined = {"domain": define().name(), "event": "defined", "detail": "added"}
+    until(lambda: value(collect(state), "libvirt_domain_lifecycle_events_total", **defined) == 1)
     collect(state)
     monkeypatch.setattr(libvirt_state, "parse_definition", lambda _: pytest.fail("read again"))
     collect(state)
