@@ -62,14 +62,15 @@ mount --bind "$1/run" /run/libvirt
 mount --bind "$1/lib" /var/lib/libvirt
 mount --bind "$1/log" /var/log/libvirt
 ip link set lo up
-exec "$3" -c "$4"
+exec "$3" -c "$4" "$1"
 """
 
 # Inside the namespaces, for as long as the `Libvirtd` is entered: starts libvirtd for each line on standard
 # input and says its process number, and buries the guests' processes when they die. QEMU's processes fall to
 # the nearest ancestor that asks for them; the machine's first process may be slow, and libvirtd waits for it.
+# When standard input ends, be it because the test was killed, it ends them all and clears the directory away.
 _UNDERTAKER = """
-import ctypes, os, signal, sys
+import ctypes, os, shutil, signal, sys, time
 ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 def bury(*_):
     try:
@@ -81,6 +82,11 @@ signal.signal(signal.SIGCHLD, bury)
 for _ in sys.stdin:
     argv = ["libvirtd", "--listen", "--pid-file", "/run/libvirt/libvirtd.pid"]
     print(os.posix_spawnp(argv[0], argv, os.environ), flush=True)
+while children := open(f"/proc/self/task/{os.getpid()}/children").read().split():
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    time.sleep(0.02)
+shutil.rmtree(sys.argv[1], ignore_errors=True)
 """
 
 _GUEST = """
@@ -250,9 +256,6 @@ class Libvirtd:
 
     def _end(self) -> None:
         self.stop()
-        for pid_file in (self.base / "run" / "qemu").glob("*.pid"):
-            with contextlib.suppress(ValueError, OSError):
-                _kill_qemu(int(pid_file.read_text()), self.base)
         if self._undertaker is not None:
             self._undertaker.communicate(timeout=STOP_SECONDS)
         shutil.rmtree(self.base, ignore_errors=True)
@@ -261,13 +264,6 @@ class Libvirtd:
 def guest_uuid(name: str) -> str:
     """Return the UUID that `Libvirtd.guest` gives a guest of this name."""
     return str(uuid.uuid5(uuid.NAMESPACE_DNS, name))
-
-
-def _kill_qemu(pid: int, base: Path) -> None:
-    """Kill a guest's process; not one that got its number since."""
-    if str(base).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-        os.kill(pid, signal.SIGKILL)
-        _wait_gone(pid, STOP_SECONDS)
 
 
 def _exists(pid: int) -> bool:
