@@ -44,6 +44,7 @@ demo: test-packages dev  ## the main job on whole hosts, told line by line; KEEP
 bench: bench-exporter bench-webhook  ## measure: what a scrape costs, how fast the webhook answers
 
 bench-exporter: test-packages dev
+	@tests/install-debian.sh bench
 	$(ROOT) $(BIN)/python -m tests.bench.exporter
 
 bench-webhook: dev
