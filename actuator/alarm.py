@@ -40,7 +40,7 @@ class Alarm:
             alerts.append(_ended(before.domain, before.escalation, now))
         with self._lock:
             self._sent_at.pop(after.domain, None)
-        self._send_soon(alerts, domain="" if after.escalation is None else after.domain)
+        self._send_soon(alerts, *(() if after.escalation is None else (after.domain,)))
 
     def not_admitted(self, notification: Notification, refusal: Refusal) -> None:
         """Tell people of an alert that asked for what we do not do. Ends by itself when not repeated."""
@@ -53,7 +53,7 @@ class Alarm:
             "host": notification.labels.get("host", ""),
             "refused_alert": notification.labels.get("alertname", ""),
         }
-        self._send_soon([_alert(labels, refusal.sentence, now, now + LASTS_SECONDS)], domain="")
+        self._send_soon([_alert(labels, refusal.sentence, now, now + LASTS_SECONDS)])
 
     def resend(self, records: Sequence[DomainRecord]) -> None:
         """Send again what stands and was not delivered within the last minute."""
@@ -66,24 +66,26 @@ class Alarm:
                 and now - self._sent_at.get(record.domain, float("-inf")) >= RESEND_SECONDS
             ]
         wall = self._ports.clock.wall()
-        for record in due:
-            if record.escalation is not None:
-                self._send([_standing(record.domain, record.escalation, wall)], domain=record.domain)
+        alerts = [_standing(it.domain, it.escalation, wall) for it in due if it.escalation is not None]
+        if alerts:
+            self._send(alerts, *(it.domain for it in due))
 
-    def _send_soon(self, alerts: Sequence[OutgoingAlert], *, domain: str) -> None:
+    def _send_soon(self, alerts: Sequence[OutgoingAlert], *standing: str) -> None:
         try:
-            self._ports.tasks.spawn("warn", lambda: self._send(alerts, domain=domain))
+            self._ports.tasks.spawn("warn", lambda: self._send(alerts, *standing))
         except Unanswered as error:
-            log.warning("warning not sent, it is sent again", domain=domain, error=str(error))
+            log.warning("warnings not sent", error=str(error))
 
-    def _send(self, alerts: Sequence[OutgoingAlert], *, domain: str) -> None:
+    def _send(self, alerts: Sequence[OutgoingAlert], *standing: str) -> None:
+        """Send, and note the domains whose standing warning is delivered; the others are sent again."""
         try:
             self._ports.alerts.send(alerts, timeout_seconds=self._timeout_seconds)
         except Unanswered as error:
-            log.warning("warning not sent, it is sent again", domain=domain, error=str(error))
+            log.warning("warnings not sent", error=str(error))
         else:
+            now = self._ports.clock.monotonic()
             with self._lock:
-                self._sent_at[domain] = self._ports.clock.monotonic()
+                self._sent_at.update(dict.fromkeys(standing, now))
 
 
 def _labels(record: DomainRecord) -> dict[str, str]:

@@ -6,6 +6,7 @@ way as a webhook does.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,13 +14,16 @@ import structlog
 from actuator.alarm import Alarm
 from actuator.config import Settings
 from actuator.core.guard import DOWN, RUNNING
-from actuator.model import DomainState, Notification
+from actuator.model import DomainRecord, DomainState, Notification
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
 from actuator.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+ALERTMANAGER = "Alertmanager"
+PROMETHEUS = "Prometheus"
 
 log = structlog.get_logger(__name__)
 
@@ -40,59 +44,63 @@ class Reconciler:
         """Wall clock of the last turn that reached its end."""
 
     def turn(self) -> None:
-        """Ask everybody once. Handles its own errors."""
+        """Ask everybody once, side by side. Handles its own errors."""
         try:
-            self._take_alerts()
-            self._look_at_domains()
-            self._alarm.resend(self._protected.records())
+            records = self._protected.records()
+            self._ask(records)
+            self._alarm.resend(records)
         except JournalError as error:
             log.error("journal", error=str(error))  # noqa: TRY400  said in one line, no traceback
         else:
             self.last_at = self._ports.clock.wall()
 
-    def _take_alerts(self) -> None:
-        """Receive what fires and was not taken up yet; from Alertmanager if it answers: it knows silences."""
-        try:
-            firing = self._ports.alerts.firing(timeout_seconds=self._settings.alertmanager.timeout_seconds)
-        except Unanswered as error:
-            log.warning("alertmanager does not answer", error=str(error))
-            try:
-                firing = self._ports.metrics.firing(timeout_seconds=self._settings.prometheus.timeout_seconds)
-            except Unanswered as worse:
-                log.warning("prometheus does not answer either", error=str(worse))
-                return
-        new = [notification for notification in firing if self._is_new(notification)]
+    def _ask(self, records: tuple[DomainRecord, ...]) -> None:
+        hypervisor, timeout = self._ports.hypervisor, self._settings.evidence.timeout_seconds
+        servers = max(self._settings.alertmanager.timeout_seconds, self._settings.prometheus.timeout_seconds)
+        sources: dict[str, Callable[[], tuple[Notification, ...] | Mapping[str, DomainState]]] = {
+            ALERTMANAGER: functools.partial(self._ports.alerts.firing, timeout_seconds=servers),
+            PROMETHEUS: functools.partial(self._ports.metrics.firing, timeout_seconds=servers),
+        }
+        hosts = sorted({record.host for record in records})
+        states = {
+            _of(host): functools.partial(hypervisor.states, host, timeout_seconds=timeout) for host in hosts
+        }
+        answers = self._ports.tasks.gather(sources | states, timeout_seconds=max(servers, timeout))
+        # Alertmanager knows silences and inhibitions; without it every alert of Prometheus counts.
+        for source in (ALERTMANAGER, PROMETHEUS):
+            firing = answers[source]
+            if isinstance(firing, tuple):
+                self._take_alerts(firing)
+                break
+            log.warning("no alerts from there", source=source, error=str(firing))
+        for record in records:
+            seen = answers[_of(record.host)]
+            self._look_at(record, None if isinstance(seen, Unanswered | tuple) else seen)
+
+    def _take_alerts(self, firing: tuple[Notification, ...]) -> None:
+        """Receive what was not taken up yet."""
+        new = [it for it in firing if it.action and not self._worker.knows(it)]
         if new:
             self._ports.journal.receive(new, at=self._ports.clock.wall())
             self._worker.wake()
 
-    def _is_new(self, notification: Notification) -> bool:
-        return bool(notification.action) and not self._worker.knows(notification)
-
-    def _look_at_domains(self) -> None:
-        """Suspect each domain that is down past the grace time, and each that runs again under a warning."""
-        records = self._protected.records()
-        hosts = {record.host for record in records}
-        timeout = self._settings.evidence.timeout_seconds
-        calls: dict[str, Callable[[], Mapping[str, DomainState]]] = {
-            host: functools.partial(self._ports.hypervisor.states, host, timeout_seconds=timeout)
-            for host in sorted(hosts)
-        }
-        answers = self._ports.tasks.gather(calls, timeout_seconds=timeout)
+    def _look_at(self, record: DomainRecord, states: Mapping[str, DomainState] | None) -> None:
+        """Suspect a domain that is down past the grace time, or that runs again under a warning."""
+        if states is None:
+            self._down_since.pop(record.domain, None)
+            return
+        state = states.get(record.domain)
+        if state in RUNNING and record.escalation is not None:
+            self._worker.suspect(record.domain, f"reconcile sees it {state} again on {record.host}")
+        if state is not None and state not in DOWN:
+            self._down_since.pop(record.domain, None)
+            return
         now = self._ports.clock.monotonic()
-        for record in records:
-            states = answers[record.host]
-            if isinstance(states, Unanswered):
-                self._down_since.pop(record.domain, None)
-                continue
-            state = states.get(record.domain)
-            if state in RUNNING and record.escalation is not None:
-                self._worker.suspect(record.domain, f"reconcile sees it {state} again on {record.host}")
-            if state is not None and state not in DOWN:
-                self._down_since.pop(record.domain, None)
-                continue
-            since = self._down_since.setdefault(record.domain, now)
-            if now - since >= self._settings.reconcile.grace_seconds:
-                self._worker.suspect(
-                    record.domain, f"reconcile found it {state or 'not defined'} on {record.host}"
-                )
+        since = self._down_since.setdefault(record.domain, now)
+        if now - since >= self._settings.reconcile.grace_seconds:
+            why = f"reconcile found it {state or 'not defined'} on {record.host}"
+            self._worker.suspect(record.domain, why)
+
+
+def _of(host: str) -> str:
+    return f"libvirt on {host}"

@@ -75,6 +75,9 @@ class Report:
         self._write_errors = Counter(
             "vmheal_journal_errors", "Writes that the journal could not make.", registry=self.registry
         )
+        self.faults = Counter(
+            "vmheal_faults", "Unforeseen failures of the actuator itself.", ["where"], registry=self.registry
+        )
         self.reconciled = Gauge(
             "vmheal_reconcile_timestamp_seconds",
             "When reconcile last came to its end, Unix time; 0 before the first time.",

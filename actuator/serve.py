@@ -18,6 +18,8 @@ from actuator.worker import Worker
 STOP_SECONDS = 20.0
 """How long a stop waits for calls under way; what is not finished then is an intent without outcome."""
 
+FAULT_SECONDS = 1.0
+
 log = structlog.get_logger(__name__)
 
 
@@ -79,12 +81,22 @@ class Actuator:
     def _work(self) -> None:
         while not self._stopping.is_set():
             self._woken.clear()
-            seconds = self.worker.turn()
+            try:
+                seconds = self.worker.turn()
+            except Exception:
+                # A fault of ours. To go on deaf would be worse than to try again.
+                log.exception("a fault of vmheal's own", where="worker")
+                self._report.faults.labels("worker").inc()
+                seconds = FAULT_SECONDS
             self._woken.wait(seconds)
 
     def _reconcile(self) -> None:
         while not self._stopping.is_set():
-            self.reconciler.turn()
+            try:
+                self.reconciler.turn()
+            except Exception:
+                log.exception("a fault of vmheal's own", where="reconcile")
+                self._report.faults.labels("reconcile").inc()
             if self.reconciler.last_at is not None:
                 self._report.reconciled.set(self.reconciler.last_at)
             self._stopping.wait(self._settings.reconcile.interval_seconds)

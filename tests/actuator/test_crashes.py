@@ -4,10 +4,7 @@ However it went, in the end exactly one VM runs with its disks, and it was never
 """
 
 import contextlib
-import itertools
-import tempfile
 from collections import deque
-from pathlib import Path
 
 import pytest
 
@@ -63,21 +60,6 @@ def run(world, folder, *, kill_twice=False, **mortality) -> None:
     machine.close()
 
 
-@pytest.fixture
-def folders():
-    """Makes folders for journals, in memory where there is such a place: thousands of fsyncs are waited for."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as parent:
-        numbers = itertools.count()
-
-        def make_folder() -> Path:
-            folder = Path(parent) / str(next(numbers))
-            folder.mkdir()
-            return folder
-
-        yield make_folder
-
-
 def ended(world, folder):
     check = Machine(world, folder / "journal", Clock())
     try:
@@ -89,11 +71,11 @@ def ended(world, folder):
 
 
 @pytest.fixture(scope="module")
-def lengths(tmp_path_factory):
+def lengths(folders):
     """How many writes and calls each scenario has when nobody is killed."""
     counted = {}
     for name, scenario in SCENARIOS.items():
-        folder = tmp_path_factory.mktemp("whole")
+        folder = folders()
         world = make(scenario)
         machine = Machine(world, folder / "journal", Clock())
         machine.receive(alert())

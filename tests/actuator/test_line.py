@@ -17,17 +17,16 @@ def clock():
 
 
 @pytest.fixture
-def start(tmp_path, clock):
+def start(folders, clock):
     """Starts actuators on one journal; closes them all at the end."""
     machines = []
+    path = folders() / "journal"
 
     def begin(world, *, mode="enforce", **more):
         for machine in machines:
             machine.close()
-        config = settings(
-            tmp_path / "journal", mode=mode, **{k: more.pop(k) for k in ("restart", "limits") if k in more}
-        )
-        machines.append(Machine(world, tmp_path / "journal", clock, config=config, **more))
+        config = settings(path, mode=mode, **{k: more.pop(k) for k in ("restart", "limits") if k in more})
+        machines.append(Machine(world, path, clock, config=config, **more))
         return machines[-1]
 
     yield begin
