@@ -8,7 +8,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from exporter.drbd import KIB, DrbdOutputError, Resource, Snapshot
+from exporter.drbd import (
+    KIB,
+    Connection,
+    ConnectionState,
+    DiskState,
+    DrbdOutputError,
+    PeerDevice,
+    ReplicationState,
+    Resource,
+    Role,
+    Snapshot,
+    UnknownWord,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +118,44 @@ def proves(proc: Proc, before: Proc) -> bool:
     return bool(proc.minors) and not frozen and proc.states == before.states
 
 
+def agrees(snapshot: Snapshot, proc: Proc) -> bool:
+    """Whether 8.4's /proc/drbd shows the very states of the snapshot, for all its minors and no other.
+
+    Two equal readings before and after do not say that: a state may have come and gone in between.
+    """
+    states = {
+        device.minor: _states(resource.role, device.disk_state, connection, peer_device)
+        for resource in snapshot.resources
+        for device in resource.devices
+        for connection in resource.connections
+        for peer_device in connection.peer_devices
+        if peer_device.volume == device.volume
+    }
+    return states.keys() == proc.minors.keys() and all(
+        states[number] in minor.states for number, minor in proc.minors.items()
+    )
+
+
+def _states(
+    role: Role | UnknownWord,
+    disk_state: DiskState | UnknownWord,
+    connection: Connection,
+    peer_device: PeerDevice,
+) -> str:
+    """Return the states as /proc/drbd words them: one state for connection and replication together."""
+    state: object = connection.connection_state
+    if peer_device.replication_state not in {ReplicationState.OFF, ReplicationState.ESTABLISHED}:
+        state = peer_device.replication_state
+    elif state is ConnectionState.CONNECTING:
+        state = "WFConnection"
+    return f" cs:{state} ro:{role}/{connection.peer_role} ds:{disk_state}/{peer_device.peer_disk_state} "
+
+
 def overlay(snapshot: Snapshot, proc: Proc) -> Snapshot:
     """Return the snapshot with 8.4's statistics and resync progress as /proc/drbd has them now.
 
-    The kernel fills both from the same counters, so this is what a newer events2 would print.
+    The kernel fills both from the same counters, so this is what a newer events2 would print; only for a
+    snapshot that agrees with this reading.
     """
     if not proc.minors:
         return snapshot

@@ -4,10 +4,10 @@ The state comes from `drbdsetup events2 --now`. Running it costs 3 ms on bare ha
 emulated host, at one scrape a second; a stream (`events2` without `--now`) costs none, but must be proved
 alive and complete each time, as a stalled stream looks like a host where nothing happens. On 8.4 the kernel
 gives that proof for nothing: /proc/drbd holds every state of every minor. As long as it reads the same as
-just before the last `events2`, that output still holds, and the counters in it are brought up to date from
-there; only what it cannot show (congestion, resources without a minor) may be as old as `REREAD_SECONDS`.
-On 9 /proc/drbd says nothing, so there `events2 --now` runs at each scrape. One that takes longer than its
-scrape can wait goes on for the next scrape: were it killed, a slow host would never get an answer.
+just before the last `events2`, and the two agree, that output still holds, and its counters are brought up
+to date from there; only what it cannot show (congestion, resources without a minor) may be as old as
+`REREAD_SECONDS`. On 9 /proc/drbd says nothing, so there `events2 --now` runs at each scrape. One that takes
+longer than its scrape can wait goes on for the next: were it killed, a slow host would never get an answer.
 
 What changes seldom or needs a child for each resource (options, names, UUIDs) is read by a thread of its own
 when the state has changed or is due; the state never waits for it. drbdsetup loads DRBD's module when it is
@@ -44,7 +44,7 @@ from exporter.drbd_configuration import (
     parse_show9,
     parse_show84,
 )
-from exporter.drbd_proc import Proc, overlay, parse_proc, proves
+from exporter.drbd_proc import Proc, agrees, overlay, parse_proc, proves
 
 log = structlog.get_logger()
 
@@ -104,6 +104,7 @@ class _Events2:
         self.began = time.monotonic()
         self.done = threading.Event()
         self.snapshot = Snapshot(())
+        self.agrees = False
         self.error = ""
         threading.Thread(target=self._run, args=(drbdsetup,), name="drbd-events2", daemon=True).start()
 
@@ -111,6 +112,7 @@ class _Events2:
         try:
             output = drbdsetup.run(["events2", "--now", "--statistics"], self.began + EVENTS2_SECONDS)
             self.snapshot = parse_events2(_succeeded(output, "drbdsetup events2").stdout)
+            self.agrees = agrees(self.snapshot, self.proc)
         except (ChildError, DrbdOutputError) as error:
             self.error = str(error)
         self.done.set()
@@ -142,20 +144,19 @@ class StateReader:
         except (OSError, DrbdOutputError) as error:
             raise DrbdError(str(error)) from error
         last, now = self._last, time.monotonic()
-        still = (
-            State(proc, overlay(last.snapshot, proc), parsed=False)
-            if last and proves(proc, last.proc)
-            else None
-        )
-        if last and still and now - last.began < REREAD_SECONDS:
-            return still
+        still = None
+        if last and last.agrees and proves(proc, last.proc):
+            still = State(proc, overlay(last.snapshot, proc), parsed=False)
+            if now - last.began < REREAD_SECONDS:
+                return still
         try:
             self._last = self._answer(proc, now, now + (deadline - now) * WAIT_SHARE)
         except DrbdError:
             if still:  # drbdsetup waits for the kernel, and the kernel vouches for what it said before
                 return still
             raise
-        return State(proc, overlay(self._last.snapshot, proc), parsed=True)
+        snapshot = self._last.snapshot
+        return State(proc, overlay(snapshot, proc) if agrees(snapshot, proc) else snapshot, parsed=True)
 
     def close(self) -> None:
         """Reap what is left."""
@@ -176,7 +177,7 @@ class StateReader:
                 raise DrbdError(run.error)
             if (
                 run.began >= now
-                or proves(proc, run.proc)
+                or (run.agrees and proves(proc, run.proc))
                 or (proc.states == run.proc.states and now - run.began < LATE_SECONDS)
             ):
                 return run

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.drbd import DrbdOutputError, parse_events2
+from exporter.drbd import DrbdOutputError, Snapshot, UnknownWord, parse_events2
 from exporter.drbd_proc import (
     PeerMet,
     Proc,
     SplitBrainSeen,
     VerifyFinished,
+    agrees,
     overlay,
     parse_kernel_message,
     parse_proc,
@@ -46,6 +47,32 @@ def test_its_counters_are_those_of_events2(label):
         ),
     )
     assert overlay(blank, proc84(label)) == snapshot
+
+
+@pytest.mark.parametrize("label", list(snaps84()))
+def test_it_agrees_with_events2_of_the_same_moment(label):
+    text = drbd84(label)
+    snapshot = parse_events2(command(text, "drbdsetup events2 --now --statistics"))
+    assert agrees(snapshot, proc84(label)) == (label != "12-link-cut-during-sync.v02")
+
+
+@pytest.mark.parametrize(
+    "label", ["14-connected-primary-secondary.v01", "08-syncing-mid.v02", "53b-promoted-while-frozen.v02"]
+)
+def test_it_agrees_with_no_other_state(label):
+    snapshot = parse_events2(command(drbd84(label), "drbdsetup events2 --now --statistics"))
+    alike = {other for other in snaps84() if proc84(other).states == proc84(label).states}
+    assert {other for other in snaps84() if agrees(snapshot, proc84(other))} == alike
+    assert not agrees(Snapshot(()), proc84(label))
+    assert not agrees(snapshot, Proc("8.4.11", {}))
+    assert not agrees(snapshot, Proc("9.2.18", {}))
+    renamed = replace(
+        snapshot,
+        resources=tuple(
+            replace(it, role=UnknownWord("role", "Primary", it.name)) for it in snapshot.resources
+        ),
+    )
+    assert not agrees(renamed, proc84(label))
 
 
 def test_a_resync_that_runs():
