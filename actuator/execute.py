@@ -40,12 +40,11 @@ class Stopping(Exception):  # noqa: N818  not an error: the actuator is told to 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What became of one step, and when it was called."""
+    """What became of one step, and when it was called, if it was (wall clock)."""
 
     outcome: CallOutcome
     ours: bool
     called_at: float | None = None
-    seconds: float = 0.0
 
 
 class Executor:
@@ -93,8 +92,9 @@ class Executor:
                 raise Stopping
             index = progress.next_index(plan)
             assert index is not None, "an open plan has a next step"
+            begun = self._ports.clock.monotonic()
             result = self._step(record, plan.steps[index].step, resumed=resumed)
-            record = self._conclude(record, index, result)
+            record = self._conclude(record, index, result, self._ports.clock.monotonic() - begun)
             resumed = False
         return record
 
@@ -111,14 +111,14 @@ class Executor:
                 return _Result(verdict, ours=resumed)
 
     def _call_and_settle(self, record: DomainRecord, step: Step) -> _Result:
-        called_at, begun = self._ports.clock.wall(), self._ports.clock.monotonic()
+        called_at = self._ports.clock.wall()
         try:
             outcome = self._call(step)
         except Exception as error:  # noqa: BLE001  a fault of ours must not become a call without an outcome
             outcome = Indeterminate(f"{type(error).__name__}: {error}")
         if isinstance(outcome, Indeterminate):
             outcome = self._wait_for(record, step, outcome)
-        return _Result(outcome, True, called_at, self._ports.clock.monotonic() - begun)
+        return _Result(outcome, True, called_at)
 
     def _wait_for(self, record: DomainRecord, step: Step, otherwise: Indeterminate) -> CallOutcome:
         """Look until the step's effect is there; what stands at the deadline is the outcome."""
@@ -154,7 +154,7 @@ class Executor:
             case Confirm():
                 raise AssertionError("a confirmation is looked for, not called")
 
-    def _conclude(self, record: DomainRecord, index: int, result: _Result) -> DomainRecord:
+    def _conclude(self, record: DomainRecord, index: int, result: _Result, seconds: float) -> DomainRecord:
         now = self._ports.clock.wall()
         after = progress.concluded(record, index, result.outcome, ours=result.ours, now=now)
         plan = after.plan
@@ -163,7 +163,7 @@ class Executor:
         detail = {
             "step": step.kind,
             "outcome": result.outcome.kind,
-            "seconds": round(result.seconds, 3),
+            "seconds": round(seconds, 3),
             **({} if result.called_at is None else {"called_at": result.called_at}),
         }
         sentence = f"{describe(step)}: {_say(result.outcome)}"

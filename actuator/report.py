@@ -52,7 +52,7 @@ class Report:
         )
         self._step_seconds = Histogram(
             "vmheal_step_duration_seconds",
-            "Calls to hosts, by kind of step and outcome.",
+            "Steps of plans, from the look before to the outcome.",
             ["step", "outcome"],
             buckets=STEP_BUCKETS,
             registry=self.registry,

@@ -345,7 +345,7 @@ class Machine:
     """The actuator over a world and a journal file; ``kill`` and build another to restart it."""
 
     def __init__(
-        self, world: World, path, clock: Clock, *, config: Settings | None = None, **journal
+        self, world: World, path, clock: Clock, *, config=None, watch=lambda it: it, **journal
     ) -> None:
         self.world = world
         self.config = config or settings(path)
@@ -353,7 +353,7 @@ class Machine:
         self.tasks = Serial()
         self.stopping = False
         self._file = SqliteJournal(path)
-        self.journal = MortalJournal(self._file, **journal)
+        self.journal = watch(MortalJournal(self._file, **journal))
         self.ports = Ports(world, world, world, PrometheusOf(world), self.journal, clock, self.tasks)
         self.protected = Protected(self.config, self.journal)
         self.alarm = Alarm(self.ports, 5.0)

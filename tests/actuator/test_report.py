@@ -1,0 +1,99 @@
+"""What the actuator says of itself on /metrics."""
+
+import pytest
+
+from actuator.model import DomainRecord, Escalation, EscalationKind, Event
+from actuator.ports import JournalError
+from actuator.protected import Protected
+from actuator.report import Report, WatchedJournal
+from tests.actuator.world import Clock, Machine, World, alert, settings
+
+
+@pytest.fixture
+def watched(folders):
+    """A machine whose journal is watched, with its report."""
+    path = folders() / "journal"
+    config = settings(path)
+    report = Report(config)
+    machine = Machine(World(), path, Clock(), config=config)
+    machine.journal = WatchedJournal(machine.journal, report)
+    report.show(Protected(config, machine.journal))
+    yield machine, report
+    machine.close()
+
+
+def test_events_become_metrics_once_they_are_durable(watched):
+    machine, report = watched
+    value = report.registry.get_sample_value
+    finished = {"verb": "restart", "outcome": "succeeded", "seconds": 2.0}
+    events = [
+        Event(1.0, "refused", "no", "voms01", "v01", detail={"guard": "is_down"}),
+        Event(1.0, "observed", "so", "voms01", "v01", detail={"seconds": 0.2}),
+        Event(
+            1.0, "outcome", "done", "voms01", "v01", "p", {"step": "start", "outcome": "done", "seconds": 1.0}
+        ),
+        Event(1.0, "finished", "done", "voms01", "v01", "p", finished),
+    ]
+    machine.journal.commit(events=events)
+    assert value("vmheal_refusals_total", {"guard": "is_down"}) == 1
+    assert value("vmheal_observation_duration_seconds_sum") == pytest.approx(0.2)
+    assert value("vmheal_step_duration_seconds_count", {"step": "start", "outcome": "done"}) == 1
+    assert value("vmheal_plans_total", {"verb": "restart", "outcome": "succeeded"}) == 1
+    assert value("vmheal_journal_write_duration_seconds_count") == 1
+    with pytest.raises(JournalError):
+        machine.journal.commit(record=DomainRecord("voms01", 9, "v01"), events=events)
+    assert value("vmheal_refusals_total", {"guard": "is_down"}) == 1, "it was not durable"
+    assert value("vmheal_journal_errors_total") == 1
+
+
+def test_the_line_counts_itself(folders):
+    path = folders() / "journal"
+    config = settings(path)
+    report = Report(config)
+    world = World()
+    machine = Machine(
+        world, path, Clock(), config=config, watch=lambda journal: WatchedJournal(journal, report)
+    )
+    world.crash()
+    machine.receive(alert())
+    machine.close()
+    value = report.registry.get_sample_value
+    assert value("vmheal_plans_total", {"verb": "restart", "outcome": "succeeded"}) == 1
+    assert value("vmheal_step_duration_seconds_count", {"step": "start", "outcome": "done"}) == 1
+    assert value("vmheal_step_duration_seconds_count", {"step": "confirm", "outcome": "done"}) == 1
+    assert value("vmheal_observation_duration_seconds_count") == 1
+
+
+def test_where_domains_should_run_and_what_warnings_stand(watched):
+    machine, report = watched
+    value = report.registry.get_sample_value
+    assert value("vmheal_domain_expected", {"domain": "voms01", "host": "v01"}) == 1
+    assert value("vmheal_domain_expected", {"domain": "voms01", "host": "v02"}) == 0
+    warning = Escalation(EscalationKind.REFUSED, "v02", "is_down", "it is paused", 1.0)
+    machine.journal.commit(record=DomainRecord("voms01", 1, "v02", escalation=warning))
+    machine.journal.commit(record=DomainRecord("stranger", 1, "v01"))
+    labels = {"domain": "voms01", "host": "v02", "alertname": "VMHealRefused", "guard": "is_down"}
+    assert value("vmheal_escalation", labels) == 1
+    assert value("vmheal_domain_expected", {"domain": "voms01", "host": "v01"}) == 0
+    assert value("vmheal_domain_expected", {"domain": "voms01", "host": "v02"}) == 1
+    assert value("vmheal_domain_expected", {"domain": "stranger", "host": "v01"}) is None
+    assert value("vmheal_plans_open") == 0
+    assert value("vmheal_journal_up") == 1
+
+
+def test_a_journal_that_cannot_be_read_is_said_and_nothing_is_invented(watched, monkeypatch):
+    machine, report = watched
+
+    def fail():
+        raise JournalError("gone")
+
+    monkeypatch.setattr(machine._file, "records", fail)
+    value = report.registry.get_sample_value
+    assert value("vmheal_journal_up") == 0
+    assert value("vmheal_domain_expected", {"domain": "voms01", "host": "v01"}) is None
+
+
+def test_the_mode_is_shown():
+    report = Report(settings("/nonexistent/journal", mode="observe"))
+    assert report.registry.get_sample_value("vmheal_mode", {"mode": "observe"}) == 1
+    assert report.registry.get_sample_value("vmheal_mode", {"mode": "enforce"}) == 0
