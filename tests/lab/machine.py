@@ -25,7 +25,7 @@ DATA_DISK_MIB = 2048
 _MEMORY_MIB = {"xen": 1280, "plain": 1280}
 _KERNEL_WORDS = (
     "root=/dev/vda rw quiet loglevel=4 mitigations=off nokaslr net.ifnames=0 systemd.show_status=0 audit=0 "
-    "random.trust_cpu=on tsc=reliable"
+    "random.trust_cpu=on tsc=reliable no_timer_check nowatchdog cryptomgr.notests"
 )
 _XEN_WORDS = (
     "console=com1 com1=115200,8n1 dom0_mem=640M,max:640M dom0_max_vcpus=1 loglvl=warning guest_loglvl=warning "
@@ -249,7 +249,7 @@ class Machine:
             "etc/ssh/ssh_host_ed25519_key.pub": host_key.with_suffix(".hostkey.pub"),
             "etc/ssh/ssh_known_hosts": payload.keys.known_hosts,
             "var/lib/lab/guest.cpio": payload.guest_initramfs,
-            "var/lib/lab/writer": payload.guest_program,
+            "var/lib/lab/lxc/writer": payload.guest_program,
         }
         for name, source in copies.items():
             path = tree / name

@@ -21,6 +21,12 @@ TRIMMED_PATHS = """
     boot var/cache/apt var/lib/apt/lists usr/lib/udev/hwdb.bin usr/share/perl
     usr/lib/x86_64-linux-gnu/gconv var/log/apt var/log/dpkg.log var/log/bootstrap.log
     etc/apt/sources.list etc/apt/sources.list.d etc/apt/apt.conf.d/99mmdebstrap
+    usr/lib/systemd/system-generators
+    usr/lib/tmpfiles.d/home.conf usr/lib/tmpfiles.d/journal-nocow.conf usr/lib/tmpfiles.d/passwd.conf
+    usr/lib/tmpfiles.d/polkitd.conf usr/lib/tmpfiles.d/portables.conf usr/lib/tmpfiles.d/provision.conf
+    usr/lib/tmpfiles.d/systemd-network.conf usr/lib/tmpfiles.d/systemd-nologin.conf
+    usr/lib/tmpfiles.d/systemd-nspawn.conf usr/lib/tmpfiles.d/systemd-pstore.conf
+    usr/lib/tmpfiles.d/systemd-tmp.conf usr/lib/tmpfiles.d/x11.conf
 """.split()
 
 # Whole folders of kernel modules that stay, and single ones; what they depend on stays too.
@@ -57,5 +63,7 @@ MASKED_UNITS = """
     modprobe@configfs.service modprobe@loop.service modprobe@dm_mod.service
     systemd-udev-settle.service sys-kernel-debug.mount sys-kernel-tracing.mount
     dev-hugepages.mount dev-mqueue.mount proc-sys-fs-binfmt_misc.automount drbd.service machines.target
+    systemd-remount-fs.service systemd-sysctl.service systemd-tmpfiles-setup-dev.service
+    systemd-pcrphase.service systemd-pcrphase-sysinit.service
     remote-fs.target xen-watchdog.service xendomains.service systemd-user-sessions.service
 """.split()
