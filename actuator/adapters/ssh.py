@@ -128,6 +128,11 @@ class _SshConnection:
             self._client.load_system_host_keys(str(access.known_hosts_file))
             self._transport = self._connect(access)
             self._sftp = self._open_sftp()
+        except (ValueError, paramiko.hostkeys.InvalidHostKey) as error:
+            self._client.close()
+            raise ConnectionError(
+                f"{access.key_file} or {access.known_hosts_file} is malformed: {error}"
+            ) from error
         except (paramiko.SSHException, EOFError) as error:
             self._client.close()
             raise ConnectionError(str(error) or type(error).__name__) from error

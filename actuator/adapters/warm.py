@@ -55,7 +55,7 @@ class Warm(Generic[C]):
         self._current: C | None = None
         self._users: Counter[C] = Counter()
         self._attempts_ended = 0
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._wanted = False
         self._stopping = False
         self._keeper = threading.Thread(target=self._keep, name=f"keeps {name}", daemon=True)
@@ -126,7 +126,7 @@ class Warm(Generic[C]):
         while self._wait_until_needed():
             try:
                 connection = self._open_connection()
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  a malformed key file, say: told to who asks, not the end
                 if pause_seconds == FIRST_PAUSE_SECONDS:
                     log.warning(
                         "connection failed, will be tried again", connection=self._name, error=str(error)
@@ -154,7 +154,7 @@ class Warm(Generic[C]):
             log.warning("connection lost", connection=self._name)
             self.retire(current)
 
-    def _attempt_ended(self, connection: C | None, failure: OSError | None) -> None:
+    def _attempt_ended(self, connection: C | None, failure: Exception | None) -> None:
         with self._changed:
             self._current = connection
             self._failure = failure

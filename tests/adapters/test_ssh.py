@@ -280,6 +280,19 @@ def test_a_missing_file_is_named(server, name):
         ssh.run(["true"], SOON)
 
 
+@pytest.mark.parametrize("name", ["key_file", "known_hosts_file"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[127.0.0.1]:22 ssh-ed25519 %%%\n", b""])
+def test_a_file_that_is_none_of_what_it_should_be_is_told(server, tmp_path, name, content):
+    (tmp_path / "file").write_bytes(content)
+    with (
+        host(replace(access_to(server), **{name: tmp_path / "file"})) as ssh,
+        pytest.raises(
+            NotConnectedError, match=r"ssh to v01: .*(malformed|private key file|not found in known_hosts)"
+        ),
+    ):
+        ssh.run(["true"], SOON)
+
+
 def test_nobody_listening_is_told_at_once(server):
     begun = time.monotonic()
     with (

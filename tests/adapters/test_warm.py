@@ -133,6 +133,22 @@ def test_attempts_are_bounded_while_everybody_asks(host, warm):
     assert 2 <= host.attempts - before <= 0.5 / 0.02 + 1
 
 
+def test_a_surprise_while_opening_is_told_and_not_the_end(host):
+    def surprise():
+        if host.down.is_set():
+            raise ValueError("key file is not text")
+        return host.open()
+
+    host.down.set()
+    warm = Warm("ssh to v01", surprise)
+    with pytest.raises(NotConnectedError, match="ssh to v01: key file is not text"), warm.use(5):
+        pass
+    host.down.clear()
+    with warm.use(5):
+        pass
+    warm.stop()
+
+
 def test_an_attempt_that_hangs_does_not_hold_the_caller(monkeypatch):
     release = threading.Event()
 
