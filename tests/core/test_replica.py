@@ -33,7 +33,7 @@ CONNECTED, CONNECTING = ConnectionState.CONNECTED, ConnectionState.CONNECTING
         (
             Role.PRIMARY,
             connection(),
-            snapshot(theirs(), problems=(UnknownWord("disk", "Odd", "other"),)),
+            snapshot(theirs(), theirs("other"), problems=(UnknownWord("disk", "Odd", "other"),)),
             Standing.ANSWERED,
         ),
         # Our own connection says Primary, whatever it answers.
