@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.exporter.pages import SECONDS, series
 
+START_SECONDS = 60.0
 PROGRAM = Path(sys.executable).with_name("vmheal-exporter")
 
 
@@ -70,7 +71,7 @@ def exporting(folder: Path, *flags: str, environment: Mapping[str, str] | None =
 
 
 def _wait(exporter: Exporter) -> None:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + START_SECONDS
     while True:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/-/healthy", timeout=5) as response:

@@ -187,6 +187,10 @@ def test_a_disk_whose_resource_is_down_is_said_and_found_when_it_is_up(define):
     volumes: dict[int, tuple[str, str]] = {}
     state = LibvirtState((URI,), volumes.get)
     domain = define(disk("/dev/drbd5"))
+    told = {"domain": domain.name(), "event": "defined", "detail": "added"}
+    collect(state)
+    define(name=domain.name(), devices=disk("/dev/drbd5"))  # told once more, now that we listen
+    until(lambda: (value(collect(state), "libvirt_domain_lifecycle_events_total", **told) or 0) >= 1)
     page = collect(state)
     assert value(page, "libvirt_domain_drbd_unresolved", domain=domain.name(), source="/dev/drbd5") == 1
     volumes[5] = ("late", "0")

@@ -5,10 +5,13 @@ import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import libvirt
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.collectors.libvirt_stats import BLOCK_JOBS_SECONDS
 from tests.exporter.exporting import exporting
 from tests.exporter.pages import SECONDS, ones, value
 from tests.libvirtd import Libvirtd, guest_uuid
@@ -16,6 +19,9 @@ from tests.libvirtd import Libvirtd, guest_uuid
 pytestmark = [pytest.mark.daemons, pytest.mark.timeout(300)]
 
 NIC = "<interface type='ethernet'><model type='virtio'/></interface>"
+# More than all of the exporter's pools can have together, and fewer than one for each scrape of a test.
+THREADS = 40
+CONTRACT = Path(__file__).with_name("names.txt")
 NAMES = ("vm1", "vm2", "vm3")
 
 
@@ -109,14 +115,14 @@ def test_a_hung_monitor_costs_its_own_statistics_and_no_state(libvirtd, exporter
     qemu = libvirtd.qemu_pid("vm1")
     os.kill(qemu, signal.SIGSTOP)
     try:
-        first = exporter.scrape("libvirt.stats", timeout=2)  # nobody knows yet: it enters the monitor
+        first = exporter.scrape("libvirt.stats", timeout=4)  # nobody knows yet: it enters the monitor
         assert missing(first) == {"vm1": "no_answer"}
         threads = exporter.threads()
         for _ in range(5):
             page, seconds = timed(lambda: exporter.scrape("libvirt", timeout=5))
             assert states(page) == HEALTHY
             assert value(page, "vmheal_exporter_collector_success", collector="libvirt") == 1
-            assert seconds < 2
+            assert seconds < 4
             assert ones(page, "libvirt_domain_control_state", "state", domain="vm1") == {"occupied"}
             assert ones(page, "libvirt_domain_control_state", "state", domain="vm2") == {"ok"}
             page, seconds = timed(lambda: exporter.scrape("libvirt.stats", timeout=10))
@@ -160,10 +166,10 @@ def test_all_guests_hang_at_once(libvirtd, exporter):
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        assert set(missing(exporter.scrape("libvirt.stats", timeout=2))) == set(NAMES)
+        assert set(missing(exporter.scrape("libvirt.stats", timeout=4))) == set(NAMES)
         for _ in range(3):
-            assert states(exporter.scrape("libvirt", timeout=2)) == HEALTHY
-            assert set(missing(exporter.scrape("libvirt.stats", timeout=2))) == set(NAMES)
+            assert states(exporter.scrape("libvirt", timeout=4)) == HEALTHY
+            assert set(missing(exporter.scrape("libvirt.stats", timeout=4))) == set(NAMES)
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
@@ -192,9 +198,9 @@ def test_a_guest_that_does_not_die_hides_no_other(libvirtd, exporter):
     exporter.scrape("libvirt")
     with libvirtd.dead_guests_stay():
         os.kill(libvirtd.qemu_pid("vm2"), signal.SIGKILL)
-        pages = [timed(lambda: exporter.scrape("libvirt", timeout=2)) for _ in range(4)]
+        pages = [timed(lambda: exporter.scrape("libvirt", timeout=4)) for _ in range(4)]
         for page, seconds in pages:
-            assert seconds < 2
+            assert seconds < 4
             assert value(page, "libvirt_up") == 1
             assert {name: states(page)[name] for name in ("vm1", "vm3", "off")} == {
                 name: HEALTHY[name] for name in ("vm1", "vm3", "off")
@@ -202,7 +208,7 @@ def test_a_guest_that_does_not_die_hides_no_other(libvirtd, exporter):
         page, seconds = pages[-1]
         assert states(page)["vm2"] == set()  # unknown is not published as anything
         assert value(page, "libvirt_domain_answers", domain="vm2") == 0
-        assert seconds < 1  # it is not waited for again
+        assert seconds < 2  # it is not waited for again
     until(lambda: states(exporter.scrape("libvirt")) == HEALTHY | {"vm2": {"shutoff"}})
 
 
@@ -210,20 +216,18 @@ def test_a_libvirtd_that_hangs(libvirtd, exporter):
     exporter.scrape()
     os.kill(libvirtd.pid, signal.SIGSTOP)
     try:
-        threads = 0
-        for number in range(10):
-            page, seconds = timed(lambda: exporter.scrape(timeout=2))
-            assert seconds < 2
+        for _ in range(THREADS):
+            page, seconds = timed(lambda: exporter.scrape(timeout=4))
+            assert seconds < 4
             assert value(page, "libvirt_up") == 0
             assert not [name for name, _ in page if name.startswith("libvirt_domain")]
             assert value(page, "vmheal_exporter_collector_success", collector="libvirt") == 0
             assert value(page, "vmheal_exporter_collector_success", collector="host") == 1
-            threads = threads if number > 1 else exporter.threads()
-            assert exporter.threads() <= threads
+            assert exporter.threads() <= THREADS
     finally:
         os.kill(libvirtd.pid, signal.SIGCONT)
-    until(lambda: states(exporter.scrape(timeout=2)) == HEALTHY)
-    until(lambda: missing(exporter.scrape("libvirt.stats", timeout=2)) == {})
+    until(lambda: states(exporter.scrape(timeout=4)) == HEALTHY)
+    until(lambda: missing(exporter.scrape("libvirt.stats", timeout=4)) == {})
 
 
 def test_a_libvirtd_that_hangs_when_the_exporter_starts(libvirtd, handle, tmp_path):
@@ -231,11 +235,11 @@ def test_a_libvirtd_that_hangs_when_the_exporter_starts(libvirtd, handle, tmp_pa
     try:
         with exporting(tmp_path, f"--libvirt.uri={libvirtd.uri}") as exporter:
             for _ in range(3):
-                assert value(exporter.scrape(timeout=2), "libvirt_up") == 0
+                assert value(exporter.scrape(timeout=4), "libvirt_up") == 0
             os.kill(libvirtd.pid, signal.SIGCONT)
-            until(lambda: states(exporter.scrape(timeout=2)) == HEALTHY)
+            until(lambda: states(exporter.scrape(timeout=4)) == HEALTHY)
             os.kill(libvirtd.pid, signal.SIGSTOP)
-            assert value(exporter.scrape(timeout=2), "libvirt_up") == 0
+            assert value(exporter.scrape(timeout=4), "libvirt_up") == 0
             # and it ends on SIGTERM while libvirtd hangs: see `exporting`
     finally:
         os.kill(libvirtd.pid, signal.SIGCONT)
@@ -282,24 +286,39 @@ def test_a_block_job_is_shown(libvirtd, handle, exporter):
                 type="copy",
             )
             is not None
-        )
+        ),
+        seconds=BLOCK_JOBS_SECONDS + SECONDS,
     )
     disk.blockJobAbort("vda", 0)
 
 
-# Names that are kept from existing exporters although promtool would have them otherwise.
-KEPT = {
-    "libvirt_domain_memory_stats_used_percent use base unit",
-}
+def test_names_labels_and_types_are_as_promised(exporter):
+    """Rules, dashboards and the actuator rely on them: a change here is a change for every user."""
+    names = ("libvirt", "libvirt.stats", "host", "process")
+    families = text_string_to_metric_families(exporter.get("&".join(f"collect[]={name}" for name in names)))
+    found = {
+        f"{sample.name}{{{','.join(sorted(sample.labels))}}} {family.type}"
+        for family in families
+        for sample in family.samples
+    }
+    promised = {line for line in CONTRACT.read_text().splitlines() if line and not line.startswith("#")}
+    sometimes = {line.removeprefix("sometimes ") for line in promised if line.startswith("sometimes ")}
+    assert found - sometimes == {line for line in promised if not line.startswith("sometimes ")}
+
+
+# Complaints of promtool's that follow from names kept from existing exporters, each with its reason. None is
+# seen today: a name without its base unit, like ..._used_percent, is none to the promtool of Debian.
+KEPT: set[str] = set()
 
 
 def test_promtool_accepts_the_page(exporter):
-    page = exporter.get()
     done = subprocess.run(
-        ["promtool", "check", "metrics"], input=page, capture_output=True, text=True, timeout=60, check=False
+        ["promtool", "check", "metrics"],
+        input=exporter.get(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
-    complaints = {line for line in done.stderr.splitlines() + done.stdout.splitlines() if line}
-    unexpected = {
-        line for line in complaints if not any(line.startswith(kept.split(" use ")[0]) for kept in KEPT)
-    }
-    assert unexpected == set()
+    assert {line for line in (done.stderr + done.stdout).splitlines() if line} == KEPT
+    assert done.returncode == (3 if KEPT else 0)
