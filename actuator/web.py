@@ -81,7 +81,6 @@ class _Parser(HTTPRequestParser):
         return consumed + int(here)
 
     def _drop_body(self, length: str) -> None:
-        self.close()  # the buffer
         self.body_rcv = None
         self.completed = True
         self.expect_continue = False

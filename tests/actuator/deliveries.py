@@ -88,6 +88,11 @@ class MemoryJournal:
         self.calls.append(tuple(notifications))
 
 
+def patient_journal(path: Path) -> SqliteJournal:
+    """The real journal; a machine that is busy with other tests is not its failure."""
+    return SqliteJournal(path, timeout_seconds=60.0)
+
+
 @dataclass
 class Served:
     """A receiver that answers."""
@@ -100,7 +105,7 @@ class Served:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def connect(self, timeout_seconds: float = 10.0) -> socket.socket:
+    def connect(self, timeout_seconds: float = 60.0) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout_seconds)
 
     def value(self, sample: str, **labels: str) -> float:
@@ -166,7 +171,7 @@ def receiver_process(journal: Path) -> Iterator[tuple[subprocess.Popen[str], int
 
 def _serve(path: Path) -> None:
     """Serve until standard input ends."""
-    with contextlib.closing(SqliteJournal(path)) as journal, served(journal) as receiver:
+    with contextlib.closing(patient_journal(path)) as journal, served(journal) as receiver:
         print(receiver.port, flush=True)
         sys.stdin.read()
 

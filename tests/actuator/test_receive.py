@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from actuator.adapters.sqlite import SqliteJournal
 from actuator.config import WebhookSettings
 from actuator.ports import JournalError
 from actuator.receive import MAX_LOG_LINES, Server, create_app
@@ -24,6 +23,7 @@ from tests.actuator.deliveries import (
     answer,
     arguments,
     body,
+    patient_journal,
     request,
     served,
 )
@@ -63,7 +63,7 @@ def test_a_delivery_is_in_the_journal_when_it_is_answered(journal, receiver):
 
 
 def test_a_thousand_alerts_in_one_body_are_one_transaction(tmp_path):
-    with contextlib.closing(SqliteJournal(tmp_path / "journal.db")) as journal, served(journal) as receiver:
+    with contextlib.closing(patient_journal(tmp_path / "journal.db")) as journal, served(journal) as receiver:
         statements = []
         journal._connection.set_trace_callback(statements.append)
         reply = requests.post(f"{receiver.url}/alerts", body(*map(alert, range(1000))), headers=HEADERS)
@@ -90,11 +90,11 @@ def test_alerts_that_alertmanager_left_out_are_counted_and_told(journal, receive
 
 
 def test_200_at_once_are_all_answered_and_stored(tmp_path):
-    with contextlib.closing(SqliteJournal(tmp_path / "journal.db")) as journal, served(journal) as receiver:
+    with contextlib.closing(patient_journal(tmp_path / "journal.db")) as journal, served(journal) as receiver:
         codes, together = [], threading.Barrier(200)
 
         def deliver(number):
-            with receiver.connect(timeout_seconds=60) as connection:
+            with receiver.connect() as connection:
                 together.wait(60)
                 connection.sendall(request(body(alert(number))))
                 codes.append(answer(connection)[0])

@@ -11,15 +11,24 @@ import pytest
 import requests
 
 from actuator.adapters.sqlite import SqliteJournal
-from tests.actuator.deliveries import HEADERS, alert, answer, body, receiver_process, request, served
+from tests.actuator.deliveries import (
+    HEADERS,
+    alert,
+    answer,
+    body,
+    patient_journal,
+    receiver_process,
+    request,
+    served,
+)
 from tests.lab.waiting import wait_until
 
 SENDERS = 32
-LONG = 30.0
+LONG = 60.0
 
 
 def stored(path) -> list[int]:
-    with contextlib.closing(SqliteJournal(path)) as journal:
+    with contextlib.closing(patient_journal(path)) as journal:
         return [int(it.notification.fingerprint, 16) for it in journal.inbox(after=0, limit=1_000_000)]
 
 
@@ -61,12 +70,12 @@ def test_killed_under_load_it_has_lost_nothing_that_it_acknowledged(tmp_path, ac
 
 
 def test_deliveries_that_come_together_share_a_transaction(tmp_path):
-    with contextlib.closing(SqliteJournal(tmp_path / "journal.db")) as journal, served(journal) as receiver:
+    with contextlib.closing(patient_journal(tmp_path / "journal.db")) as journal, served(journal) as receiver:
         statements = []
         journal._connection.set_trace_callback(statements.append)
         with contextlib.ExitStack() as opened:
             with journal._writing:
-                connections = [opened.enter_context(receiver.connect(LONG)) for _ in range(10)]
+                connections = [opened.enter_context(receiver.connect()) for _ in range(10)]
                 for number, connection in enumerate(connections):
                     connection.sendall(request(body(alert(number))))
                 wait_until(lambda: len(journal._queue) == len(connections), "all in the queue", LONG, 0.01)
@@ -82,11 +91,12 @@ def test_a_journal_that_hangs_is_503_in_its_time(tmp_path):
         contextlib.ExitStack() as opened,
     ):
         with journal._writing:  # as one whose fsync does not come back
-            connections = [opened.enter_context(receiver.connect(LONG)) for _ in range(100)]
+            connections = [opened.enter_context(receiver.connect()) for _ in range(100)]
             for number, connection in enumerate(connections):
                 connection.sendall(request(body(alert(number))))
             answers = [answer(connection) for connection in connections]
         assert {(code, headers["retry-after"]) for code, headers, _ in answers} == {(503, "1")}
+        journal._timeout_seconds = LONG
         for number, connection in enumerate(connections):
             connection.sendall(request(body(alert(number))))
         assert [answer(connection)[0] for connection in connections] == [200] * 100
@@ -107,7 +117,7 @@ def fill_until_503(url: str) -> int:
 
 def test_a_full_journal_is_503_and_it_recovers(tmp_path):
     path = tmp_path / "journal.db"
-    with contextlib.closing(SqliteJournal(path)) as journal, served(journal) as receiver:
+    with contextlib.closing(patient_journal(path)) as journal, served(journal) as receiver:
         ((pages,),) = journal._connection.execute("PRAGMA page_count")
         journal._connection.execute(f"PRAGMA max_page_count = {pages + 20}")
         refused = fill_until_503(receiver.url)
@@ -129,7 +139,7 @@ def test_a_full_disk_is_503_and_it_recovers(tmp_path):
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(256 * 1024))
         path = disk / "journal.db"
-        with contextlib.closing(SqliteJournal(path)) as journal, served(journal) as receiver:
+        with contextlib.closing(patient_journal(path)) as journal, served(journal) as receiver:
             refused = fill_until_503(receiver.url)
             assert os.statvfs(disk).f_bfree * os.statvfs(disk).f_frsize < 256 * 1024
             ballast.unlink()

@@ -12,8 +12,9 @@ from actuator.webhook import MAX_LABELS, MalformedError, TooManyAlertsError, par
 from tests.actuator.deliveries import alert, body, payload
 
 ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
 )
 
 
@@ -100,6 +101,7 @@ MALFORMED = {
     "long name": (labelled("x" * 10_000, "x"), "alerts.0.labels.xxx"),
     "many labels": (body(alert(1) | {"labels": {f"l{n}": "" for n in range(MAX_LABELS + 1)}}), "129 labels"),
     "truncated by less than nothing": (body(alert(1), truncatedAlerts=-1), "truncatedAlerts: "),
+    "truncated as text": (body(alert(1), truncatedAlerts="1"), "truncatedAlerts: "),
     "endless number": (body(alert(1), truncatedAlerts=0)[:-2] + b"1" * 10_000 + b"}", "number out of range"),
 }
 
