@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 import threading
 from dataclasses import dataclass
 from enum import StrEnum
@@ -303,6 +304,14 @@ def test_pages(journal):
             head = requests.head(url + path)
             assert (head.status_code, head.content) == (200, b"")
             assert int(head.headers["Content-Length"]) > 0
+
+
+@pytest.mark.daemons
+def test_promtool_finds_nothing_in_the_metrics(receiver):
+    requests.post(f"{receiver.url}/alerts", body(alert(1), truncatedAlerts=1), headers=HEADERS)
+    page = requests.get(f"{receiver.url}/metrics").content
+    checked = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, check=False)
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
 
 
 def test_a_status_that_cannot_be_read_is_503(journal):
