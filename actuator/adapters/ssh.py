@@ -88,7 +88,9 @@ class SshHost:
             self._free.release()
 
     def read(self, path: str, timeout_seconds: float) -> str:
-        """Read a file, over SFTP: that starts no program on the host.
+        """Read a file that stays in its place, such as one of /proc, over SFTP: no program is started for it.
+
+        It is kept open, and costs two round trips from the second time on.
 
         Raises:
             TimeoutError, ConnectionError: no answer.
@@ -122,8 +124,10 @@ class _SshConnection:
     def __init__(self, access: SshAccess) -> None:
         """Connect and log in; raises OSError."""
         self._sftp_free = threading.Lock()
+        self._files: dict[str, paramiko.SFTPFile] = {}
         self._client = paramiko.SSHClient()
         self._client.set_missing_host_key_policy(paramiko.RejectPolicy())
+        begun = time.monotonic()
         try:
             self._client.load_system_host_keys(str(access.known_hosts_file))
             self._transport = self._connect(access)
@@ -135,6 +139,8 @@ class _SshConnection:
             ) from error
         except (paramiko.SSHException, EOFError) as error:
             self._client.close()
+            if time.monotonic() - begun >= CONNECT_TIMEOUT_SECONDS:  # paramiko says "No existing session"
+                raise TimeoutError(f"not logged in within {CONNECT_TIMEOUT_SECONDS:g} s") from error
             raise ConnectionError(str(error) or type(error).__name__) from error
         except BaseException:
             self._client.close()
@@ -196,8 +202,8 @@ class _SshConnection:
         if not self._sftp_free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise TimeoutError(f"{what}: not read in time")
         try:
-            with self._closed_at(deadline), self._sftp.open(path, "rb") as file:
-                content = file.read(MAX_OUTPUT_BYTES + 1)
+            with self._closed_at(deadline):
+                content = self._content(self._sftp, path)
         except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError) as error:
             if time.monotonic() >= deadline:
                 raise TimeoutError(f"{what}: not read in time") from error
@@ -209,6 +215,17 @@ class _SshConnection:
         if len(content) > MAX_OUTPUT_BYTES:
             raise OutputTooLargeError(f"{what}: more than {MAX_OUTPUT_BYTES} bytes")
         return content.decode("utf-8", "replace")
+
+    def _content(self, sftp: paramiko.SFTPClient, path: str) -> bytes:
+        file = self._files.get(path)
+        if file is not None:
+            try:
+                file.seek(0)
+                return file.read(MAX_OUTPUT_BYTES + 1)
+            except OSError:  # it went away: its kernel module was unloaded, and perhaps loaded again
+                del self._files[path]
+        file = self._files[path] = sftp.open(path, "rb")
+        return file.read(MAX_OUTPUT_BYTES + 1)
 
     def run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
         channel = self._start(shlex.join(argv), deadline, what)

@@ -62,6 +62,31 @@ def test_a_file_is_read_without_a_program(v01, tmp_path):
     assert v01.read("/proc/self/comm", SOON).startswith("sshd")
 
 
+def test_a_file_of_proc_is_fresh_each_time(v01):
+    uptimes = [float(v01.read("/proc/uptime", SOON).split()[0]) for _ in range(3)]
+    wait = threading.Event()
+    wait.wait(0.02)  # its resolution is 10 ms
+    uptimes.append(float(v01.read("/proc/uptime", SOON).split()[0]))
+    assert uptimes == sorted(uptimes)
+    assert uptimes[-1] > uptimes[0]
+
+
+def test_a_file_that_went_away_is_opened_again(v01):
+    """As /proc/drbd when the module was unloaded and loaded: the open one answers with an error for good."""
+    path = "/proc/{}/comm"
+    sleeper = int(v01.run(["sh", "-c", "sleep 60 >&- 2>&- & echo $!"], SOON).stdout)
+    assert v01.read(path.format(sleeper), SOON) == "sleep\n"
+    os.kill(sleeper, signal.SIGKILL)
+
+    def read_until_it_is_gone():
+        deadline = time.monotonic() + SOON
+        while time.monotonic() < deadline:
+            v01.read(path.format(sleeper), SOON)
+
+    with pytest.raises(FileNotFoundError):
+        read_until_it_is_gone()
+
+
 def test_a_file_that_cannot_be_read_is_told_and_the_connection_kept(v01, tmp_path):
     pid = connection_pid(v01)
     with pytest.raises(FileNotFoundError):
@@ -310,6 +335,17 @@ def test_a_server_that_says_nothing_is_given_up(server):
         with host(silent) as ssh, pytest.raises(NotConnectedError, match="no connection within"):
             ssh.run(["true"], 0.5)
         assert time.monotonic() - begun < SOON
+
+
+def test_a_login_that_takes_too_long_is_told_so(server, monkeypatch):
+    monkeypatch.setattr(ssh_module, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        slow = replace(access_to(server), port=mute.getsockname()[1])
+        with (
+            host(slow) as ssh,
+            pytest.raises(NotConnectedError, match=r"ssh to v01: not logged in within 0\.2 s"),
+        ):
+            ssh.run(["true"], SOON)
 
 
 def test_it_waits_for_a_host_that_comes_back(folder, tmp_path):
