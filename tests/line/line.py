@@ -20,7 +20,9 @@ from typing import Any, Self
 import libvirt
 import requests
 import yaml
+from click.testing import CliRunner
 
+from actuator.__main__ import main as actuator
 from tests.alertmanager import alertmanager
 from tests.exporter.drbd_samples import command, drbd84
 from tests.exporter.fake_drbd import FakeDrbd
@@ -35,7 +37,7 @@ RULES = Path(__file__).parents[2] / "rules"
 PROGRAMS = Path(sys.executable).parent
 HOSTS = {"v01": "127.0.0.1", "v02": "127.0.0.2"}
 SSH_PORT = 2222
-SOON = 60.0
+SOON = 120.0
 """Seconds that nothing here takes on a machine that is busy with other things too."""
 
 # /dev with DRBD's links in it, for libvirtd and its guests alone.
@@ -49,6 +51,7 @@ class Line:
         self.folder = folder
         self.domains = domains
         self.token = "a-token-of-this-test"
+        self._primaries = dict.fromkeys(domains, "v01")
         self.drbd: dict[str, FakeDrbd] = {}
         self.libvirtds: dict[str, Libvirtd] = {}
         self.exporters: dict[str, Program] = {}
@@ -68,8 +71,8 @@ class Line:
             )
             self._write_configuration()
             argv = [PROGRAMS / "vmheal-actuator", "serve", "--config", self._configuration]
-            actuator = Program(argv, self.folder / "actuator.log", netns=self.netns)
-            self.actuator = started.enter_context(actuator)
+            program = Program(argv, self.folder / "actuator.log", netns=self.netns)
+            self.actuator = started.enter_context(program)
             self.wait_ready()
             self.wait_watched(*self.domains)
             self._started = started.pop_all()
@@ -77,6 +80,21 @@ class Line:
 
     def __exit__(self, *_: object) -> None:
         self._started.close()
+
+    # ---- DRBD --------------------------------------------------------------------------------------------
+
+    def be_primary(self, host: str, domain: str) -> None:
+        """Have DRBD say from now on that a domain's resource is Primary there, and Secondary on the other."""
+        self._primaries[domain] = host
+        for each in HOSTS:
+            self._show_drbd(each)
+
+    def drbd_calls(self) -> set[str]:
+        """What has been asked of DRBD over SSH, on any host."""
+        return {call for drbd in self.drbd.values() for call in drbd.calls()}
+
+    def _show_drbd(self, host: str) -> None:
+        self.drbd[host].prints("events2", _events2(host, self._primaries))
 
     # ---- the VMs -----------------------------------------------------------------------------------------
 
@@ -112,12 +130,6 @@ class Line:
         """How often a QEMU process was started for it on v01, in libvirt's own log of it."""
         log = self.libvirtds["v01"].base / "log" / "qemu" / f"{domain}.log"
         return log.read_text(errors="replace").count(": starting up libvirt version")
-
-    def show_devices(self, host: str) -> None:
-        """Let a libvirtd that has just been started see DRBD's links."""
-        libvirtd = self.libvirtds[host]
-        enter = ["nsenter", "-t", str(libvirtd.pid), "-m", "sh", "-c", _DEVICES, "sh"]
-        subprocess.run([*enter, str(libvirtd.base / "dev")], check=True, timeout=20)
 
     # ---- what watches over them --------------------------------------------------------------------------
 
@@ -170,14 +182,13 @@ class Line:
             query = f"vmheal_reconcile_timestamp_seconds > {now}"
             wait_until(lambda query=query: self.query(query), "reconcile", SOON)
 
-    def events(self, domain: str, since: float = 0.0) -> list[dict[str, Any]]:
-        """The timeline of a domain, as the actuator's own command tells it."""
-        argv = [PROGRAMS / "vmheal-actuator", "journal", "--config", self._configuration]
-        done = subprocess.run(
-            [*argv, "--domain", domain, "--json"], capture_output=True, text=True, timeout=60, check=True
-        )
+    def events(self, since: float, *domains: str) -> list[dict[str, Any]]:
+        """The timeline of these domains from then on, as the actuator's own command tells it."""
+        argv = ["journal", "--config", str(self._configuration), "--json"]
+        done = CliRunner().invoke(actuator, argv, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
         events = [json.loads(line) for line in done.stdout.splitlines()]
-        return [event for event in events if event["at"] >= since]
+        return [event for event in events if event["at"] >= since and event["domain"] in domains]
 
     def _get(self, url: str, **parameters: str) -> Any:
         with self.netns.entered(), requests.Session() as session:
@@ -192,7 +203,7 @@ class Line:
         folder = self.folder / host
         folder.mkdir()
         self.drbd[host] = FakeDrbd(folder / "drbd")
-        self.drbd[host].prints("events2", _events2(host, self.domains))
+        self._show_drbd(host)
         self.drbd[host].prints("dump-xml", _dump_xml(self.domains))
         for key in ("host_key", "host_key.pub", "user_key", "user_key.pub"):
             if host != "v01":
@@ -208,7 +219,8 @@ class Line:
         for domain in self.domains:
             (links / domain).mkdir(parents=True)
             (links / domain / "0").symlink_to(libvirtd.base / "disks" / f"{domain}.raw")
-        self.show_devices(host)
+        enter = ["nsenter", "-t", str(libvirtd.pid), "-m", "sh", "-c", _DEVICES, "sh"]
+        subprocess.run([*enter, str(libvirtd.base / "dev")], check=True, timeout=20)
         with self.libvirt(host) as handle:
             for domain in self.domains:
                 xml = libvirtd.guest(domain)
@@ -248,20 +260,24 @@ class Line:
                 host: {"address": address, "libvirt_uri": self.libvirtds[host].uri}
                 for host, address in HOSTS.items()
             },
+            # Tests let the same VM fail again and again; the limits are tested elsewhere.
+            "restart": {"max_attempts": 100, "backoff_seconds": 0},
             "domains": {domain: {"host": "v01", "hosts": list(HOSTS)} for domain in self.domains},
         }
         self._configuration.write_text(yaml.safe_dump(settings))
 
 
-def _events2(host: str, resources: tuple[str, ...]) -> str:
-    """Return what a host says of resources that are connected, UpToDate, and Primary on v01."""
-    sample = command(drbd84(f"14-connected-primary-secondary.{host}"), "drbdsetup events2")
-    lines = [line for line in sample.splitlines() if line != "exists -"]
-    said = [
-        line.replace("name:voms01 ", f"name:{resource} ").replace("minor:0", f"minor:{minor}")
-        for minor, resource in enumerate(resources)
-        for line in lines
-    ]
+def _events2(host: str, primaries: Mapping[str, str]) -> str:
+    """Return what a host says of resources that are connected and UpToDate on both sides."""
+    said = []
+    for minor, (resource, primary) in enumerate(primaries.items()):
+        seen_from = "v01" if host == primary else "v02"  # it was v01 that was Primary in the capture
+        sample = command(drbd84(f"14-connected-primary-secondary.{seen_from}"), "drbdsetup events2")
+        said += [
+            line.replace("name:voms01 ", f"name:{resource} ").replace("minor:0", f"minor:{minor}")
+            for line in sample.splitlines()
+            if line != "exists -"
+        ]
     return "".join(f"{line}\n" for line in (*said, "exists -"))
 
 

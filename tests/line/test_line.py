@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,52 +12,55 @@ import libvirt
 import pytest
 
 from tests.lab.waiting import wait_until
-from tests.line.line import HOSTS, SOON, Line
+from tests.line.line import SOON, Line
 
-pytestmark = pytest.mark.daemons
+pytestmark = [pytest.mark.daemons, pytest.mark.timeout(900)]
 
 ACTS = {"decided", "intent", "outcome", "finished", "would"}
+FAILING = "voms01"
+BYSTANDER = "ce01"
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory):
-    domains = ("killed1", "killed2", "killed3", "paused", "alone1", "alone2", "repeated", "orphaned")
-    with Line(tmp_path_factory.mktemp("line"), domains) as line:
+def the_line(tmp_path_factory):
+    with Line(tmp_path_factory.mktemp("line"), (FAILING, BYSTANDER)) as line:
         yield line
 
 
-@pytest.fixture(autouse=True)
-def drbd_is_only_read(request):
-    yield
-    if "line" in request.fixturenames:
-        calls = [call for host in HOSTS for call in request.getfixturevalue("line").drbd[host].calls()]
-        assert set(calls) <= {"drbdsetup events2 --now --statistics", "drbdadm dump-xml"}
+@pytest.fixture
+def line(the_line):
+    """The line, on which nothing may happen to the other VM, and DRBD is only read."""
+    since, pid = time.time(), the_line.pid(BYSTANDER)
+    yield the_line
+    assert the_line.pid(BYSTANDER) == pid
+    assert the_line.events(since, BYSTANDER) == []
+    assert the_line.drbd_calls() == {"drbdsetup events2 --now --statistics", "drbdadm dump-xml"}
 
 
-def wait_running_again(line: Line, domain: str, starts: int) -> float:
+def wait_running_again(line: Line, starts: int) -> float:
     """Wait until it runs with one start more; the wall clock then."""
-    wait_until(lambda: line.starts(domain) > starts and line.runs(domain), f"{domain} to run", SOON, 0.02)
+    wait_until(lambda: line.starts(FAILING) > starts and line.runs(FAILING), "it to run", SOON, 0.02)
     return time.time()
 
 
-def assert_one_start(line: Line, domain: str, starts: int, since: float) -> list[dict]:
+def assert_one_start(line: Line, starts: int, since: float) -> list[dict]:
     """Wait until its alert is over and all have looked again; then it was one restart, and its story is told."""
-    pid = line.pid(domain)
-    wait_until(lambda: "VMFailure" not in line.alerts(domain), "the end of the alert", SOON)
+    pid = line.pid(FAILING)
+    wait_until(lambda: "VMFailure" not in line.alerts(FAILING), "the end of the alert", SOON)
     line.wait_looked()
-    assert line.starts(domain) == starts + 1
-    assert (line.pid(domain), line.runs(domain)) == (pid, True)
-    events = line.events(domain, since)
+    assert line.starts(FAILING) == starts + 1
+    assert (line.pid(FAILING), line.runs(FAILING)) == (pid, True)
+    events = line.events(since, FAILING)
     story = [event["kind"] for event in events if event["kind"] in ACTS]
     assert story == ["decided", "intent", "outcome", "intent", "outcome", "finished"]
     started, confirmed = (event for event in events if event["kind"] == "outcome")
     assert (started["detail"]["step"], started["detail"]["outcome"]) == ("start", "done")
     assert (confirmed["detail"]["step"], confirmed["detail"]["outcome"]) == ("confirm", "done")
     (finished,) = (event for event in events if event["kind"] == "finished")
-    assert finished["sentence"] == f"plan succeeded: {domain} runs again"
+    assert finished["sentence"] == f"plan succeeded: {FAILING} runs again"
     assert {event["plan"] for event in events if event["kind"] in ACTS} == {finished["plan"]}
     (decided,) = (event for event in events if event["kind"] == "decided")
-    assert decided["sentence"].startswith(f"{domain} is shutoff on v01")
+    assert decided["sentence"].startswith(f"{FAILING} is shutoff on v01")
     assert any(event["kind"] == "received" for event in events)
     return events
 
@@ -69,93 +73,133 @@ def received(events: list[dict]) -> float:
     return next(event["at"] for event in events if event["kind"] == "received")
 
 
-def assert_untouched(line: Line, pids: dict[str, int], since: float) -> None:
-    for domain, pid in pids.items():
-        assert line.pid(domain) == pid
-        assert [event for event in line.events(domain, since) if event["kind"] != "received"] == []
+def assert_untouched(line: Line, pid: int, since: float) -> None:
+    assert line.pid(FAILING) == pid
+    assert line.events(since, FAILING) == []
 
 
-@pytest.mark.parametrize("domain", ["killed1", "killed2", "killed3"])
-def test_a_killed_vm_runs_again(line: Line, domain: str, capsys: pytest.CaptureFixture[str]) -> None:
-    starts = line.starts(domain)
-    killed = line.kill(domain)
-    running = wait_running_again(line, domain, starts)
-    events = assert_one_start(line, domain, starts, killed)
+@pytest.mark.parametrize("time_", [1, 2, 3])
+def test_a_killed_vm_runs_again(line: Line, time_: int, capsys: pytest.CaptureFixture[str]) -> None:
+    starts = line.starts(FAILING)
+    killed = line.kill(FAILING)
+    running = wait_running_again(line, starts)
+    events = assert_one_start(line, starts, killed)
     with capsys.disabled():
         print(
-            f"\n{domain}: kill to webhook {received(events) - killed:.2f} s, to the start call"
+            f"\nkill to webhook {received(events) - killed:.2f} s, to the start call"
             f" {start_call(events) - killed:.2f} s, to running {running - killed:.2f} s"
         )
 
 
 def test_a_paused_vm_is_said_and_left_alone(line: Line) -> None:
-    pids = {"paused": line.pid("paused")}
+    pid = line.pid(FAILING)
     since = time.time()
     with line.libvirt() as handle:
-        handle.lookupByName("paused").suspend()
-    wait_until(lambda: "VMPaused" in line.alerts("paused"), "the alert", SOON)
+        handle.lookupByName(FAILING).suspend()
+    wait_until(lambda: "VMPaused" in line.alerts(FAILING), "the alert", SOON)
     line.wait_looked()
-    assert line.state("paused") == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER)
-    assert set(line.alerts("paused")) == {"VMPaused"}
-    assert line.events("paused", since) == []
+    assert line.state(FAILING) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER)
+    assert set(line.alerts(FAILING)) == {"VMPaused"}
+    assert line.events(since, FAILING) == []
     with line.libvirt() as handle:
-        handle.lookupByName("paused").resume()
-    wait_until(lambda: line.alerts("paused") == {}, "the end of the alert", SOON)
+        handle.lookupByName(FAILING).resume()
+    wait_until(lambda: line.alerts(FAILING) == {}, "the end of the alert", SOON)
     line.wait_looked()
-    assert_untouched(line, pids, since)
+    assert_untouched(line, pid, since)
 
 
-@pytest.mark.parametrize(("domain", "how"), [("alone1", signal.SIGTERM), ("alone2", signal.SIGKILL)])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_an_actuator_that_was_down_acts_when_it_is_back(
-    line: Line, domain: str, how: signal.Signals, capsys: pytest.CaptureFixture[str]
+    line: Line, how: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    starts = line.starts(domain)
+    starts = line.starts(FAILING)
     assert line.actuator.stop(how) == (0 if how is signal.SIGTERM else -how)
-    killed = line.kill(domain)
-    wait_until(lambda: "VMFailure" in line.alerts(domain), "the alert", SOON)
-    assert line.starts(domain) == starts
-    back = time.time()
-    line.actuator.start()
-    wait_running_again(line, domain, starts)
+    try:
+        killed = line.kill(FAILING)
+        wait_until(lambda: "VMFailure" in line.alerts(FAILING), "the alert", SOON)
+        assert line.starts(FAILING) == starts
+    finally:
+        back = time.time()
+        line.actuator.start()
+    wait_running_again(line, starts)
     line.wait_ready()
-    events = assert_one_start(line, domain, starts, killed)
+    events = assert_one_start(line, starts, killed)
     with capsys.disabled():
-        print(f"\n{domain}: start of the actuator to the start call {start_call(events) - back:.2f} s")
+        print(f"\nstart of the actuator to the start call {start_call(events) - back:.2f} s")
 
 
 def test_a_webhook_that_comes_again_and_again_is_one_restart(line: Line) -> None:
-    starts = line.starts("repeated")
-    killed = line.kill("repeated")
-    wait_until(lambda: "VMFailure" in line.alerts("repeated"), "the alert", SOON, 0.02)
-    alert = line.alerts("repeated")["VMFailure"]
+    starts = line.starts(FAILING)
+    killed = line.kill(FAILING)
+    wait_until(lambda: "VMFailure" in line.alerts(FAILING), "the alert", SOON, 0.02)
+    alert = line.alerts(FAILING)["VMFailure"]
     with ThreadPoolExecutor(5) as several:
         assert set(several.map(line.deliver, [alert] * 10)) == {200}
-    wait_running_again(line, "repeated", starts)
+    wait_running_again(line, starts)
     assert [line.deliver(alert) for _ in range(5)] == [200] * 5
-    wait_until(lambda: line.alerts("repeated") == {}, "the end of the alert", SOON)
+    wait_until(lambda: line.alerts(FAILING) == {}, "the end of the alert", SOON)
     assert line.deliver(alert) == 200  # late, from another Alertmanager
-    events = assert_one_start(line, "repeated", starts, killed)
+    events = assert_one_start(line, starts, killed)
     assert sum(event["kind"] == "received" for event in events) >= 16
 
 
 def test_libvirtd_is_restarted_and_the_vms_are_left_alone(line: Line) -> None:
-    pids = {domain: line.pid(domain) for domain in line.domains}
+    pid = line.pid(FAILING)
     since = time.time()
+    with libvirtd_away(line):
+        line.wait_looked()
+    line.wait_looked()
+    assert_untouched(line, pid, since)
+
+    starts = line.starts(FAILING)
+    killed = line.kill(FAILING)
+    wait_running_again(line, starts)
+    assert_one_start(line, starts, killed)
+
+
+def test_a_vm_that_dies_while_libvirtd_is_away_is_started_when_libvirtd_is_back(line: Line) -> None:
+    starts = line.starts(FAILING)
+    with libvirtd_away(line):
+        killed = line.kill(FAILING)
+        line.wait_looked()
+        assert line.alerts(FAILING) == {}
+        assert line.events(killed, FAILING) == []
+    wait_running_again(line, starts)
+    assert_one_start(line, starts, killed)
+
+
+@contextlib.contextmanager
+def libvirtd_away(line: Line) -> Iterator[None]:
+    """End v01's libvirtd, and start it again; Prometheus has seen both."""
     libvirtd = line.libvirtds["v01"]
     libvirtd.stop()
-    wait_until(lambda: line.query('libvirt_up{host="v01"} == 0'), "Prometheus to see it down", SOON)
-    line.wait_looked()
-    libvirtd.start()
-    line.show_devices("v01")
+    try:
+        wait_until(lambda: line.query('libvirt_up{host="v01"} == 0'), "Prometheus to see it down", SOON)
+        yield
+    finally:
+        libvirtd.start()
     wait_until(lambda: line.query('libvirt_up{host="v01"} == 1'), "Prometheus to see it up", SOON)
-    line.wait_watched(*line.domains)
-    line.wait_looked()
-    assert_untouched(line, pids, since)
 
-    starts = line.starts("orphaned")
-    killed = line.kill("orphaned")
-    wait_running_again(line, "orphaned", starts)
-    assert_one_start(line, "orphaned", starts, killed)
+
+def test_a_vm_whose_disk_is_in_use_elsewhere_is_refused_and_people_are_told(line: Line) -> None:
+    starts = line.starts(FAILING)
+    line.be_primary("v02", FAILING)
+    killed = line.kill(FAILING)
+    wait_until(lambda: "VMHealRefused" in line.alerts(FAILING), "the warning", SOON)
+    line.wait_looked()
+    assert line.starts(FAILING) == starts
+    assert {"VMFailure", "VMHealRefused"} == set(line.alerts(FAILING))
+    warning = line.alerts(FAILING)["VMHealRefused"]
+    (sentence,) = {event["sentence"] for event in line.events(killed, FAILING) if event["kind"] == "refused"}
+    assert sentence in warning["annotations"].values()
+    assert "Primary" in sentence
+    assert "v02" in sentence
+    assert {"operators"} == {receiver["name"] for receiver in warning["receivers"]}
+
+    line.be_primary("v01", FAILING)
+    wait_running_again(line, starts)
+    wait_until(lambda: line.alerts(FAILING) == {}, "the end of both alerts", SOON)
+    assert_one_start(line, starts, killed)
 
 
 def test_sigterm_ends_everything_and_nothing_is_left(tmp_path: Path) -> None:
