@@ -184,7 +184,7 @@ class _Receiver:
         )
         self._duration = Histogram(
             "vmheal_webhook_request_duration_seconds",
-            "Time to answer a request to the webhook, from its last byte read, the journal included.",
+            "Time that a thread takes to answer a request to the webhook, the journal included.",
             buckets=DURATION_BUCKETS,
             registry=registry,
         )

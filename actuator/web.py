@@ -92,7 +92,8 @@ class _ErrorTask(ErrorTask):
 
     def execute(self) -> None:
         error = self.request.error
-        self.channel.server.refused(error.code, error.body, self.channel.addr[0])
+        # waitress quotes the line at fault, which may be the one with the token.
+        self.channel.server.refused(error.code, error.body.partition('"')[0].strip(), self.channel.addr[0])
         super().execute()
 
 
