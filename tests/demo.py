@@ -147,12 +147,12 @@ def run(timeline: Timeline, *, keep: bool, crashes: int) -> None:
     timeline.say("lab", "two Xen hosts with DRBD between them, under QEMU; progress is on standard error")
     with Lab(hosts=2, flavour="xen", name="demo") as lab:
         vms = [lab.add_vm("voms01", on=("v01", "v02")), lab.add_vm("ce01", on=("v02", "v01"))]
+        for vm in vms:
+            lab.start_vm(vm)
+        for vm in vms:
+            line = lab.witness.wait_for_record(vm, timeout_seconds=120)
+            timeline.say("guest", f"{vm.name} writes on {line.host}, record {line.number}")
         with Site(lab) as site:
-            for vm in vms:
-                lab.start_vm(vm)
-            for vm in vms:
-                line = lab.witness.wait_for_record(vm, timeout_seconds=120)
-                timeline.say("guest", f"{vm.name} writes on {line.host}, record {line.number}")
             site.wait_watching(vms)
             timeline.say("Prometheus", "sees both VMs running, on their hosts")
             with Watchers(site, timeline).running():
