@@ -94,7 +94,7 @@ class SshHost:
 
         Raises:
             TimeoutError, ConnectionError: no answer.
-            OSError: it cannot be read, or the host's sshd offers no SFTP.
+            OSError: it cannot be read, or the host's sshd offers no SFTP. An empty one reads as broken.
         """
         deadline = time.monotonic() + timeout_seconds
         what = f"{path} on {self.host}"
@@ -217,15 +217,21 @@ class _SshConnection:
         return content.decode("utf-8", "replace")
 
     def _content(self, sftp: paramiko.SFTPClient, path: str) -> bytes:
-        file = self._files.get(path)
+        """Read it; raises EOFError when it is empty: paramiko takes a broken connection for a file's end."""
+        content, file = b"", self._files.get(path)
         if file is not None:
             try:
                 file.seek(0)
-                return file.read(MAX_OUTPUT_BYTES + 1)
+                content = file.read(MAX_OUTPUT_BYTES + 1)
             except OSError:  # it went away: its kernel module was unloaded, and perhaps loaded again
                 del self._files[path]
-        file = self._files[path] = sftp.open(path, "rb")
-        return file.read(MAX_OUTPUT_BYTES + 1)
+                file = None
+        if file is None:
+            file = self._files[path] = sftp.open(path, "rb")
+            content = file.read(MAX_OUTPUT_BYTES + 1)
+        if not content:
+            raise EOFError
+        return content
 
     def run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
         channel = self._start(shlex.join(argv), deadline, what)
