@@ -115,6 +115,15 @@ def test_a_domain_is_never_handled_twice_at_once(many):
     assert many.journal.inbox(after=0, limit=9) == ()
 
 
+def test_a_resolution_withdraws_what_waits_for_its_turn(many):
+    alerts = [alert(domain=f"vm{number}", fingerprint=f"f{number}") for number in range(3)]
+    many.journal.receive(alerts, at=many.clock.wall())
+    many.worker.turn()
+    many.receive(alert(domain="vm2", fingerprint="f2", firing=False))
+    assert {event.domain for event in many.timeline if event.kind == "nothing"} == {"vm0", "vm1"}
+    assert many.journal.inbox(after=0, limit=9) == ()
+
+
 def test_too_much_under_way_puts_off_and_loses_nothing(many, monkeypatch):
     full = [True, True]
 

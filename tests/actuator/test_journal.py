@@ -73,6 +73,12 @@ def full_record() -> DomainRecord:
     return record
 
 
+def test_what_is_written_is_written_for_good(journal):
+    ask = journal._connection.execute
+    assert ask("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert ask("PRAGMA synchronous").fetchone() == (2,), "FULL: an fsync for each commit"
+
+
 def test_everything_comes_back_as_it_was(path):
     record = full_record()
     warning = Escalation(EscalationKind.GAVE_UP, "v01", "attempts", "no more", 3.0)

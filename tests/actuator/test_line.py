@@ -8,7 +8,7 @@ import pytest
 from actuator.model import DomainState, EscalationKind, Failed, Indeterminate, PlanStatus
 from actuator.ports import JournalError
 from exporter.drbd import DiskState, Role
-from tests.actuator.world import EPOCH, Clock, Machine, World, alert, assert_ended_well, settings
+from tests.actuator.world import EPOCH, Clock, Killed, Machine, World, alert, assert_ended_well, settings
 
 
 @pytest.fixture
@@ -325,7 +325,70 @@ def test_a_call_without_an_answer_is_looked_after(start, call, has_effect):
     machine.receive(alert())
     machine.run(60)
     assert_ended_well(world, machine)
+    plans = machine.kinds.count("finished")
+    assert plans == (1 if has_effect else 2), (
+        "an effect that came is found by looking, without another attempt"
+    )
     assert world.starts == (2 if call == "start" and not has_effect else 1)
+
+
+def kill_at(world, name):
+    """The actuator dies right after the effect of the next such call."""
+
+    def kill(called):
+        if called == name:
+            world.on_call = lambda _: None
+            world.kill_at, world.kill_after = len(world.calls) + 1, True
+
+    world.on_call = kill
+
+
+def test_a_start_that_a_crash_interrupted_counts_as_an_attempt(start):
+    world = World()
+    machine = start(world)
+    world.crash()
+    kill_at(world, "start")
+    with pytest.raises(Killed):
+        machine.receive(alert())
+    machine = start(world)
+    machine.settle()
+    assert_ended_well(world, machine)
+    assert world.starts == 1
+    assert len(machine.record.attempts_at) == 1
+
+
+def test_a_promotion_that_a_crash_interrupted_is_taken_back_too(start):
+    world = World(resources=("voms01", "data"))
+    world.answers["promote"] = deque([(None, True), (Failed("need access to UpToDate data", -2), False)])
+    machine = start(world)
+    world.crash()
+    for name in world.resources:
+        world.replicas["v01", name].role = Role.SECONDARY
+    kill_at(world, "promote")
+    with pytest.raises(Killed):
+        machine.receive(alert())
+    assert Role.PRIMARY in {world.replicas["v01", name].role for name in world.resources}
+    machine = start(world)
+    machine.settle()
+    assert machine.record.plan.status is PlanStatus.FAILED
+    assert {world.replicas["v01", name].role for name in world.resources} == {Role.SECONDARY}
+
+
+def test_after_a_crash_what_others_did_later_is_not_taken_for_ours(start):
+    world = World(resources=("voms01", "data"))
+    world.answers["start"] = deque([(Failed("no memory", 1), False)])
+    machine = start(world)
+    world.crash()
+    for name in world.resources:
+        world.replicas["v01", name].role = Role.SECONDARY
+    kill_at(world, "promote")
+    with pytest.raises(Killed):
+        machine.receive(alert())
+    for name in world.resources:
+        world.replicas["v01", name].role = Role.PRIMARY  # one by us, the other by somebody's hand
+    machine = start(world)
+    machine.settle()
+    assert [world.replicas["v01", name].role for name in ("data", "voms01")] == [Role.SECONDARY, Role.PRIMARY]
 
 
 def test_a_vm_that_crashes_at_once_fails_the_plan(start):
@@ -422,7 +485,7 @@ def test_a_fault_of_our_own_neither_loops_nor_loses_the_domain(start):
     world = World()
     machine = start(world)
     world.crash()
-    broken = iter([True, True])
+    broken = iter([True])
 
     def bug(name):
         if name == "look" and next(broken, False):
@@ -431,7 +494,8 @@ def test_a_fault_of_our_own_neither_loops_nor_loses_the_domain(start):
     world.on_call = bug
     machine.receive(alert())
     assert world.starts == 0
-    machine.run(60)
+    machine.clock.now += 11
+    machine.settle()
     assert_ended_well(world, machine)
 
 
