@@ -7,15 +7,17 @@ from prometheus_client.metrics_core import Metric
 
 SECONDS = 20.0
 
+Page = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
 
 def collect(collector, seconds: float = SECONDS):
     """Run a collector and return its series."""
     return series(collector.collect(time.monotonic() + seconds))
 
 
-def series(metrics: Iterable[Metric]) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+def series(metrics: Iterable[Metric]) -> Page:
     """Return every sample's value by name and labels; twice the same is an error."""
-    found: dict[tuple[str, frozenset[tuple[str, str]]], float] = {}
+    found: Page = {}
     for metric in metrics:
         for sample in metric.samples:
             key = sample.name, frozenset(sample.labels.items())
@@ -24,7 +26,7 @@ def series(metrics: Iterable[Metric]) -> dict[tuple[str, frozenset[tuple[str, st
     return found
 
 
-def value(page, name: str, **labels: str) -> float | None:
+def value(page, name: str, /, **labels: str) -> float | None:
     """Return the one value whose labels include these; None when there is none."""
     found = [
         number
@@ -35,7 +37,7 @@ def value(page, name: str, **labels: str) -> float | None:
     return found[0] if found else None
 
 
-def ones(page, name: str, label: str, **labels: str) -> set[str]:
+def ones(page, name: str, label: str, /, **labels: str) -> set[str]:
     """Return the label's values in those series that are 1."""
     return {
         dict(have)[label]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -13,12 +14,12 @@ from exporter import drbdsetup
 from exporter.collector import CollectorError
 from exporter.collectors import drbd
 from exporter.collectors.drbd import Drbd
+from exporter.exposition import render
 from tests.exporter.drbd_samples import command, drbd9, drbd84, snaps9, snaps84
 from tests.exporter.fake_drbd import FakeDrbd
+from tests.exporter.pages import SECONDS, Page, collect, ones, series, value
 
-WAIT_SECONDS = 20.0
-
-Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+NAMES = Path(__file__).with_name("names-drbd.txt")
 
 
 @pytest.fixture
@@ -37,38 +38,14 @@ def collector(fake):
     collector.close()
 
 
-def scrape(collector: Drbd, seconds: float = WAIT_SECONDS) -> Series:
-    """One scrape; a series that comes twice is an error."""
-    page: Series = {}
-    for metric in collector.collect(time.monotonic() + seconds):
-        for sample in metric.samples:
-            key = sample.name, frozenset(sample.labels.items())
-            assert key not in page, f"twice: {key}"
-            page[key] = sample.value
-    return page
-
-
-def value(page: Series, name: str, /, **labels: str) -> float | None:
-    """The value of the one series with that name and at least these labels; None when there is none."""
-    found = [
-        number for (its, have), number in page.items() if its == name and labels.items() <= dict(have).items()
-    ]
-    assert len(found) <= 1, f"{name} {labels} is not one series"
-    return found[0] if found else None
-
-
-def state(page: Series, name: str, /, **labels: str) -> set[str]:
+def state(page: Page, name: str, /, **labels: str) -> set[str]:
     """Which states of a StateSet are 1."""
-    return {
-        dict(have)[name]
-        for (its, have), number in page.items()
-        if its == name and number == 1 and labels.items() <= dict(have).items()
-    }
+    return ones(page, name, name, **labels)
 
 
-def eventually(collector: Drbd, condition) -> Series:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition(page := scrape(collector)):
+def eventually(collector: Drbd, condition) -> Page:
+    deadline = time.monotonic() + SECONDS
+    while not condition(page := collect(collector)):
         assert time.monotonic() < deadline, page
     return page
 
@@ -79,7 +56,7 @@ PEER = {"name": "voms01", "conn_name": "v02", "peer_node_id": "0"}
 
 def test_a_resync_on_84(fake, collector):
     fake.replay84("08-syncing-mid.v01")
-    page = scrape(collector)
+    page = collect(collector)
     assert value(page, "drbd_up") == value(page, "drbdreactor_up") == 1
     assert value(page, "drbd_version", kmod="8.4.11", utils="9.22.0") == 1
     assert value(page, "drbd_resource_resources") == 1
@@ -132,7 +109,7 @@ def test_a_resync_on_84(fake, collector):
 
 def test_a_lost_quorum_on_9(fake, collector):
     fake.replay9("38-v02-isolated-no-quorum", "v02")
-    page = scrape(collector)
+    page = collect(collector)
     assert value(page, "drbd_resource_suspended", name="voms01") == 1
     assert state(page, "vmheal_drbd_resource_suspended_reason", name="voms01") == {"quorum"}
     assert value(page, "drbd_device_quorum", **VOLUME) == 0
@@ -155,13 +132,13 @@ def test_a_lost_quorum_on_9(fake, collector):
 
 def test_a_diskless_device(fake, collector):
     fake.replay84("41-diskless-secondary.v01")
-    page = scrape(collector)
+    page = collect(collector)
     assert state(page, "drbd_device_state", **VOLUME) == {"Diskless"}
     assert value(page, "drbd_device_unintentionaldiskless", **VOLUME) == 1
     assert value(page, "vmheal_drbd_device_info", **VOLUME, backing_disk="") == 1
     assert state(page, "vmheal_drbd_resource_fencing", name="voms01") == set()
     fake.replay9("04-syncing-initial", "v03")
-    page = scrape(collector)
+    page = collect(collector)
     assert value(page, "drbd_device_unintentionaldiskless", **VOLUME) == 0
     assert value(page, "drbd_device_client", **VOLUME) == 1
 
@@ -175,7 +152,7 @@ def test_every_84_capture_has_its_page(fake, own, peer, monkeypatch):
     assert len(labels) in {33, 34}
     for label in labels:
         fake.replay84(label)
-        page = scrape(collector)
+        page = collect(collector)
         for name in (
             "drbd_resource_role",
             "drbd_device_state",
@@ -194,14 +171,14 @@ def test_every_9_capture_has_its_page(fake):
     collector = Drbd(fake.paths)
     for label, host in snaps9():
         fake.replay9(label, host)
-        page = scrape(collector)
+        page = collect(collector)
         resources = drbd9(label, host, "show.json").count('"resource"')
         assert value(page, "drbd_resource_resources") == resources, (label, host)
         assert nothing_unknown(page), (label, host)
     collector.close()
 
 
-def nothing_unknown(page: Series) -> bool:
+def nothing_unknown(page: Page) -> bool:
     return not any(
         number
         for (name, _), number in page.items()
@@ -214,20 +191,20 @@ def nothing_unknown(page: Series) -> bool:
 
 def test_84_runs_nothing_while_proc_drbd_reads_the_same(fake, collector):
     fake.replay84("14-connected-primary-secondary.v01")
-    scrape(collector)
+    collect(collector)
     proc = (fake.base / "proc").read_text()
     for written in ("dw:11111", "dw:22222"):
         fake.proc(re.sub(r"dw:\d+", written, proc))
-        page = scrape(collector)
+        page = collect(collector)
         assert value(page, "drbd_device_written_bytes_total", **VOLUME) == int(written[3:]) * 1024
     assert len(fake.calls("drbdsetup events2")) == 1
 
 
 def test_84_sees_a_change_at_once(fake, collector):
     fake.replay84("14-connected-primary-secondary.v01")
-    assert state(scrape(collector), "drbd_connection_state", **PEER) == {"Connected"}
+    assert state(collect(collector), "drbd_connection_state", **PEER) == {"Connected"}
     fake.replay84("33-peer-powered-off.v02")
-    page = scrape(collector)
+    page = collect(collector)
     assert state(page, "drbd_connection_state", name="voms01") == {"Connecting"}
     assert len(fake.calls("drbdsetup events2")) == 2
 
@@ -236,19 +213,19 @@ def test_84_trusts_no_answer_that_proc_drbd_contradicts(fake, collector):
     """The state changed while events2 ran and changed back, so /proc/drbd reads as before it."""
     fake.replay84("14-connected-primary-secondary.v01")
     fake.prints("events2", command(drbd84("33-peer-powered-off.v02"), "drbdsetup events2"))
-    assert state(scrape(collector), "drbd_connection_state") == {"Connecting"}
+    assert state(collect(collector), "drbd_connection_state") == {"Connecting"}
     fake.replay84("14-connected-primary-secondary.v01")
-    assert state(scrape(collector), "drbd_connection_state") == {"Connected"}
+    assert state(collect(collector), "drbd_connection_state") == {"Connected"}
 
 
 def test_84_asks_again_when_what_proc_drbd_does_not_show_is_due(fake, collector, monkeypatch):
     fake.replay84("14-connected-primary-secondary.v01")
-    assert value(scrape(collector), "drbd_connection_congested", **PEER) == 0
+    assert value(collect(collector), "drbd_connection_congested", **PEER) == 0
     events2 = command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup events2")
     fake.prints("events2", events2.replace("congested:no", "congested:yes"))
-    assert value(scrape(collector), "drbd_connection_congested", **PEER) == 0
+    assert value(collect(collector), "drbd_connection_congested", **PEER) == 0
     monkeypatch.setattr(drbdsetup, "REREAD_SECONDS", 0.0)
-    assert value(scrape(collector), "drbd_connection_congested", **PEER) == 1
+    assert value(collect(collector), "drbd_connection_congested", **PEER) == 1
 
 
 def test_84_asks_each_time_while_io_is_frozen(fake, collector):
@@ -258,7 +235,7 @@ def test_84_asks_each_time_while_io_is_frozen(fake, collector):
     events2 = command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup events2")
     for reason in ("user", "fencing", "user,fencing"):
         fake.prints("events2", events2.replace("suspended:no", f"suspended:{reason}", 1))
-        assert state(scrape(collector), "vmheal_drbd_resource_suspended_reason", name="voms01") == set(
+        assert state(collect(collector), "vmheal_drbd_resource_suspended_reason", name="voms01") == set(
             reason.split(",")
         )
 
@@ -266,7 +243,7 @@ def test_84_asks_each_time_while_io_is_frozen(fake, collector):
 def test_9_asks_each_time(fake, collector):
     fake.replay9("10-verify", "v01")
     for _ in range(3):
-        scrape(collector)
+        collect(collector)
     assert len(fake.calls("drbdsetup events2")) == 3
 
 
@@ -275,11 +252,11 @@ def test_details_are_read_again_only_when_something_changed(fake, collector):
     eventually(collector, lambda page: value(page, "vmheal_drbd_device_current_uuid_info", **VOLUME))
     before = fake.calls()
     for _ in range(10):
-        scrape(collector)
+        collect(collector)
     assert fake.calls() == before
     assert len(fake.calls("drbdadm dump-xml")) == len(fake.calls("drbdsetup show")) == 1
     fake.replay84("31c-dual-primary-split.v01")
-    page = scrape(collector)
+    page = collect(collector)
     assert (
         value(page, "vmheal_drbd_device_current_uuid_info", **VOLUME) is None
     )  # the old one may be wrong now
@@ -291,7 +268,7 @@ def test_details_are_read_again_only_when_something_changed(fake, collector):
 def test_changed_files_are_read_again(fake, collector, monkeypatch):
     monkeypatch.setattr(drbdsetup, "DETAILS_SECONDS", 0.05)
     fake.replay84("14-connected-primary-secondary.v01")
-    scrape(collector)
+    collect(collector)
     fake.prints(
         "dump-xml",
         (fake.base / "out/dump-xml").read_text().replace("fence-peer &quot;a b&quot; &amp;", "new"),
@@ -306,7 +283,7 @@ def test_changed_files_are_read_again(fake, collector, monkeypatch):
 def test_changed_options_are_seen(fake, collector, monkeypatch):
     monkeypatch.setattr(drbdsetup, "DETAILS_SECONDS", 0.05)
     fake.replay84("14-connected-primary-secondary.v01")
-    scrape(collector)
+    collect(collector)
     fake.prints("show", command(drbd84("54f-after-refused.v01"), "drbdsetup show"))
     eventually(collector, lambda page: state(page, "vmheal_drbd_resource_fencing") == {"resource-only"})
 
@@ -317,7 +294,7 @@ def test_changed_options_are_seen(fake, collector, monkeypatch):
 def test_the_peer_keeps_its_name_while_stand_alone(fake, collector):
     """The kernel has forgotten its address then."""
     fake.replay84("32-splitbrain-healed.v01")
-    assert state(scrape(collector), "drbd_connection_state", **PEER) == {"StandAlone"}
+    assert state(collect(collector), "drbd_connection_state", **PEER) == {"StandAlone"}
 
 
 def test_without_the_files_the_address_is_the_name(fake, collector):
@@ -326,10 +303,10 @@ def test_without_the_files_the_address_is_the_name(fake, collector):
     page = eventually(
         collector, lambda page: value(page, "vmheal_exporter_drbd_details_success", source="drbdadm") == 0
     )
-    page = scrape(collector)
+    page = collect(collector)
     assert state(page, "drbd_connection_state", conn_name="10.20.0.2") == {"Connected"}
     fake.replay84("32-splitbrain-healed.v01")
-    assert state(scrape(collector), "drbd_connection_state", conn_name="10.20.0.2") == {"StandAlone"}
+    assert state(collect(collector), "drbd_connection_state", conn_name="10.20.0.2") == {"StandAlone"}
 
 
 # Split brain and verify, from the kernel's log.
@@ -351,16 +328,16 @@ def kernel_says(fake):
 def test_split_brain_on_84(fake, kernel_says):
     collector = Drbd(fake.paths)
     fake.replay84("32-splitbrain-healed.v01")
-    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
+    assert value(collect(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
     kernel_says("block drbd1: Split-Brain detected but unresolved, dropping connection!")
-    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
+    assert value(collect(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
     kernel_says("block drbd0: Split-Brain detected but unresolved, dropping connection!")
-    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 1
+    assert value(collect(collector), "vmheal_drbd_connection_split_brain", **PEER) == 1
     kernel_says(
         "block drbd0: peer( Unknown -> Secondary ) conn( WFReportParams -> WFBitMapS ) pdsk( DUnknown -> Consistent ) "
     )
     kernel_says("drbd voms01: conn( WFConnection -> Disconnecting ) ")
-    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
+    assert value(collect(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
     collector.close()
 
 
@@ -368,14 +345,18 @@ def test_split_brain_on_9_is_with_one_peer(fake, kernel_says):
     collector = Drbd(fake.paths)
     fake.replay9("38c-healed-split-brain-voms01", "v02")
     kernel_says("drbd voms01/0 drbd0 v01: Split-Brain detected but unresolved, dropping connection!")
-    page = scrape(collector)
+    page = collect(collector)
     assert value(page, "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 1
     assert value(page, "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v03") == 0
     assert value(page, "vmheal_drbd_connection_split_brain", name="ce01", conn_name="v01") == 0
     kernel_says("drbd voms01 v03: conn( Connecting -> Connected ) peer( Unknown -> Secondary ) [remote]")
-    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 1
+    assert (
+        value(collect(collector), "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 1
+    )
     kernel_says("drbd voms01 v01: conn( Connecting -> Connected ) peer( Unknown -> Secondary ) [remote]")
-    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 0
+    assert (
+        value(collect(collector), "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 0
+    )
     collector.close()
 
 
@@ -384,7 +365,7 @@ def test_a_connected_peer_is_no_split_brain(fake, kernel_says):
     collector = Drbd(fake.paths)
     fake.replay84("14-connected-primary-secondary.v01")
     kernel_says("block drbd0: Split-Brain detected but unresolved, dropping connection!")
-    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
+    assert value(collect(collector), "vmheal_drbd_connection_split_brain", **PEER) == 0
     collector.close()
 
 
@@ -392,11 +373,11 @@ def test_a_finished_verify(fake, kernel_says):
     collector = Drbd(fake.paths)
     fake.replay84("14-connected-primary-secondary.v01")
     name = "vmheal_drbd_peerdevice_verify_finished_timestamp_seconds"
-    assert value(scrape(collector), name, **PEER) is None
+    assert value(collect(collector), name, **PEER) is None
     kernel_says(
         "block drbd0: Online verify done (total 5 sec; paused 0 sec; 13108 K/sec)", time.monotonic() - 60
     )
-    assert value(scrape(collector), name, **PEER) == pytest.approx(time.time() - 60, abs=WAIT_SECONDS)
+    assert value(collect(collector), name, **PEER) == pytest.approx(time.time() - 60, abs=SECONDS)
     collector.close()
 
 
@@ -406,19 +387,11 @@ def test_a_kernel_log_that_is_not_for_us(fake):
         collector = Drbd(fake.paths)
     assert [entry["log_level"] for entry in logs] == ["warning"]
     fake.replay84("14-connected-primary-secondary.v01")
-    assert value(scrape(collector), "vmheal_drbd_connection_split_brain", **PEER) is None
+    assert value(collect(collector), "vmheal_drbd_connection_split_brain", **PEER) is None
     collector.close()
 
 
 # No DRBD, and DRBD that is ill.
-
-
-def down(collector: Drbd) -> Series:
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for it in collector.down()
-        for sample in it.samples
-    }
 
 
 DOWN = {("drbd_up", frozenset()): 0, ("drbdreactor_up", frozenset()): 0}
@@ -427,20 +400,20 @@ DOWN = {("drbd_up", frozenset()): 0, ("drbdreactor_up", frozenset()): 0}
 def test_no_module_is_said_once_and_nothing_is_run(fake, collector):
     """drbdsetup would load the module."""
     with capture_logs() as logs:
-        assert scrape(collector) == scrape(collector) == down(collector) == DOWN
+        assert collect(collector) == collect(collector) == series(collector.down()) == DOWN
     assert [entry["event"] for entry in logs] == ["no DRBD on this host: its kernel module is not loaded"]
     assert fake.calls() == []
     fake.replay84("14-connected-primary-secondary.v01")
-    assert value(scrape(collector), "drbd_up") == 1
+    assert value(collect(collector), "drbd_up") == 1
     fake.unload()
-    assert scrape(collector) == DOWN
+    assert collect(collector) == DOWN
     assert collector.volume_of_minor(0) is None
     assert collector.backing_disks() == {}
 
 
 def test_a_module_without_resources(fake, collector):
     fake.replay84("00-unconfigured-no-device.v01")
-    page = scrape(collector)
+    page = collect(collector)
     assert value(page, "drbd_up") == 1
     assert value(page, "drbd_resource_resources") == 0
     assert fake.calls("drbdsetup show") == []
@@ -467,10 +440,10 @@ def test_a_drbdsetup_that_is_ill(fake, collector, act, error, version):
     fake.acts("events2", act)
     begin = time.monotonic()
     with pytest.raises(CollectorError, match=error):
-        collector.collect(begin + WAIT_SECONDS)
-    assert time.monotonic() - begin < WAIT_SECONDS
+        collector.collect(begin + SECONDS)
+    assert time.monotonic() - begin < SECONDS
     fake.acts("events2", "")
-    assert value(scrape(collector), "drbd_up") == 1
+    assert value(collect(collector), "drbd_up") == 1
     collector.close()
     no_child_is_left()
 
@@ -489,9 +462,9 @@ def test_a_drbdsetup_that_hangs(fake, collector, act, version, monkeypatch):
         assert time.monotonic() - begin < 1.0  # much less than the child takes, even on a busy machine
     assert len(fake.calls("drbdsetup events2")) == 1
     with pytest.raises(CollectorError, match="did not end in time"):
-        scrape(collector)
+        collect(collector)
     fake.acts("events2", "")
-    assert value(scrape(collector), "drbd_up") == 1
+    assert value(collect(collector), "drbd_up") == 1
     collector.close()
     no_child_is_left()
 
@@ -502,7 +475,7 @@ def test_a_slow_drbdsetup_answers_the_next_scrape(fake, collector, version):
     fake.acts("events2", "sleep 0.5")
     with pytest.raises(CollectorError, match="did not answer in time"):
         collector.collect(time.monotonic() + 0.2)
-    assert value(scrape(collector), "drbd_up") == 1
+    assert value(collect(collector), "drbd_up") == 1
     assert len(fake.calls("drbdsetup events2")) == 1
 
 
@@ -512,7 +485,7 @@ def test_84_does_not_take_a_late_answer_for_another_state(fake, collector):
     with pytest.raises(CollectorError, match="did not answer in time"):
         collector.collect(time.monotonic() + 0.2)
     fake.replay84("33-peer-powered-off.v02")
-    assert state(scrape(collector), "drbd_connection_state") == {"Connecting"}
+    assert state(collect(collector), "drbd_connection_state") == {"Connecting"}
     assert len(fake.calls("drbdsetup events2")) == 2
 
 
@@ -522,13 +495,13 @@ def test_9_does_not_take_an_answer_that_comes_too_late(fake, collector, monkeypa
     fake.acts("events2", "sleep 0.5")
     with pytest.raises(CollectorError, match="did not answer in time"):
         collector.collect(time.monotonic() + 0.2)
-    assert value(scrape(collector), "drbd_up") == 1
+    assert value(collect(collector), "drbd_up") == 1
     assert len(fake.calls("drbdsetup events2")) == 2
 
 
 def no_child_is_left() -> None:
     """Not even a zombie; those that another test's thread still waits for get their time."""
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + SECONDS
     while children := [
         child
         for task in Path("/proc/self/task").iterdir()
@@ -541,19 +514,19 @@ def test_84_lives_through_a_drbdsetup_that_hangs(fake, collector, monkeypatch):
     """The kernel vouches for what was read before, as long as its states read the same."""
     monkeypatch.setattr(drbdsetup, "REREAD_SECONDS", 0.0)
     fake.replay84("14-connected-primary-secondary.v01")
-    scrape(collector)
+    collect(collector)
     fake.acts("events2", "sleep 1000")
-    assert state(scrape(collector, 1.0), "drbd_connection_state", **PEER) == {"Connected"}
+    assert state(collect(collector, 1.0), "drbd_connection_state", **PEER) == {"Connected"}
     fake.proc((fake.base / "proc").read_text().replace("cs:Connected", "cs:WFConnection"))
     with pytest.raises(CollectorError, match="did not answer in time"):
-        scrape(collector, 1.0)
+        collect(collector, 1.0)
 
 
 def test_no_drbdsetup(fake, collector, monkeypatch):
     fake.replay9("10-verify", "v01")
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CollectorError, match="drbdsetup is not in PATH"):
-        scrape(collector)
+        collect(collector)
 
 
 @pytest.mark.parametrize("act", ["sleep 1000", "exec yes", "head -c 1000 /dev/urandom; exit 0", "exit 1"])
@@ -563,9 +536,9 @@ def test_the_state_does_not_wait_for_details(fake, collector, monkeypatch, act):
     for details in ("--version", "dump-xml", "show", "get-gi"):
         fake.acts(details, act)
     fake.replay84("14-connected-primary-secondary.v01")
-    scrape(collector)
+    collect(collector)
     begin = time.monotonic()
-    page = scrape(collector, 1.0)
+    page = collect(collector, 1.0)
     assert time.monotonic() - begin < 1.0
     assert state(page, "drbd_resource_role", name="voms01") == {"Primary"}
     page = eventually(
@@ -576,9 +549,9 @@ def test_the_state_does_not_wait_for_details(fake, collector, monkeypatch, act):
 
 def test_old_options_are_not_published(fake, collector, monkeypatch):
     fake.replay84("14-connected-primary-secondary.v01")
-    assert state(scrape(collector), "vmheal_drbd_resource_fencing") == {"dont-care"}
+    assert state(collect(collector), "vmheal_drbd_resource_fencing") == {"dont-care"}
     monkeypatch.setattr(drbd, "CONFIGURATION_SECONDS", -1.0)
-    page = scrape(collector)
+    page = collect(collector)
     assert state(page, "vmheal_drbd_resource_fencing") == set()
     assert state(page, "drbd_connection_state", **PEER) == {"Connected"}
 
@@ -591,7 +564,7 @@ def test_unknown_words_are_counted_and_logged_once(fake, collector):
     fake.prints("events2", text)
     with capture_logs() as logs:
         for expected in (1, 2, 3):
-            page = scrape(collector)
+            page = collect(collector)
             assert value(page, "vmheal_exporter_drbd_unknown_words_total", kind="disk") == expected
     assert state(page, "drbd_device_state", **VOLUME) == set()
     assert value(page, "drbd_device_size_bytes", **VOLUME) == 131032 * 1024
@@ -604,7 +577,7 @@ def test_unknown_words_are_counted_and_logged_once(fake, collector):
 def test_an_unknown_fencing_policy_is_counted(fake, collector):
     fake.replay84("54f-after-refused.v01")
     fake.prints("show", (fake.base / "out/show").read_text().replace("resource-only", "moon"))
-    page = scrape(collector)
+    page = collect(collector)
     assert value(page, "vmheal_exporter_drbd_unknown_words_total", kind="fencing") == 1
     assert state(page, "vmheal_drbd_resource_fencing") == set()
 
@@ -612,16 +585,46 @@ def test_an_unknown_fencing_policy_is_counted(fake, collector):
 def test_malformed_lines_are_counted(fake, collector):
     fake.replay9("10-verify", "v01")
     fake.prints("events2", "garbage\n" + drbd9("10-verify", "v01", "events2-now-statistics.txt"))
-    assert value(scrape(collector), "vmheal_exporter_drbd_malformed_lines_total") == 1
+    assert value(collect(collector), "vmheal_exporter_drbd_malformed_lines_total") == 1
 
 
 def test_close_ends_the_thread(fake):
     collector = Drbd(fake.paths)
     fake.replay84("14-connected-primary-secondary.v01")
-    scrape(collector)
+    collect(collector)
     threads = [it for it in threading.enumerate() if it.name == "drbd-details"]
     assert threads
     collector.close()
     for thread in threads:
-        thread.join(WAIT_SECONDS)
+        thread.join(SECONDS)
         assert not thread.is_alive()
+
+
+# The names on the page.
+
+
+def test_the_names_on_the_page_are_those_promised(fake):
+    """`names-drbd.txt` is what dashboards and rules are built on: name{labels} type."""
+    found = set()
+    collector = Drbd(fake.paths)
+    for replay, last_to_come in (
+        (lambda: fake.replay84("08-syncing-mid.v01"), "vmheal_drbd_device_current_uuid_info"),
+        (lambda: fake.replay9("04-syncing-initial", "v01"), "vmheal_drbd_resource_info"),
+    ):
+        replay()
+        eventually(collector, lambda page, name=last_to_come: any(its == name for its, _ in page))
+        for metric in collector.collect(time.monotonic() + SECONDS):
+            found |= {f"{it.name}{{{','.join(sorted(it.labels))}}} {metric.type}" for it in metric.samples}
+    collector.close()
+    assert found == {line for line in NAMES.read_text().splitlines() if not line.startswith("#")}
+
+
+@pytest.mark.daemons
+@pytest.mark.parametrize("version", [84, 9])
+def test_promtool_accepts_the_page(fake, collector, version):
+    fake.replay(version)
+    page = render(collector.collect(time.monotonic() + SECONDS))
+    done = subprocess.run(
+        ["promtool", "check", "metrics"], input=page, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
