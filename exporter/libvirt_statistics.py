@@ -5,7 +5,7 @@ they offer. Both end in the same `Statistics`, whose keys are those of virConnec
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,11 @@ from exporter.libvirt_domain import Definition
 
 CONTROL_OK = 0  # virDomainControlState
 
-# What needs no monitor, and what needs it.
-WITHOUT_MONITOR = libvirt.VIR_DOMAIN_STATS_INTERFACE
-WITH_MONITOR = (
-    libvirt.VIR_DOMAIN_STATS_BLOCK | libvirt.VIR_DOMAIN_STATS_BALLOON | libvirt.VIR_DOMAIN_STATS_VCPU
+GROUPS = (
+    libvirt.VIR_DOMAIN_STATS_INTERFACE
+    | libvirt.VIR_DOMAIN_STATS_BLOCK
+    | libvirt.VIR_DOMAIN_STATS_BALLOON
+    | libvirt.VIR_DOMAIN_STATS_VCPU
 )
 
 BLOCK_JOBS = ("unknown", "pull", "copy", "commit", "active_commit", "backup")  # virDomainBlockJobType
@@ -40,33 +41,54 @@ class Statistics:
     missing: str | None = None
 
 
-def read_statistics(handle: Any, domain: Any, definition: Definition) -> Statistics:
-    """Read one running domain; waits without end when its monitor hangs and libvirt has not noticed yet.
+def read_bulk(handle: Any, domains: Sequence[Any]) -> dict[str, Statistics]:
+    """Read running domains by one call, and return those that still are, by UUID.
+
+    A domain whose monitor somebody else waits for is left without what comes from there, and named; one
+    whose monitor hangs without anybody having noticed keeps the call waiting without end.
+
+    Raises:
+        libvirt.libvirtError: the driver has no bulk statistics (`has_no_bulk`), or libvirt failed.
+    """
+    read: dict[str, Statistics] = {}
+    for domain, values in handle.domainListGetStats(
+        list(domains), GROUPS, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT
+    ):
+        try:
+            statistics = Statistics(info=tuple(domain.info()))
+            _from_bulk(values, statistics)
+            if any("rd.reqs" not in numbers for numbers in statistics.blocks.values()):
+                statistics.missing = "job" if domain.controlInfo()[0] == CONTROL_OK else "monitor_busy"
+        except libvirt.libvirtError as error:
+            if not is_stopped(error):
+                raise
+        else:
+            read[domain.UUIDString()] = statistics
+    return read
+
+
+def read_by_calls(domain: Any, definition: Definition) -> Statistics:
+    """Read one running domain of a driver without bulk statistics.
 
     Raises:
         libvirt.libvirtError: it is not running any more, or libvirt failed.
     """
     statistics = Statistics(info=tuple(domain.info()))
-    try:
-        control = domain.controlInfo()[0]
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-            raise
-        control = CONTROL_OK
-    groups = WITHOUT_MONITOR | (WITH_MONITOR if control == CONTROL_OK else 0)
-    try:
-        found = handle.domainListGetStats([domain], groups, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-            raise
-        _call_by_call(domain, definition, statistics)
-        return statistics
-    _from_bulk(found[0][1] if found else {}, statistics)
-    if control != CONTROL_OK:
-        statistics.missing = "monitor_busy"
-    elif any("rd.reqs" not in numbers for numbers in statistics.blocks.values()):
-        statistics.missing = "job"  # with NOWAIT libvirt leaves out what a running job keeps it from asking
+    _call_by_call(domain, definition, statistics)
     return statistics
+
+
+def has_no_bulk(error: Exception) -> bool:
+    """Whether the error says that the driver has no bulk statistics."""
+    return isinstance(error, libvirt.libvirtError) and error.get_error_code() == libvirt.VIR_ERR_NO_SUPPORT
+
+
+def is_stopped(error: Exception) -> bool:
+    """Whether the error says that the domain is not running, or not there."""
+    return isinstance(error, libvirt.libvirtError) and error.get_error_code() in {
+        libvirt.VIR_ERR_NO_DOMAIN,
+        libvirt.VIR_ERR_OPERATION_INVALID,
+    }
 
 
 def read_block_jobs(domain: Any, statistics: Statistics) -> None:

@@ -1,14 +1,14 @@
 """Collector `libvirt.stats`: what the domains' disks, interfaces, memory and vCPUs did.
 
 These figures come from QEMU's monitor, and a QEMU that hangs keeps whoever asks it waiting without end. So
-each domain is asked by a worker with a connection of its own. A domain that does not answer costs one worker
-(`MOST_WORKERS` at most) and nobody else's figures, is not asked again until the worker is back, and is
-reported as missing. A domain whose control interface says that it is busy is asked only for what needs no
-monitor.
+domains are asked by workers with a connection of their own each: first several by one call, which is cheap,
+then those of a call that does not come back one by one. A call that hangs costs one worker (`MOST_WORKERS` at
+most) and nobody else's figures; while it lasts its domains are asked one by one, and libvirt leaves out the
+one that it waits for.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,17 +21,28 @@ from prometheus_client.samples import Sample
 from exporter.collector import CollectorError
 from exporter.libvirt_connection import Connections, OwnConnections
 from exporter.libvirt_domain import Definition, parse_definition
-from exporter.libvirt_statistics import Numbers, Statistics, read_block_jobs, read_statistics
+from exporter.libvirt_statistics import (
+    Numbers,
+    Statistics,
+    has_no_bulk,
+    is_stopped,
+    read_block_jobs,
+    read_bulk,
+    read_by_calls,
+)
 from exporter.workers import Workers
 
 log = structlog.get_logger()
 
 # QEMU answers slowly and libvirtd is quick, so that two at a time pay even on one core.
 WORKERS = 2
+CHUNK = 10
+# The part of the scrape's time that the calls for several domains get.
+CHUNKS_SHARE = 0.5
 MOST_WORKERS = 6
 # Read again after this time, or when the domain was started anew.
 DEFINITION_SECONDS = 60.0
-HANDBACK_SECONDS = 0.05
+HANDBACK_SECONDS = 0.05  # kept for putting the page together
 # Block jobs take a call for each disk, and are rare.
 BLOCK_JOBS_SECONDS = 30.0
 
@@ -156,6 +167,9 @@ class _Domain:
     number: int  # libvirt's ID: another one after each start
 
 
+_Read = dict[str, tuple[Statistics, Definition]]  # by UUID
+
+
 class _Page:
     """The metric families of one scrape."""
 
@@ -275,9 +289,10 @@ class LibvirtStats:
     def __init__(self, uris: tuple[str, ...]) -> None:
         """Connect nothing yet; no URI means what this host has."""
         self._connections = Connections(uris)
-        self._workers: Workers[OwnConnections, tuple[Statistics, Definition]] = Workers(
+        self._workers: Workers[OwnConnections, _Read] = Workers(
             "libvirt-stats", OwnConnections, usual=WORKERS, most=MOST_WORKERS
         )
+        self._no_bulk: set[str] = set()  # URIs of drivers without bulk statistics
         self._definitions: dict[str, tuple[int, float, Definition]] = {}  # by UUID
         self._jobs_asked_again: dict[str, float] = {}  # by UUID, when
 
@@ -287,19 +302,9 @@ class LibvirtStats:
         for uuid in self._definitions.keys() - domains.keys():
             self._definitions.pop(uuid, None)
             self._jobs_asked_again.pop(uuid, None)
-        jobs = {uuid: partial(self._read, domain) for uuid, domain in domains.items()}
-        # A little is kept for putting the page together.
-        answers = self._workers.run(jobs, deadline - HANDBACK_SECONDS)
-        reasons = dict.fromkeys(answers.hanging, "no_answer") | dict.fromkeys(answers.not_asked, "not_asked")
-        stopped: set[str] = set()
-        for uuid, error in answers.failed.items():
-            if _is_stopped(error):
-                stopped.add(uuid)
-            else:
-                log.warning("statistics cannot be read", domain=domains[uuid].name, error=str(error))
-                reasons[uuid] = "error"
+        read, reasons, stopped = self._ask(domains, deadline - HANDBACK_SECONDS)
         page = _Page()
-        for uuid, (statistics, definition) in answers.answered.items():
+        for uuid, (statistics, definition) in read.items():
             page.domain(domains[uuid].name, statistics, definition)
             if statistics.missing is not None:
                 reasons[uuid] = statistics.missing
@@ -307,6 +312,36 @@ class LibvirtStats:
             if uuid not in stopped:
                 page.complete(domain.name, uuid, reasons.get(uuid))
         return page.all()
+
+    def _ask(self, domains: dict[str, _Domain], deadline: float) -> tuple[_Read, dict[str, str], set[str]]:
+        """Return what was read, why the rest was not, and which domains stopped meanwhile; all by UUID."""
+        jobs: dict[str, Callable[[OwnConnections], _Read]] = {}
+        for uri in {domain.uri for domain in domains.values()} - self._no_bulk:
+            same = [domain for domain in domains.values() if domain.uri == uri]
+            for start in range(0, len(same), CHUNK):
+                chunk = same[start : start + CHUNK]
+                key = " ".join(domain.uuid for domain in chunk)
+                jobs[key] = partial(self._read_chunk, chunk)
+        now = time.monotonic()
+        answers = self._workers.run(jobs, now + (deadline - now) * CHUNKS_SHARE)
+        read: _Read = {uuid: found for part in answers.answered.values() for uuid, found in part.items()}
+        stopped = {uuid for key in answers.answered for uuid in key.split()} - read.keys()
+
+        left = {uuid: domain for uuid, domain in domains.items() if uuid not in read.keys() | stopped}
+        answers = self._workers.run(
+            {uuid: partial(self._read_one, domain) for uuid, domain in left.items()}, deadline
+        )
+        for part in answers.answered.values():
+            read |= part
+        stopped |= answers.answered.keys() - read.keys()
+        reasons = dict.fromkeys(answers.hanging, "no_answer") | dict.fromkeys(answers.not_asked, "not_asked")
+        for uuid, error in answers.failed.items():
+            if is_stopped(error):
+                stopped.add(uuid)
+            else:
+                log.warning("statistics cannot be read", domain=domains[uuid].name, error=str(error))
+                reasons[uuid] = "error"
+        return read, reasons, stopped
 
     def _running(self) -> list[_Domain]:
         """Return the running domains.
@@ -332,18 +367,39 @@ class LibvirtStats:
             raise CollectorError("; ".join(errors))
         return found
 
-    def _read(self, domain: _Domain, own: OwnConnections) -> tuple[Statistics, Definition]:
-        """Read one domain; called by a worker."""
-        connection = own[domain.uri]
-        handle = connection.domain(domain.uuid)
+    def _read_chunk(self, chunk: list[_Domain], own: OwnConnections) -> _Read:
+        """Read some domains of one libvirt by one call; called by a worker."""
+        connection = own[chunk[0].uri]
+        handles = {domain.uuid: connection.domain(domain.uuid) for domain in chunk}
+        found = read_bulk(connection.handle(), list(handles.values()))
+        read: _Read = {}
+        for domain in chunk:
+            statistics = found.get(domain.uuid)
+            if statistics is not None:
+                handle = handles[domain.uuid]
+                self._add_block_jobs(domain, handle, statistics)
+                read[domain.uuid] = statistics, self._definition(domain, handle)
+        return read
+
+    def _read_one(self, domain: _Domain, own: OwnConnections) -> _Read:
+        """Read one domain, in whatever way its driver offers; called by a worker."""
+        if domain.uri not in self._no_bulk:
+            try:
+                return self._read_chunk([domain], own)
+            except libvirt.libvirtError as error:
+                if not has_no_bulk(error):
+                    raise
+                self._no_bulk.add(domain.uri)
+        handle = own[domain.uri].domain(domain.uuid)
         definition = self._definition(domain, handle)
-        statistics = read_statistics(connection.handle(), handle, definition)
+        return {domain.uuid: (read_by_calls(handle, definition), definition)}
+
+    def _add_block_jobs(self, domain: _Domain, handle: Any, statistics: Statistics) -> None:
         now = time.monotonic()
         if statistics.missing is None and now >= self._jobs_asked_again.get(domain.uuid, 0.0):
             read_block_jobs(handle, statistics)
             # Where one runs it is followed; elsewhere a new one is found a little later.
             self._jobs_asked_again[domain.uuid] = now if statistics.block_jobs else now + BLOCK_JOBS_SECONDS
-        return statistics, definition
 
     def _definition(self, domain: _Domain, handle: Any) -> Definition:
         now = time.monotonic()
@@ -360,10 +416,3 @@ class LibvirtStats:
     def close(self) -> None:
         """Close the connections."""
         self._connections.close()
-
-
-def _is_stopped(error: Exception) -> bool:
-    return isinstance(error, libvirt.libvirtError) and error.get_error_code() in {
-        libvirt.VIR_ERR_NO_DOMAIN,
-        libvirt.VIR_ERR_OPERATION_INVALID,
-    }
