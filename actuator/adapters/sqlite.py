@@ -203,6 +203,11 @@ class SqliteJournal:
         except JournalError as error:
             for ticket in batch:
                 ticket.error = error
+        except BaseException as error:
+            # A surprise is raised to one of them; none of them has been written, and each is told so.
+            for ticket in batch:
+                ticket.error = JournalError(f"{self._path}: cannot be written: {error!r}")
+            raise
         finally:
             for ticket in batch:
                 ticket.written = True

@@ -332,3 +332,32 @@ def test_what_was_written_survives_sigkill(path):
         seen = [int(it.at) for _, it in journal.timeline(limit=100_000)]
         assert max(seen) in {last, last + 1}
         journal.close()
+
+
+def test_a_surprise_in_a_batch_acknowledges_nobody(path, monkeypatch):
+    journal = SqliteJournal(path)
+    monkeypatch.setattr(journal, "_prune", lambda: 1 / 0)
+    results = []
+
+    def receive(number):
+        try:
+            journal.receive([notification(number)], at=1.0)
+        except (JournalError, ZeroDivisionError) as error:
+            results.append(error)
+        else:
+            results.append(None)
+
+    threads = [threading.Thread(target=receive, args=(number,)) for number in range(5)]
+    with journal._writing:
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + 30
+        while len(journal._queue) < 5 and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        assert len(journal._queue) == 5
+    for thread in threads:
+        thread.join(30)
+    assert len(results) == 5
+    assert None not in results
+    assert journal.inbox(after=0, limit=10) == ()
+    journal.close()
