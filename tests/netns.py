@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.lab.waiting import wait_until
 
 _CLONE_NEWNET = 0x40000000
+_PREFIX = "vmheal-test-"
 _numbers = itertools.count(1)
 
 
@@ -53,7 +54,8 @@ def network_namespace(hosts: Mapping[str, str]) -> Iterator[Netns]:
     Args:
         hosts: addresses within 127.0.0.0/8 by name, for what runs inside.
     """
-    name = f"vmheal-test-{os.getpid()}-{next(_numbers)}"
+    _remove_leftovers()
+    name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
     names = Path("/etc/netns") / name
     lines = ["127.0.0.1 localhost", *(f"{address} {host}" for host, address in hosts.items())]
     _ip("netns", "add", name)
@@ -63,9 +65,21 @@ def network_namespace(hosts: Mapping[str, str]) -> Iterator[Netns]:
         (names / "hosts").write_text("".join(f"{line}\n" for line in lines))
         yield Netns(name)
     finally:
-        wait_until(lambda: not _kill_all(name), f"the end of what runs in {name}", 20, 0.05)
-        _ip("netns", "delete", name)
-        shutil.rmtree(names, ignore_errors=True)
+        _remove(name)
+
+
+def _remove_leftovers() -> None:
+    """Take away what tests left behind that were killed."""
+    for found in Path("/run/netns").glob(f"{_PREFIX}*-*"):
+        owner = found.name.removeprefix(_PREFIX).partition("-")[0]
+        if not Path("/proc", owner).exists():
+            _remove(found.name)
+
+
+def _remove(name: str) -> None:
+    wait_until(lambda: not _kill_all(name), f"the end of what runs in {name}", 20, 0.05)
+    _ip("netns", "delete", name)
+    shutil.rmtree(Path("/etc/netns") / name, ignore_errors=True)
 
 
 def _kill_all(name: str) -> list[int]:
