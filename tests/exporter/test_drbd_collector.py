@@ -574,6 +574,17 @@ def test_unknown_words_are_counted_and_logged_once(fake, collector):
     assert "disk:'Sparkling'" in entry["problem"]
 
 
+def test_an_unknown_word_is_counted_once_for_each_time_it_was_read(fake, collector):
+    """Not at each scrape for which 8.4's /proc/drbd proves that it still holds."""
+    fake.replay(84)
+    text = (fake.base / "out/events2").read_text()
+    fake.prints("events2", text.replace("congested:no", "congested:maybe"))
+    for _ in range(3):
+        page = collect(collector)
+        assert value(page, "vmheal_exporter_drbd_unknown_words_total", kind="other") == 1
+    assert value(page, "drbd_connection_congested", **PEER) is None
+
+
 def test_an_unknown_fencing_policy_is_counted(fake, collector):
     fake.replay84("54f-after-refused.v01")
     fake.prints("show", (fake.base / "out/show").read_text().replace("resource-only", "moon"))
