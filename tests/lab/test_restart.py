@@ -15,7 +15,7 @@ from tests.lab.recovery import wait_recovered
 from tests.lab.site import Site
 from tests.lab.waiting import wait_until
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
