@@ -27,7 +27,8 @@ class Page:
 def parsed(page: bytes) -> dict:
     return {
         (family.name, family.type, family.documentation): {
-            (sample.name, *sorted(sample.labels.items())): repr(float(sample.value)) for sample in family.samples
+            (sample.name, *sorted(sample.labels.items())): repr(float(sample.value))
+            for sample in family.samples
         }
         for family in text_string_to_metric_families(page.decode())
     }
