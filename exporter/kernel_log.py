@@ -42,9 +42,8 @@ class KernelLog:
                 raw = os.read(self._descriptor, _RECORD_BYTES)
             except BlockingIOError:
                 return
-            except (
-                BrokenPipeError
-            ):  # records were overwritten before we came; the next read goes on after them
+            except BrokenPipeError:
+                # Records were overwritten before we came; the next read goes on after them.
                 continue
             if not raw:
                 return
