@@ -5,7 +5,7 @@ calls and writes down.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actuator.config import Settings
 from actuator.core import progress
@@ -32,6 +32,9 @@ from actuator.ports import Ports
 from actuator.protected import Protected
 
 POLL_SECONDS = 0.5
+STILL_THE_SAME_LOOK_SECONDS = 0.5
+"""A plan's first step may rest on the look that the plan was made from, when no more than this has passed
+since that look ended: the time to make plan and intent durable. Another look would be as old when it ends."""
 
 
 class Stopping(Exception):  # noqa: N818  not an error: the actuator is told to stop
@@ -76,30 +79,36 @@ class Executor:
         """One fresh look at the record's domain."""
         return self._situation(record, self._protected.hosts(record), storage=True)
 
-    def run(self, record: DomainRecord, *, resumed: bool) -> DomainRecord:
+    def run(self, record: DomainRecord, *, seen: Situation | None) -> DomainRecord:
         """Carry the record's open plan to its end.
 
         Args:
             record: as it is in the journal, with the plan claimed.
-            resumed: the plan was found open: its first step may have been called before.
+            seen: the look that the plan was made from; None for a plan that was found open: then its first
+                step may have been called before.
 
         Raises:
             JournalError: nothing further was begun; the plan stays open.
             Stopping: likewise.
         """
+        resumed = seen is None
         while (plan := record.open_plan) is not None:
             if self._stopping():
                 raise Stopping
             index = progress.next_index(plan)
             assert index is not None, "an open plan has a next step"
             begun = self._ports.clock.monotonic()
-            result = self._step(record, plan.steps[index].step, resumed=resumed)
+            result = self._step(record, plan.steps[index].step, seen, resumed=resumed)
             record = self._conclude(record, index, result, self._ports.clock.monotonic() - begun)
-            resumed = False
+            seen, resumed = None, False
         return record
 
-    def _step(self, record: DomainRecord, step: Step, *, resumed: bool) -> _Result:
-        verdict = self._judge(record, step)
+    def _step(self, record: DomainRecord, step: Step, seen: Situation | None, *, resumed: bool) -> _Result:
+        now = self._ports.clock.monotonic()
+        if seen is not None and now - seen.now <= STILL_THE_SAME_LOOK_SECONDS:
+            verdict = progress.judge(step, replace(seen, now=now))
+        else:
+            verdict = self._judge(record, step)
         match verdict:
             case progress.Perform():
                 return self._call_and_settle(record, step)

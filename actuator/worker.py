@@ -258,7 +258,7 @@ class Worker:
                 log.warning("mode observe: an open plan is left as it is", domain=domain)
                 self._ports.journal.commit(settled=received)
                 return
-            record = self._run(record, resumed=True)
+            record = self._run(record, None)
         situation = self._executor.situation(record)
         now = self._ports.clock.wall()
         decision = decide(situation, record, self._settings.restart, now=now)
@@ -271,7 +271,7 @@ class Worker:
             case Postpone():
                 self._postpone(record, decision, said, received, suspicion, now)
             case Plan():
-                self._act(record, decision, said, received, now)
+                self._act(record, decision, situation, said, received, now)
 
     def _nothing(
         self,
@@ -323,7 +323,13 @@ class Worker:
         self._put_back(record.domain, received, suspicion or "postponed", max(0.1, postpone.until_at - now))
 
     def _act(
-        self, record: DomainRecord, plan: Plan, said: list[Event], received: tuple[Received, ...], now: float
+        self,
+        record: DomainRecord,
+        plan: Plan,
+        seen: Situation,
+        said: list[Event],
+        received: tuple[Received, ...],
+        now: float,
     ) -> None:
         steps = "; ".join(describe(step) for step in plan.steps)
         if self._settings.mode_of(record.domain) is Mode.OBSERVE:
@@ -339,10 +345,10 @@ class Worker:
         self._ports.journal.commit(
             record=claimed, events=[*said, decided, *following(opened, now)], settled=received
         )
-        self._run(claimed, resumed=False)
+        self._run(claimed, seen)
 
-    def _run(self, record: DomainRecord, *, resumed: bool) -> DomainRecord:
-        after = self._executor.run(record, resumed=resumed)
+    def _run(self, record: DomainRecord, seen: Situation | None) -> DomainRecord:
+        after = self._executor.run(record, seen=seen)
         self._alarm.changed(record, after)
         if after.plan is not None and after.plan.status is PlanStatus.FAILED:
             self.suspect(record.domain, "the last plan failed", after_seconds=RETRY_SECONDS)
