@@ -16,7 +16,7 @@ class KernelNews:
     """Reads the log and remembers what still matters; for one thread."""
 
     def __init__(self, path: Path) -> None:
-        self._split: dict[int, str | None] = {}
+        self._split: set[tuple[int, str | None]] = set()  # minor and peer
         self._verified: dict[tuple[int, str | None], float] = {}
         self._log: KernelLog | None = None
         try:
@@ -34,13 +34,11 @@ class KernelNews:
         for record in self._log.read():
             match parse_kernel_message(record.text):
                 case SplitBrainSeen(minor, peer):
-                    self._split[minor] = peer
+                    self._split.add((minor, peer))
                 case PeerMet(int(minor), _, _):
-                    self._split.pop(minor, None)
+                    self._split.discard((minor, None))
                 case PeerMet(None, str(name), peer) if name in resources:
-                    for device in resources[name].devices:
-                        if self._split.get(device.minor) == peer:
-                            del self._split[device.minor]
+                    self._split -= {(device.minor, peer) for device in resources[name].devices}
                 case VerifyFinished(minor, peer):
                     self._verified[minor, peer] = record.seconds
                 case _:
@@ -51,7 +49,9 @@ class KernelNews:
         if self._log is None:
             return None
         return connection.connection_state is not ConnectionState.CONNECTED and any(
-            self._split.get(device.minor, "") in {None, connection.name} for device in resource.devices
+            (device.minor, peer) in self._split
+            for device in resource.devices
+            for peer in (None, connection.name)
         )
 
     def verified_at(self, volume: int, connection: Connection, resource: Resource) -> float | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 # One read is one record; the kernel cuts longer ones (CONSOLE_EXT_LOG_MAX).
 _RECORD_BYTES = 8192
 # So much at a time; the rest at the next call.
-RECORDS_PER_READ = 5000
+RECORDS_PER_READ = 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -353,6 +353,7 @@ def test_split_brain_on_9_is_with_one_peer(fake, kernel_says):
     assert (
         value(collect(collector), "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 1
     )
+    kernel_says("drbd voms01/0 drbd0 v03: Split-Brain detected but unresolved, dropping connection!")
     kernel_says("drbd voms01 v01: conn( Connecting -> Connected ) peer( Unknown -> Secondary ) [remote]")
     assert (
         value(collect(collector), "vmheal_drbd_connection_split_brain", name="voms01", conn_name="v01") == 0
