@@ -105,7 +105,7 @@ def test_killed_at_every_write(folders, lengths, name, kill_after, kill_twice):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed_at_every_call(folders, lengths, name, kill_after):
     _, calls = lengths[name]
-    assert calls >= 8
+    assert calls >= 6
     for number in range(1, calls + 1):
         folder = folders()
         world = make(SCENARIOS[name])
