@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -47,6 +48,25 @@ class Mode(StrEnum):
     """Act unattended."""
 
 
+def _absolute(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    path = Path(value)
+    if not path.is_absolute():
+        raise ValueError(f"{value!r} is not an absolute path")
+    return path
+
+
+def _mode(value: object) -> object:
+    if value == "approve":
+        raise ValueError("mode 'approve' is not available in this version; use 'observe' or 'enforce'")
+    return Mode(value) if isinstance(value, str) and value in set(Mode) else value
+
+
+AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+ModeWord = Annotated[Mode, BeforeValidator(_mode)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -54,31 +74,21 @@ class _Section(BaseModel):
 class JournalSettings(_Section):
     """Where the durable memory lies, and how much of the past it keeps."""
 
-    path: Path
+    path: AbsolutePath
     keep_events: int = Field(default=200_000, ge=1000, le=10_000_000)
     timeout_seconds: Seconds = 2.0
     """The longest that a write may take, waiting included; the webhook answers 503 then."""
-
-    @field_validator("path", mode="before")
-    @classmethod
-    def _path(cls, value: object) -> object:
-        return _absolute(value)
 
 
 class WebhookSettings(_Section):
     """What Alertmanager must bring along."""
 
-    token_file: Path
+    token_file: AbsolutePath
     """Holds the bearer token, alone, one line."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     max_alerts: int = Field(default=10_000, ge=1, le=1_000_000)
     request_timeout_seconds: Seconds = 10.0
     """From a request's first byte to its last."""
-
-    @field_validator("token_file", mode="before")
-    @classmethod
-    def _path(cls, value: object) -> object:
-        return _absolute(value)
 
 
 class ServerSettings(_Section):
@@ -92,14 +102,9 @@ class SshSettings(_Section):
     """How the hosts' DRBD is reached. Host keys are strict: an unknown host is not talked to."""
 
     user: Name = "root"
-    key_file: Path
-    known_hosts_file: Path
+    key_file: AbsolutePath
+    known_hosts_file: AbsolutePath
     port: int = Field(default=22, ge=1, le=65535)
-
-    @field_validator("key_file", "known_hosts_file", mode="before")
-    @classmethod
-    def _path(cls, value: object) -> object:
-        return _absolute(value)
 
 
 class HostSettings(_Section):
@@ -117,18 +122,13 @@ class DomainSettings(_Section):
     """Where it runs at first; from then on the journal knows."""
     hosts: tuple[Name, ...] = ()
     """Every host that holds a replica of its disks, ``host`` included. They are all asked before a start."""
-    mode: Mode | None = None
+    mode: ModeWord | None = None
     """Instead of the global mode."""
 
     @field_validator("hosts", mode="before")
     @classmethod
     def _hosts(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _mode(cls, value: object) -> object:
-        return _mode(value)
 
 
 class EvidenceSettings(_Section):
@@ -176,7 +176,7 @@ class LimitSettings(_Section):
 class Settings(_Section):
     """The whole file."""
 
-    mode: Mode = Mode.OBSERVE
+    mode: ModeWord = Mode.OBSERVE
     listen: Annotated[
         str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*):[0-9]{1,5}$")
     ] = ":10811"
@@ -191,11 +191,6 @@ class Settings(_Section):
     restart: RestartSettings = RestartSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     limits: LimitSettings = LimitSettings()
-
-    @field_validator("mode", mode="before")
-    @classmethod
-    def _mode(cls, value: object) -> object:
-        return _mode(value)
 
     @model_validator(mode="after")
     def _hosts_exist(self) -> "Settings":
@@ -227,21 +222,6 @@ class Settings(_Section):
         """Host and port to bind; an empty host means every address."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  as Prometheus's programs do
-
-
-def _absolute(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    path = Path(value)
-    if not path.is_absolute():
-        raise ValueError(f"{value!r} is not an absolute path")
-    return path
-
-
-def _mode(value: object) -> object:
-    if value == "approve":
-        raise ValueError("mode 'approve' is not available in this version; use 'observe' or 'enforce'")
-    return Mode(value) if isinstance(value, str) and value in set(Mode) else value
 
 
 def load(path: Path) -> Settings:
