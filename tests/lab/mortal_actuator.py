@@ -12,7 +12,6 @@ from itertools import count
 from typing import Any
 
 from actuator.__main__ import main
-
 from actuator.adapters.sqlite import SqliteJournal
 
 
