@@ -25,7 +25,7 @@ test-packages:
 	@tests/install-debian.sh dev test
 
 lint: dev  ## ruff, mypy --strict, import-linter
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
