@@ -41,6 +41,11 @@ def test_a_missing_physical_volume():
     assert group.logical_volumes == (volume("big", 80, "partial"), volume("voms01", 20, ""))
 
 
+def test_an_active_volume():
+    (group,) = parse_fullreport(report("active"))
+    assert [(it.name, it.active, it.health) for it in group.logical_volumes] == [("vm01", True, "")]
+
+
 def test_nothing():
     assert parse_fullreport(report("nothing")) == ()
 
