@@ -119,7 +119,7 @@ def test_a_crashed_domain(state, define, tmp_path):
     }
 
 
-def test_information(state, define):
+def test_information(state, define, monkeypatch):
     domain = define()
     page = collect(state)
     labels = {
@@ -133,7 +133,9 @@ def test_information(state, define):
         "autostart": "false",
     }
     assert page["libvirt_domain_info", frozenset(labels.items())] == 1
-    domain.setAutostart(1)  # no event tells of it
+    domain.setAutostart(1)  # no event tells of it: it is read again after a while
+    assert value(collect(state), "libvirt_domain_info", domain=domain.name(), autostart="false") == 1
+    monkeypatch.setattr(libvirt_state, "FLAGS_SECONDS", 0.0)
     assert value(collect(state), "libvirt_domain_info", domain=domain.name(), autostart="true") == 1
 
 
