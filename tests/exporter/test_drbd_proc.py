@@ -100,7 +100,7 @@ def test_a_stalled_resync_has_no_end():
 # Of DRBD 8.4.11 too, beside the captures.
 VERIFY = """\
 version: 8.4.11 (api:1/proto:86-101)
-srcversion: F73C670A7EC572DB9CF3E5B 
+srcversion: F73C670A7EC572DB9CF3E5B\x20
  0: cs:VerifyS ro:Primary/Secondary ds:UpToDate/UpToDate C r-----
     ns:80 nr:0 dw:80 dr:12324 al:9 bm:0 lo:0 pe:0 ua:1147 ap:0 ep:1 wo:f oos:0
 \t[====>...............] verified: 25.0% (25072/32728)K
@@ -108,7 +108,7 @@ srcversion: F73C670A7EC572DB9CF3E5B
 """
 SUSPENDED = """\
 version: 8.4.11 (api:1/proto:86-101)
-srcversion: F73C670A7EC572DB9CF3E5B 
+srcversion: F73C670A7EC572DB9CF3E5B\x20
  0: cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate C s-----
     ns:80 nr:0 dw:80 dr:80 al:9 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:0
 """
