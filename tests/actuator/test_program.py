@@ -12,6 +12,7 @@ import time
 
 import pytest
 import requests
+import structlog
 import yaml
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,6 +23,13 @@ from tests.actuator.world import settings
 
 TOKEN = "s3cret"
 READY_SECONDS = 30
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """The commands that run in this process configure logging for the whole of it."""
+    yield
+    structlog.reset_defaults()
 
 
 def free_port() -> int:
