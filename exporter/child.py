@@ -39,10 +39,11 @@ class Output:
 
 
 class Program:
-    """Runs one program, found in PATH, one child at a time; for one thread at a time."""
+    """Runs one program, found in PATH, one child at a time; for one thread at a time, but for `close`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._running: subprocess.Popen[bytes] | None = None
         self._hung: subprocess.Popen[bytes] | None = None
 
     def run(self, arguments: Sequence[str], deadline: float) -> Output:
@@ -61,9 +62,12 @@ class Program:
         return self._run(arguments, deadline)
 
     def close(self) -> None:
-        """Reap what can be reaped."""
-        with suppress(ChildError):
-            self._reap()
+        """Kill the child that runs now, which the call of `run` then reaps, and reap what was left before."""
+        running, hung = self._running, self._hung
+        if running is not None:
+            _kill(running)
+        if hung is not None:
+            hung.poll()
 
     def _reap(self) -> None:
         if self._hung is None:
@@ -89,6 +93,7 @@ class Program:
             raise ProgramNotFoundError(f"{self.name} is not in PATH") from error
         except OSError as error:
             raise ChildError(f"{self.name} cannot be started: {error.strerror}") from error
+        self._running = child
         try:
             stdout, stderr = _read(child, deadline)
             status = child.wait(max(0.0, deadline - time.monotonic()))
@@ -99,6 +104,7 @@ class Program:
                 f"{self.name} {' '.join(arguments)} printed more than {OUTPUT_LIMIT_BYTES} bytes"
             ) from error
         finally:
+            self._running = None
             self._end(child)
         if status < 0:
             raise ChildError(f"{self.name} {' '.join(arguments)} was ended by signal {-status}")
@@ -110,12 +116,18 @@ class Program:
                 pipe.close()
         if child.returncode is not None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        _kill(child)
         try:
             child.wait(REAP_SECONDS)
         except subprocess.TimeoutExpired:
             self._hung = child
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """Kill it and its children, as long as it is not reaped: after that the number may be another's."""
+    with suppress(ProcessLookupError):
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 class _TooMuchError(Exception):

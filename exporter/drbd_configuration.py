@@ -278,7 +278,7 @@ def parse_dump_xml(text: str) -> Mapping[str, ConfiguredResource]:
     """
     try:
         root = ET.fromstring(text)  # noqa: S314  printed by drbdadm, from files that only root writes
-    except ET.ParseError as error:
+    except (ET.ParseError, ValueError) as error:  # ValueError: not to be encoded in UTF-8
         raise DrbdOutputError(f"the output of 'drbdadm dump-xml' is not understood: {error}") from error
     common = dict(_handlers(root.find("common")))
     return {

@@ -159,8 +159,10 @@ class StateReader:
         return State(proc, overlay(snapshot, proc) if agrees(snapshot, proc) else snapshot, parsed=True)
 
     def close(self) -> None:
-        """Reap what is left."""
+        """End a child that still runs, and wait a moment for its thread."""
         self._drbdsetup.close()
+        if self._running:
+            self._running.done.wait(CLOSE_SECONDS)
 
     def _answer(self, proc: Proc, now: float, deadline: float) -> _Events2:
         """Wait for what events2 says of the moment when /proc/drbd read so.
@@ -282,10 +284,12 @@ class DetailsReader:
         self._first.wait(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """End the thread, and wait a moment for it; a child that hangs is waited for by nobody."""
+        """End the thread and its child, and wait a moment; a child in the kernel is waited for by nobody."""
         with self._condition:
             self._closed = True
             self._condition.notify()
+        for program in (self._drbdsetup, self._drbdadm):
+            program.close()
         if self._thread:
             self._thread.join(CLOSE_SECONDS)
 

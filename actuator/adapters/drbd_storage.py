@@ -6,7 +6,8 @@ is judged by reading the role afterwards, never by the exit status alone.
 
 A program on a host costs a few milliseconds, and 100 on an emulated one, when a VM is down and waits. On 8.4
 /proc/drbd holds every state of every minor and is read over SFTP without a program: as long as it reads the
-same as around the last `drbdsetup events2`, what that said still holds. On 9 it says nothing.
+same as around the last `drbdsetup events2`, and that agreed with it, what that said still holds. On 9 it says
+nothing.
 """
 
 import re
@@ -33,7 +34,7 @@ from exporter.drbd import (
     parse_events2,
 )
 from exporter.drbd_configuration import ConfiguredResource, parse_dump_xml
-from exporter.drbd_proc import Proc, overlay, parse_proc, proves
+from exporter.drbd_proc import Proc, agrees, overlay, parse_proc, proves
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +93,7 @@ class _Names:
 
 @dataclass(frozen=True)
 class _Events2:
-    """The last answer of events2, and /proc/drbd, which had the same states just before and after it."""
+    """The last answer of events2, and /proc/drbd, which had its states just before and after it."""
 
     proc: Proc
     snapshot: Snapshot
@@ -142,7 +143,7 @@ class _Host:
             return overlay(last.snapshot, before)
         snapshot = self._read_events2(deadline)
         after = self._read_proc(deadline) if before and before.minors else None
-        held = before and after and proves(after, before)
+        held = before and after and proves(after, before) and agrees(snapshot, after)
         self._last = _Events2(after, snapshot, now) if held and after else None
         return snapshot
 

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -105,6 +106,22 @@ def test_no_program(tmp_path, monkeypatch):
     (tmp_path / "prog").chmod(0o755)
     with pytest.raises(ChildError, match="prog cannot be started: Exec format error"):
         Program("prog").run([], time.monotonic() + 1)
+
+
+def test_a_child_that_runs_ends_when_it_is_closed(program, tmp_path):
+    hanging = program("sleep 1000")
+    errors = []
+    waiting = threading.Thread(target=lambda: errors.append(run_late(hanging, 60)[0]))
+    waiting.start()
+    deadline = time.monotonic() + GRACE_SECONDS
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline
+    while waiting.is_alive():  # its number can be read before Popen has returned
+        assert time.monotonic() < deadline
+        hanging.close()
+        waiting.join(0.01)
+    assert errors == ["prog was ended by signal 9"]
+    assert gone(int((tmp_path / "pid").read_text()))
 
 
 def test_a_child_that_sigkill_does_not_end(program, monkeypatch, tmp_path):

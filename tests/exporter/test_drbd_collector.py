@@ -32,6 +32,26 @@ def fake(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def no_child_is_left():
+    """To be called at the test's end: none that it began is there, not even a zombie."""
+
+    def children():
+        return {
+            child
+            for task in Path("/proc/self/task").iterdir()
+            for child in (task / "children").read_text().split()
+        }
+
+    def check():
+        deadline = time.monotonic() + SECONDS
+        while new := children() - before:
+            assert time.monotonic() < deadline, new
+
+    before = children()
+    return check
+
+
+@pytest.fixture
 def collector(fake):
     collector = Drbd(fake.paths)
     yield collector
@@ -436,7 +456,7 @@ def test_a_module_without_resources(fake, collector):
     ],
 )
 @pytest.mark.parametrize("version", [84, 9])
-def test_a_drbdsetup_that_is_ill(fake, collector, act, error, version):
+def test_a_drbdsetup_that_is_ill(no_child_is_left, fake, collector, act, error, version):
     fake.replay(version)
     fake.acts("events2", act)
     begin = time.monotonic()
@@ -451,7 +471,7 @@ def test_a_drbdsetup_that_is_ill(fake, collector, act, error, version):
 
 @pytest.mark.parametrize("act", ["sleep 1000", "trap '' TERM; while :; do sleep 1000; done", "kill -STOP $$"])
 @pytest.mark.parametrize("version", [84, 9])
-def test_a_drbdsetup_that_hangs(fake, collector, act, version, monkeypatch):
+def test_a_drbdsetup_that_hangs(no_child_is_left, fake, collector, act, version, monkeypatch):
     """Each scrape answers in time; one child hangs, not one for each; afterwards all is well again."""
     monkeypatch.setattr(drbdsetup, "EVENTS2_SECONDS", 1.5)
     fake.replay(version)
@@ -468,6 +488,18 @@ def test_a_drbdsetup_that_hangs(fake, collector, act, version, monkeypatch):
     assert value(collect(collector), "drbd_up") == 1
     collector.close()
     no_child_is_left()
+
+
+@pytest.mark.parametrize("version", [84, 9])
+def test_a_drbdsetup_that_hangs_ends_with_the_collector(no_child_is_left, fake, collector, version):
+    fake.replay(version)
+    fake.acts("events2", "sleep 1000")
+    with pytest.raises(CollectorError, match="did not answer in time"):
+        collector.collect(time.monotonic() + 0.3)
+    begin = time.monotonic()
+    collector.close()
+    no_child_is_left()
+    assert time.monotonic() - begin < drbdsetup.EVENTS2_SECONDS - 1
 
 
 @pytest.mark.parametrize("version", [84, 9])
@@ -498,17 +530,6 @@ def test_9_does_not_take_an_answer_that_comes_too_late(fake, collector, monkeypa
         collector.collect(time.monotonic() + 0.2)
     assert value(collect(collector), "drbd_up") == 1
     assert len(fake.calls("drbdsetup events2")) == 2
-
-
-def no_child_is_left() -> None:
-    """Not even a zombie; those that another test's thread still waits for get their time."""
-    deadline = time.monotonic() + SECONDS
-    while children := [
-        child
-        for task in Path("/proc/self/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]:
-        assert time.monotonic() < deadline, children
 
 
 def test_84_lives_through_a_drbdsetup_that_hangs(fake, collector, monkeypatch):

@@ -133,9 +133,8 @@ def test_information(state, define, monkeypatch):
         "autostart": "false",
     }
     assert page["libvirt_domain_info", frozenset(labels.items())] == 1
-    domain.setAutostart(1)  # no event tells of it: it is read again after a while
-    assert value(collect(state), "libvirt_domain_info", domain=domain.name(), autostart="false") == 1
-    monkeypatch.setattr(libvirt_state, "FLAGS_SECONDS", 0.0)
+    domain.setAutostart(1)
+    monkeypatch.setattr(libvirt_state, "FLAGS_SECONDS", 0.0)  # no event tells of it
     assert value(collect(state), "libvirt_domain_info", domain=domain.name(), autostart="true") == 1
 
 
@@ -189,9 +188,9 @@ def test_a_disk_whose_resource_is_down_is_said_and_found_when_it_is_up(define):
     volumes: dict[int, tuple[str, str]] = {}
     state = LibvirtState((URI,), volumes.get)
     domain = define(disk("/dev/drbd5"))
-    told = {"domain": domain.name(), "event": "defined", "detail": "added"}
+    told = {"domain": domain.name(), "event": "defined", "detail": "updated"}
     collect(state)
-    define(name=domain.name(), devices=disk("/dev/drbd5"))  # told once more, now that we listen
+    define(name=domain.name(), devices=disk("/dev/drbd5"))  # told, now that we listen
     until(lambda: (value(collect(state), "libvirt_domain_lifecycle_events_total", **told) or 0) >= 1)
     page = collect(state)
     assert value(page, "libvirt_domain_drbd_unresolved", domain=domain.name(), source="/dev/drbd5") == 1
