@@ -89,8 +89,10 @@ def serve(config_path: Path, log_format: str) -> None:
         report = Report(settings)
         with ExitStack() as opened:
             journal = opened.enter_context(closing(_open_journal(settings)))
+            world = _reach(settings, opened)
+            world.storage.read_ahead()
             ports = Ports(
-                *_reach(settings, opened),
+                *world,
                 journal=WatchedJournal(journal, report),
                 clock=SystemClock(stopping),
                 tasks=ThreadTasks(),

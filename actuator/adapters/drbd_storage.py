@@ -38,8 +38,8 @@ from exporter.drbd_proc import Proc, agrees, overlay, parse_proc, proves
 
 log = structlog.get_logger(__name__)
 
-NAMES_SECONDS = 30.0
-"""How old the host names from DRBD's configuration may be; then they are read again, in the background."""
+READ_AHEAD_SECONDS = 20.0
+"""How often the programs are run that a look needs now and then, so that the look of a failure needs none."""
 REREAD_SECONDS = 60.0
 """How old may be, on 8.4, what /proc/drbd does not show (congestion, resources without a minor)."""
 NAMELESS_PEER = "peer"
@@ -77,18 +77,15 @@ class DrbdStorage:
         """See `actuator.ports.Storage.demote`."""
         return self._hosts[host].change_role("secondary", Role.SECONDARY, resource, timeout_seconds)
 
+    def read_ahead(self) -> None:
+        """From now on read in the background what changes rarely, until `close`."""
+        for host in self._hosts.values():
+            threading.Thread(target=host.read_ahead, name=f"reads ahead {host.name}", daemon=True).start()
+
     def close(self) -> None:
         """End all connections."""
         for host in self._hosts.values():
-            host.ssh.close()
-
-
-@dataclass(frozen=True)
-class _Names:
-    """DRBD's configuration of a host, for the names of peers."""
-
-    resources: Mapping[str, ConfiguredResource]
-    read_at: float
+            host.close()
 
 
 @dataclass(frozen=True)
@@ -102,25 +99,46 @@ class _Events2:
 
 class _Host:
     def __init__(self, host: str, access: SshAccess, prefix: tuple[str, ...]) -> None:
-        self._host = host
+        self.name = host
         self._prefix = prefix
-        self.ssh = SshHost(host, access)
+        self._ssh = SshHost(host, access)
         self._last: _Events2 | None = None
-        self._names: _Names | None = None
-        self._reading_names = threading.Lock()
+        self._names: Mapping[str, ConfiguredResource] | None = None
+        self._closed = threading.Event()
+
+    def read_ahead(self) -> None:
+        said = ""
+        while not self._closed.is_set():
+            deadline = time.monotonic() + READ_AHEAD_SECONDS
+            try:
+                self._read_names(deadline)
+                proc = self._read_proc(deadline)
+                if proc and proc.minors:
+                    self._read_anew(proc, deadline)
+                said = ""
+            except Unanswered as error:
+                if not said:
+                    log.warning("DRBD not read ahead", host=self.name, error=str(error))
+                said = str(error)
+            self._closed.wait(READ_AHEAD_SECONDS)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._ssh.close()
 
     def status(self, timeout_seconds: float) -> Snapshot:
         deadline = time.monotonic() + timeout_seconds
         snapshot = self._snapshot(timeout_seconds)
         if not any(_has_nameless_peer(resource) for resource in snapshot.resources):
             return snapshot
-        return _with_names(snapshot, self._resource_names(deadline), self._host)
+        names = self._names if self._names is not None else self._read_names(deadline)
+        return _with_names(snapshot, names, self.name)
 
     def change_role(self, verb: str, role: Role, resource: str, timeout_seconds: float) -> CallOutcome:
         if not _RESOURCE_NAME.fullmatch(resource):
             return Failed(f"{resource!r} is not the name of a resource; nothing was run")
         deadline = time.monotonic() + timeout_seconds
-        what = f"drbdadm {verb} {resource} on {self._host}"
+        what = f"drbdadm {verb} {resource} on {self.name}"
         try:
             result = self._run(["drbdadm", verb, resource], timeout_seconds)
         except NotConnectedError as error:
@@ -141,6 +159,10 @@ class _Host:
         before, last = self._read_proc(deadline), self._last
         if before and last and now - last.at < REREAD_SECONDS and proves(before, last.proc):
             return overlay(last.snapshot, before)
+        return self._read_anew(before, deadline)
+
+    def _read_anew(self, before: Proc | None, deadline: float) -> Snapshot:
+        now = time.monotonic()
         snapshot = self._read_events2(deadline)
         after = self._read_proc(deadline) if before and before.minors else None
         held = before and after and proves(after, before) and agrees(snapshot, after)
@@ -154,7 +176,7 @@ class _Host:
             Unanswered: the host does not answer.
         """
         try:
-            return parse_proc(self.ssh.read("/proc/drbd", deadline - time.monotonic()))
+            return parse_proc(self._ssh.read("/proc/drbd", deadline - time.monotonic()))
         except (TimeoutError, ConnectionError) as error:
             raise Unanswered(str(error)) from error
         except (OSError, DrbdOutputError):
@@ -167,49 +189,32 @@ class _Host:
         except OSError as error:
             raise Unanswered(str(error)) from error
         if result.exit_status != 0:
-            raise Unanswered(f"drbdsetup events2 on {self._host}: {_said(result)}")
+            raise Unanswered(f"drbdsetup events2 on {self.name}: {_said(result)}")
         try:
             return parse_events2(result.stdout)
         except DrbdOutputError as error:
-            raise Unanswered(f"{self._host}: {error}") from error
+            raise Unanswered(f"{self.name}: {error}") from error
 
     def _run(self, argv: Sequence[str], timeout_seconds: float) -> Completed:
-        return self.ssh.run([*self._prefix, *argv], timeout_seconds)
+        return self._ssh.run([*self._prefix, *argv], timeout_seconds)
 
-    def _resource_names(self, deadline: float) -> Mapping[str, ConfiguredResource]:
-        """Return DRBD's configuration; only the first caller waits for it.
+    def _read_names(self, deadline: float) -> Mapping[str, ConfiguredResource]:
+        """Read DRBD's configuration, for the host names of peers.
 
         Raises:
-            Unanswered: it has never been read, and cannot be now.
+            Unanswered: it cannot be read.
         """
-        names = self._names
-        if names is None:
-            return self._read_names(deadline).resources
-        if time.monotonic() - names.read_at > NAMES_SECONDS and self._reading_names.acquire(blocking=False):
-            threading.Thread(target=self._refresh_names, name=f"names {self._host}", daemon=True).start()
-        return names.resources
-
-    def _refresh_names(self) -> None:
-        try:
-            self._read_names(time.monotonic() + NAMES_SECONDS)
-        except Unanswered as error:
-            log.warning("names of DRBD's peers not read again", host=self._host, error=str(error))
-        finally:
-            self._reading_names.release()
-
-    def _read_names(self, deadline: float) -> _Names:
         try:
             result = self._run(["drbdadm", "dump-xml"], deadline - time.monotonic())
         except OSError as error:
             raise Unanswered(str(error)) from error
         if result.exit_status != 0:
-            raise Unanswered(f"drbdadm dump-xml on {self._host}: {_said(result)}")
+            raise Unanswered(f"drbdadm dump-xml on {self.name}: {_said(result)}")
         try:
-            names = _Names(parse_dump_xml(result.stdout), time.monotonic())
+            self._names = parse_dump_xml(result.stdout)
         except DrbdOutputError as error:
-            raise Unanswered(f"{self._host}: {error}") from error
-        self._names = names
-        return names
+            raise Unanswered(f"{self.name}: {error}") from error
+        return self._names
 
 
 def _outcome(what: str, result: Completed, wanted: Role, resource: Resource | None) -> CallOutcome:

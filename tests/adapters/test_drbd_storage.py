@@ -1,6 +1,8 @@
 """DRBD's answers, as real DRBD 8.4 and 9 gave them, and what becomes of them."""
 
+import contextlib
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -92,16 +94,53 @@ def test_the_peer_has_its_host_name_also_on_84(answering):
     assert other.connections[0].name == "v01"
 
 
-def test_the_configuration_is_read_once_and_again_in_the_background(answering, monkeypatch):
+def test_the_configuration_is_read_once_and_again_ahead(answering, monkeypatch):
     storage, programs = answering({EVENTS2: said(CONNECTED)})
     for _ in range(3):
         storage.status("v01", timeout_seconds=5)
     assert programs.run_argvs.count(DUMP_XML) == 1
     programs.answers[DUMP_XML] = said(CONFIGURATION.replace("v02", "v03"))
-    monkeypatch.setattr(drbd_storage, "NAMES_SECONDS", 0)
+    with reading_ahead(storage, monkeypatch):
+        wait_until(lambda: peer_seen(storage) == "v03")
+
+
+def test_reading_ahead_leaves_nothing_to_run_for_a_look(answering, monkeypatch):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    programs.proc = PROC
+    with reading_ahead(storage, monkeypatch):
+        wait_until(lambda: programs.run_argvs.count(EVENTS2) >= 2 * len(("v01", "v02")))
+    wait_until(lambda: not any(thread.name.startswith("reads ahead") for thread in threading.enumerate()))
+    assert asked(storage, programs)[0] == 0
+    assert programs.run_argvs == []
+
+
+def test_reading_ahead_goes_on_after_a_failure(answering, monkeypatch):
+    storage, programs = answering({EVENTS2: said(CONNECTED), DUMP_XML: said("", "Parse error", 10)})
+    with reading_ahead(storage, monkeypatch):
+        wait_until(lambda: programs.run_argvs.count(DUMP_XML) >= 4)
+        programs.answers[DUMP_XML] = said(CONFIGURATION)
+        wait_until(lambda: all(host._names for host in storage._hosts.values()))
+
+
+@contextlib.contextmanager
+def reading_ahead(storage, monkeypatch):
+    monkeypatch.setattr(drbd_storage, "READ_AHEAD_SECONDS", 0.01)
+    storage.read_ahead()
+    try:
+        yield
+    finally:
+        storage.close()
+
+
+def peer_seen(storage):
+    return storage.status("v01", timeout_seconds=5).resource("voms01").connections[0].name
+
+
+def wait_until(condition):
     deadline = time.monotonic() + 10
-    while storage.status("v01", timeout_seconds=5).resource("voms01").connections[0].name != "v03":
+    while not condition():
         assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.lab.image import CACHE, Image, build
 from tests.lab.machine import GUEST_PORTS, Accelerator, Flavour, Machine, Payload
 from tests.lab.network import MONITOR, Cable, Network
 from tests.lab.ssh import Keys
-from tests.lab.vm import DISK_MIB, VOLUME_GROUP, Resource, Vm, VmFlavour
+from tests.lab.vm import DISK_MIB, VOLUME_GROUP, OnCrash, Resource, Vm, VmFlavour
 from tests.lab.waiting import LabError, Progress, print_progress, stage
 from tests.lab.witness import DiskCopy, Witness, read_records
 
@@ -163,6 +163,7 @@ class Lab:
         flavour: VmFlavour | None = None,
         disks: int = 1,
         interval_ms: int = 125,
+        on_crash: OnCrash = "destroy",
     ) -> Vm:
         """Make a VM: its volumes and DRBD resources, mirrored and UpToDate, Primary on the first host, and
         its domain, defined on both and not started.
@@ -178,7 +179,9 @@ class Lab:
         )
         self._resources += disks
         natural: VmFlavour = "xen" if self.flavour == "xen" else "qemu"
-        vm = Vm(name, on, flavour or natural, resources, port=len(self.vms), interval_ms=interval_ms)
+        vm = Vm(
+            name, on, flavour or natural, resources, len(self.vms), interval_ms=interval_ms, on_crash=on_crash
+        )
         with stage(self.progress, f"{name}: volumes, DRBD, domain on {' and '.join(on)}"):
             in_parallel(lambda host: self._define(vm, self.hosts[host]), on)
             for resource in resources:

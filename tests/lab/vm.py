@@ -8,6 +8,7 @@ from xml.sax.saxutils import escape
 from tests.lab import network
 
 VmFlavour = Literal["xen", "qemu", "lxc"]
+OnCrash = Literal["destroy", "preserve"]
 
 LIBVIRT_URIS = {"xen": "xen:///system", "qemu": "qemu:///system", "lxc": "lxc:///system"}
 DISK_MIB = 32
@@ -96,6 +97,8 @@ class Vm:
     """Which virtio port of a host its console goes to."""
     memory_mib: int = 96
     interval_ms: int = 125
+    on_crash: OnCrash = "destroy"
+    """What libvirt does with a guest that crashed; `destroy` is libvirt's own default. LXC has no such thing."""
 
     @property
     def uri(self) -> str:
@@ -127,10 +130,11 @@ class Vm:
         )
         return f"""\
 <domain type='xen'>{self._identity()}
+  <vcpu cpuset='1'>1</vcpu>
   <os>
     <type arch='x86_64' machine='xenpv'>linux</type>{boot}
   </os>
-  <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>preserve</on_crash>
+  <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>{self.on_crash}</on_crash>
   <devices>{disks}
     <console type='pty'><target type='xen' port='0'/></console>
   </devices>
@@ -150,11 +154,12 @@ class Vm:
         )
         return f"""\
 <domain type='qemu'>{self._identity()}
+  <vcpu>1</vcpu>
   <os>
     <type arch='x86_64' machine='pc'>hvm</type>{boot}
   </os>
   <features><acpi/><apic/></features>
-  <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>preserve</on_crash>
+  <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>{self.on_crash}</on_crash>
   <devices>
     <emulator>/usr/bin/qemu-system-x86_64</emulator>{disks}
     <controller type='usb' model='none'/><memballoon model='none'/>
@@ -175,6 +180,7 @@ class Vm:
         )
         return f"""\
 <domain type='lxc'>{self._identity()}
+  <vcpu>1</vcpu>
   <os><type>exe</type><init>/writer</init>{arguments}</os>
   <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
   <devices>
@@ -189,7 +195,7 @@ class Vm:
         return f"""
   <name>{self.name}</name>
   <uuid>{self.uuid}</uuid>
-  <memory unit='MiB'>{self.memory_mib}</memory><vcpu>1</vcpu>"""
+  <memory unit='MiB'>{self.memory_mib}</memory>"""
 
     def _boot(self, words: str, devices: list[str]) -> str:
         return f"""
