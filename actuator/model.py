@@ -55,10 +55,10 @@ class DomainState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One disk of a domain, from its XML (LXC: ``filesystem type='block'``). Empty CD drives are left out."""
+    """One disk of a domain, from its XML (LXC: also block file systems). Empty CD drives are left out."""
 
     target: str
-    """As in the XML: ``vda``, ``xvda``; for LXC the directory."""
+    """As in the XML: ``vda``, ``xvda``; for LXC the directory or the device."""
     source: str
     """As in the XML: a path, or ``drbd:NAME`` for Xen's and QEMU's DRBD disks."""
     writable: bool = True

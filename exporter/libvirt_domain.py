@@ -78,9 +78,9 @@ def event_name(event: int, detail: int) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk (or block file system of a container) as the definition names it; empty: not said."""
+    """One disk (or a container's block file system or device) as the definition names it; empty: not said."""
 
-    target: str  # device name in the guest, or the mount point in a container
+    target: str  # device name in the guest, or the mount point or device in a container
     source: str  # path, resource or volume; empty for an empty drive
     kind: str = ""
     bus: str = ""
@@ -132,9 +132,14 @@ def parse_definition(xml: str) -> Definition:
         disks=tuple(
             [_disk(element) for element in domain.findall("./devices/disk")]
             + [_filesystem(element) for element in domain.findall("./devices/filesystem[@type='block']")]
+            + [_block_device(element) for element in domain.findall(_BLOCK_DEVICES)]
         ),
         interfaces=tuple(_interface(element) for element in domain.findall("./devices/interface")),
     )
+
+
+# A container's block devices (libvirt: Domain XML format, "Block / character devices").
+_BLOCK_DEVICES = "./devices/hostdev[@mode='capabilities'][@type='storage']"
 
 
 def _attribute(element: ET.Element, child: str, name: str) -> str:
@@ -180,6 +185,11 @@ def _filesystem(element: ET.Element) -> Disk:
         source=_attribute(element, "source", "dev"),
         writable=element.find("readonly") is None,
     )
+
+
+def _block_device(element: ET.Element) -> Disk:
+    device = (element.findtext("./source/block") or "").strip()
+    return Disk(target=device, source=device)  # it has the same name inside
 
 
 _MINOR = re.compile(r"/dev/drbd(\d+)(?:p\d+)?")

@@ -152,8 +152,8 @@ def run(timeline: Timeline, *, keep: bool, crashes: int) -> None:
         for vm in vms:
             line = lab.witness.wait_for_record(vm, timeout_seconds=120)
             timeline.say("guest", f"{vm.name} writes on {line.host}, record {line.number}")
-        with Site(lab) as site:
-            site.wait_watching(vms)
+        with Site(lab, vms) as site:
+            site.wait_watching()
             timeline.say("Prometheus", "sees both VMs running, on their hosts")
             with Watchers(site, timeline).running():
                 recoveries = [act_crash(site, timeline, vms[0]) for _ in range(crashes)]
@@ -171,7 +171,7 @@ def time_to_settle(site: Site, vms: list[Vm]) -> None:
     moment = time.monotonic()
     for vm in vms:
         site.lab.witness.wait_for_record(vm, after=moment)
-    site.wait_watching(vms)
+    site.wait_watching()
 
 
 def wait_for_person(lab: Lab, console: Console) -> None:

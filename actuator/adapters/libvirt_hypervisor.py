@@ -33,7 +33,11 @@ T = TypeVar("T")
 WARM_CONNECTIONS = 2
 """Opened ahead, for each host."""
 MAX_CONNECTIONS = 8
-"""For each host; those beyond the warm ones are opened when so many calls run at the same time."""
+"""For each host; those beyond the warm ones are opened when so many calls run at the same time, and closed
+again one by one when they rest. None is opened while another one does not come about: a login costs a busy
+host more than anything that is asked afterwards."""
+GROW_SECONDS = 0.05
+"""How often a call that waits for a connection asks whether another one may be opened."""
 MAX_THREADS = 24
 """For each host: calls that run, or that have not come back."""
 PING_SECONDS = 5.0
@@ -231,7 +235,7 @@ class _Host:
 
     def close(self) -> None:
         self._closed.set()
-        for warm in self._all:
+        for warm in tuple(self._all):
             warm.stop()
 
     def _call(self, call: Callable[[Any], T], timeout_seconds: float) -> T:
@@ -268,16 +272,22 @@ class _Host:
 
     @contextlib.contextmanager
     def _lent(self, timeout_seconds: float) -> Iterator[Warm[_Connection]]:
-        if self._idle.empty():
-            self._grow()
-        try:
-            warm = self._idle.get(timeout=max(0.0, timeout_seconds))
-        except queue.Empty:
-            raise NotConnectedError(f"{self.name}: all {MAX_CONNECTIONS} connections are busy") from None
+        warm = self._take(time.monotonic() + timeout_seconds)
         try:
             yield warm
         finally:
             self._idle.put(warm)
+
+    def _take(self, deadline: float) -> Warm[_Connection]:
+        while True:
+            if self._idle.empty() and all(warm.connected for warm in tuple(self._all)):
+                self._grow()
+            remaining = deadline - time.monotonic()
+            try:
+                return self._idle.get(timeout=max(0.0, min(remaining, GROW_SECONDS)))
+            except queue.Empty:
+                if remaining <= 0:
+                    raise NotConnectedError(f"{self.name}: all connections are busy") from None
 
     def _grow(self) -> None:
         with self._growing:
@@ -285,6 +295,18 @@ class _Host:
                 warm = Warm(self.name, self._open)
                 self._all.append(warm)
                 self._idle.put(warm)
+
+    def _shrink(self) -> None:
+        """Close one of the connections that only a busy time needed, when one rests."""
+        with self._growing:
+            if len(self._all) <= WARM_CONNECTIONS:
+                return
+            try:
+                warm = self._idle.get_nowait()
+            except queue.Empty:
+                return
+            self._all.remove(warm)
+        warm.stop()
 
     def _open(self) -> _Connection:
         """Connect, within `OPEN_SECONDS`, one after the other; a host that is off costs `REACH_SECONDS`."""
@@ -298,6 +320,7 @@ class _Host:
     def _ping_all(self) -> None:
         """Use each idle connection now and then, so that a broken one is replaced before it is needed."""
         while not self._closed.wait(PING_SECONDS):
+            self._shrink()
             for _ in range(self._idle.qsize()):
                 with contextlib.suppress(OSError, libvirt.libvirtError):
                     self._call(lambda handle: handle.getLibVersion(), PING_SECONDS)

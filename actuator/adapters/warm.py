@@ -85,6 +85,12 @@ class Warm(Generic[C]):
             if last:
                 connection.close()
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to lend, as far as is known without asking."""
+        current = self._current
+        return current is not None and current.alive()
+
     def retire(self, connection: C) -> None:
         """Never lend this connection again; open another one."""
         with self._changed:

@@ -271,6 +271,52 @@ def test_no_two_calls_share_a_connection(hypervisor):
     assert len(users) == libvirt_hypervisor.MAX_CONNECTIONS
 
 
+def test_no_connection_is_opened_while_others_do_not_come_about(monkeypatch):
+    """A host that is so busy that logins fail is not given more of them."""
+    opened, release = [], threading.Event()
+
+    def open_connection(_uri):
+        opened.append(True)
+        assert release.wait(SOON)
+        raise ConnectionError("later")
+
+    monkeypatch.setattr(libvirt_hypervisor, "_Connection", open_connection)
+    hypervisor = LibvirtHypervisor({"v01": "test:///default"})
+    host = hypervisor._hosts["v01"]
+
+    def ask():
+        with pytest.raises(Unanswered):
+            host.ask(str, 0.3)
+
+    callers = [threading.Thread(target=ask) for _ in range(20)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(host._all) == libvirt_hypervisor.WARM_CONNECTIONS
+    assert len(opened) == 1  # one after the other
+    release.set()
+    hypervisor.close()
+
+
+def test_what_only_a_busy_time_needed_is_closed_again(monkeypatch):
+    monkeypatch.setattr(libvirt_hypervisor, "PING_SECONDS", 0.05)
+    hypervisor = LibvirtHypervisor({"v01": "test:///default"})
+    host = hypervisor._hosts["v01"]
+    wait_until(lambda: all(warm.connected for warm in host._all))
+    several = threading.Barrier(libvirt_hypervisor.WARM_CONNECTIONS + 2)
+    callers = [
+        threading.Thread(target=lambda: host.ask(lambda _: several.wait(SOON), SOON)) for _ in range(4)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    wait_until(lambda: len(host._all) == host._idle.qsize() == libvirt_hypervisor.WARM_CONNECTIONS)
+    assert host.ask(lambda _: True, SOON)
+    hypervisor.close()
+
+
 def test_a_call_that_hangs_is_answered_in_time_and_its_connection_never_used_again(hypervisor):
     host, release, stuck = hypervisor._hosts["v01"], threading.Event(), []
 

@@ -105,8 +105,10 @@ def test_a_container_and_a_xen_guest():
         <domain type='lxc'><os><type arch='x86_64'>exe</type></os><devices>
           <filesystem type='block'><source dev='/dev/drbd1'/><target dir='/'/></filesystem>
           <filesystem type='mount'><source dir='/srv'/><target dir='/srv'/></filesystem>
+          <hostdev mode='capabilities' type='storage'><source><block>/dev/drbd2</block></source></hostdev>
+          <hostdev mode='capabilities' type='misc'><source><char>/dev/tty5</char></source></hostdev>
         </devices></domain>""")
-    assert container.disks == (Disk("/", "/dev/drbd1"),)
+    assert container.disks == (Disk("/", "/dev/drbd1"), Disk("/dev/drbd2", "/dev/drbd2"))
     xen = parse_definition("""
         <domain type='xen'><os><type arch='x86_64' machine='xenpv'>linux</type></os><devices>
           <disk type='block' device='disk'><driver name='phy'/><source dev='voms01'/>

@@ -255,6 +255,27 @@ class Host:
         self.run(["vgchange", "--quiet", "--quiet", "--activate", "y", VOLUME_GROUP], timeout_seconds=120)
         self.run(["drbdadm", "up", *(resources or ("all",))], timeout_seconds=120)
 
+    def demote(self, resource: Resource, timeout_seconds: float = 60) -> None:
+        """Make a resource Secondary, as soon as nobody has its device open any more.
+
+        A destroyed guest's device is closed a moment after libvirt has said that the guest is gone.
+
+        Raises:
+            LabTimeoutError: somebody still has; the message has DRBD's words.
+        """
+
+        last = [""]
+
+        def demoted() -> bool:
+            done = self.run(["drbdadm", "secondary", resource.name], check=False)
+            last[0] = done.stderr.decode(errors="replace").strip()
+            return done.returncode == 0
+
+        try:
+            wait_until(demoted, f"{resource.name} on {self.name} to be Secondary", timeout_seconds, 1)
+        except LabTimeoutError as error:
+            raise LabTimeoutError(f"{error} ({last[0]})") from error
+
     def _replace_table(self, device: str, table: str) -> None:
         # noflush: what is in flight gets the new table's answer instead of holding up the change.
         self.run(["dmsetup", "suspend", "--noflush", "--nolockfs", device])

@@ -195,6 +195,12 @@ class Lab:
         """Start the VM's domain with libvirt, on the given host or its first."""
         self.hosts[on or vm.hosts[0]].virsh(vm.uri, "start", vm.name)
 
+    def end_vm(self, vm: Vm) -> None:
+        """Destroy the VM's domain wherever anything of it is left."""
+        for host in vm.hosts:
+            if vm.name in self.hosts[host].virsh(vm.uri, "list", "--name").split():
+                self.hosts[host].destroy_guest(vm)
+
     def records_on_disk(self, vm: Vm, host: str) -> DiskCopy:
         """Read from a host's own volumes which records are there; those of every disk, when it has several.
 

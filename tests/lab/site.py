@@ -41,18 +41,20 @@ class Site:
 
     with Lab() as lab:
         vm = lab.add_vm("voms01")
-        with Site(lab) as site:
+        with Site(lab, [vm]) as site:
             ...
     """
 
-    def __init__(self, lab: Lab, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, lab: Lab, vms: Sequence[Vm], settings: Mapping[str, Any] | None = None) -> None:
         """Describe the site; nothing happens before it is entered.
 
         Args:
-            lab: its VMs, as they are at entry, are protected.
+            lab: where.
+            vms: the protected ones.
             settings: sections of the actuator's configuration, laid over the lab's own.
         """
         self.lab = lab
+        self.vms = tuple(vms)
         self.folder = lab.folder / "site"
         self._settings = dict(settings or {})
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
@@ -184,15 +186,27 @@ class Site:
         found = self.get("prometheus", "api/v1/alerts")["data"]["alerts"]
         return [alert for alert in found if alert["state"] == "firing"]
 
-    def wait_watching(self, vms: Sequence[Vm], timeout_seconds: float = 60) -> None:
+    def query(self, query: str) -> list[dict[str, str]]:
+        """Return the labels of what Prometheus finds."""
+        result = self.get("prometheus", "api/v1/query", query=query)["data"]["result"]
+        return [series["metric"] for series in result]
+
+    def wait_watching(self, timeout_seconds: float = 60) -> None:
         """Wait until Prometheus sees every VM expected and running, on its host."""
+        query = 'libvirt_domain_state{state=~"running|blocked"} == 1 and on (host, domain) vmheal_domain_expected == 1'
+        names = {vm.name for vm in self.vms}
+        wait_until(
+            lambda: names <= {series["domain"] for series in self.query(query)},
+            "Prometheus to see the VMs running",
+            timeout_seconds,
+            0.25,
+        )
 
-        def watching() -> bool:
-            query = 'libvirt_domain_state{state=~"running|blocked"} == 1 and on (host, domain) vmheal_domain_expected == 1'
-            result = self.get("prometheus", "api/v1/query", query=query)["data"]["result"]
-            return {vm.name for vm in vms} <= {series["metric"]["domain"] for series in result}
-
-        wait_until(watching, "Prometheus to see the VMs running", timeout_seconds, 0.25)
+    def wait_looked(self, timeout_seconds: float = 60) -> None:
+        """Wait until the actuator's reconcile has asked all hosts once more, from now on."""
+        for _ in range(2):  # the first may have begun before
+            query = f"vmheal_reconcile_timestamp_seconds > {time.time()}"
+            wait_until(lambda query=query: self.query(query), "reconcile", timeout_seconds)
 
     def post(self, body: bytes, token: str | None = None) -> requests.Response:
         """Deliver a webhook body by hand."""
@@ -226,9 +240,7 @@ class Site:
                 host: {"address": host, "libvirt_uri": f"{scheme}+ssh://root@{host}/{rest.split('/')[-1]}"}
                 for host in self.lab.hosts
             },
-            "domains": {
-                vm.name: {"host": vm.hosts[0], "hosts": list(vm.hosts)} for vm in self.lab.vms.values()
-            },
+            "domains": {vm.name: {"host": vm.hosts[0], "hosts": list(vm.hosts)} for vm in self.vms},
             **self._settings,
         }
 
