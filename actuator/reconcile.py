@@ -42,6 +42,8 @@ class Reconciler:
         self._down_since: dict[str, float] = {}
         self.last_at: float | None = None
         """Wall clock of the last turn that reached its end."""
+        self.answered: Mapping[str, bool] = {}
+        """Whether each source answered in the last turn: Alertmanager, Prometheus, libvirt on each host."""
 
     def turn(self) -> None:
         """Ask everybody once, side by side. Handles its own errors."""
@@ -66,6 +68,7 @@ class Reconciler:
             _of(host): functools.partial(hypervisor.states, host, timeout_seconds=timeout) for host in hosts
         }
         answers = self._ports.tasks.gather(sources | states, timeout_seconds=max(servers, timeout))
+        self.answered = {source: not isinstance(answer, Unanswered) for source, answer in answers.items()}
         # Alertmanager knows silences and inhibitions; without it every alert of Prometheus counts.
         for source in (ALERTMANAGER, PROMETHEUS):
             firing = answers[source]

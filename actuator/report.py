@@ -78,11 +78,23 @@ class Report:
         self.faults = Counter(
             "vmheal_faults", "Unforeseen failures of the actuator itself.", ["where"], registry=self.registry
         )
-        self.reconciled = Gauge(
+        self._sources = Gauge(
+            "vmheal_source_up",
+            "1 when it answered in the last reconcile.",
+            ["source"],
+            registry=self.registry,
+        )
+        self._reconciled = Gauge(
             "vmheal_reconcile_timestamp_seconds",
             "When reconcile last came to its end, Unix time; 0 before the first time.",
             registry=self.registry,
         )
+
+    def reconciled(self, at: float, answered: Mapping[str, bool]) -> None:
+        """Take what reconcile says of itself: its last end (wall clock), and who answered."""
+        self._reconciled.set(at)
+        for source, did in answered.items():
+            self._sources.labels(source).set(did)
 
     def show(self, protected: Protected) -> None:
         """Publish what the journal says of the protected domains, too."""

@@ -98,5 +98,5 @@ class Actuator:
                 log.exception("a fault of vmheal's own", where="reconcile")
                 self._report.faults.labels("reconcile").inc()
             if self.reconciler.last_at is not None:
-                self._report.reconciled.set(self.reconciler.last_at)
+                self._report.reconciled(self.reconciler.last_at, self.reconciler.answered)
             self._stopping.wait(self._settings.reconcile.interval_seconds)

@@ -97,3 +97,23 @@ def test_the_mode_is_shown():
     report = Report(settings("/nonexistent/journal", mode="observe"))
     assert report.registry.get_sample_value("vmheal_mode", {"mode": "observe"}) == 1
     assert report.registry.get_sample_value("vmheal_mode", {"mode": "enforce"}) == 0
+
+
+def test_who_answered_reconcile_is_shown(watched):
+    machine, report = watched
+    for silent in ({"v01"}, set()):
+        machine.world.silent = silent
+        machine.reconciler.turn()
+        report.reconciled(machine.reconciler.last_at, machine.reconciler.answered)
+        up = {
+            sample.labels["source"]: sample.value
+            for family in report.registry.collect()
+            for sample in family.samples
+            if sample.name == "vmheal_source_up"
+        }
+        libvirt = {source: value for source, value in up.items() if source.startswith("libvirt")}
+        assert libvirt == {"libvirt on v01": float(not silent)}
+        assert up.keys() - libvirt.keys() == {"Alertmanager", "Prometheus"}
+        assert report.registry.get_sample_value("vmheal_reconcile_timestamp_seconds") == (
+            machine.reconciler.last_at
+        )

@@ -229,6 +229,8 @@ class Host:
             _add_program(tar, "opt/vmheal/bin/vmheal-exporter", LAUNCHER)
             tar.add(EXPORTER_UNIT, f"etc/systemd/system/{EXPORTER_UNIT.name}")
         self.run(["tar", "-x", "-C", "/"], stdin=archive.getvalue())
+        # As pip does; the unit's view of /opt is read-only.
+        self.run(["python3", "-m", "compileall", "-q", "/opt/vmheal"], timeout_seconds=120)
         self.run(["systemctl", "daemon-reload"], timeout_seconds=120)
         self.run(["systemctl", "restart", EXPORTER_UNIT.name], timeout_seconds=120)
         return True

@@ -14,13 +14,15 @@ from typing import Any, Self
 import requests
 import yaml
 
+from tests.lab.host import Host
 from tests.lab.image import REPO
-from tests.lab.lab import Lab
+from tests.lab.lab import Lab, in_parallel
 from tests.lab.vm import LIBVIRT_URIS, Vm
 from tests.lab.waiting import LabError, stage, wait_until
 
 RULES = REPO / "rules"
 PORTS = {"prometheus": 9090, "alertmanager": 9093, "actuator": 10811}
+EXPORTER_PORT = 10810
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +67,12 @@ class Site:
     def __enter__(self) -> Self:
         self._write_files()
         with stage(self.lab.progress, "site: exporters on the hosts"):
-            for host in self.lab.hosts.values():
-                host.install_exporter()
+            in_parallel(self._install_exporter, self.lab.hosts.values())
         with stage(self.lab.progress, "site: Prometheus, Alertmanager, actuator"):
-            self.start("prometheus")
-            self.start("alertmanager")
-            self.start("actuator")
-            for name, path in (
-                ("prometheus", "-/ready"),
-                ("alertmanager", "-/ready"),
-                ("actuator", "-/ready"),
-            ):
-                self.wait_ready(name, path)
+            for name in PORTS:
+                self.start(name)
+            for name in PORTS:
+                self.wait_ready(name)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,7 +123,7 @@ class Site:
         }[name]
         self._programs[name] = self.lab.popen([*argv, *arguments], log=name, cwd=REPO)
 
-    def wait_ready(self, name: str, path: str = "-/ready", timeout_seconds: float = 60) -> None:
+    def wait_ready(self, name: str, timeout_seconds: float = 60) -> None:
         """Wait until a program says that it is ready.
 
         Raises:
@@ -138,7 +134,7 @@ class Site:
             if self._programs[name].poll() is not None:
                 raise LabError(f"{name} ended: {self.log(name)[-1500:]}")
             try:
-                return self._http.get(self.url(name, path), timeout=5).status_code == requests.codes.ok
+                return self._http.get(self.url(name, "-/ready"), timeout=5).status_code == requests.codes.ok
             except requests.RequestException:
                 return False
 
@@ -191,9 +187,14 @@ class Site:
         result = self.get("prometheus", "api/v1/query", query=query)["data"]["result"]
         return [series["metric"] for series in result]
 
-    def wait_watching(self, timeout_seconds: float = 60) -> None:
-        """Wait until Prometheus sees every VM expected and running, on its host."""
-        query = 'libvirt_domain_state{state=~"running|blocked"} == 1 and on (host, domain) vmheal_domain_expected == 1'
+    def wait_watching(self, timeout_seconds: float = 120) -> None:
+        """Wait until Prometheus sees every VM expected and running, on its host, and the actuator's ways to
+        all hosts are open.
+        """
+        query = (
+            'libvirt_domain_state{state=~"running|blocked"} == 1'
+            " and on (host, domain) vmheal_domain_expected == 1 and on () (min(vmheal_source_up) == 1)"
+        )
         names = {vm.name for vm in self.vms}
         wait_until(
             lambda: names <= {series["domain"] for series in self.query(query)},
@@ -213,12 +214,25 @@ class Site:
         headers = {"Authorization": f"Bearer {token or self.token}", "Content-Type": "application/json"}
         return self._http.post(self.url("actuator", "alerts"), data=body, headers=headers, timeout=10)
 
+    def _install_exporter(self, host: Host) -> None:
+        """Install it and wait until it serves: its start takes the processor from the first logins."""
+        host.install_exporter()
+
+        def serves() -> bool:
+            try:
+                self.lab.network.connect(host.name, EXPORTER_PORT, 5).close()
+            except OSError:
+                return False
+            return True
+
+        wait_until(serves, f"the exporter on {host.name}", 120, 0.5)
+
     def _write_files(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("prometheus.yml", "vmheal.yml", "alertmanager.yml", "hosts.yml"):
             shutil.copy(RULES / name, self.folder / name)
         shipped = [group["targets"] for group in yaml.safe_load((RULES / "hosts.yml").read_text())]
-        targets = [f"{host}:10810" for host in self.lab.hosts]
+        targets = [f"{host}:{EXPORTER_PORT}" for host in self.lab.hosts]
         if shipped != [targets]:
             (self.folder / "hosts.yml").write_text(yaml.safe_dump([{"targets": targets}]))
         (self.folder / "webhook.token").write_text(self.token)

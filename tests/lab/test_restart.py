@@ -182,6 +182,7 @@ def test_actuator_killed_between_any_two_journal_writes(site, vms):
         again = partial(wrote_again, site, vm, before)
         site.start("actuator", wrapper=[sys.executable, "-m", "tests.lab.mortal_actuator", str(write)])
         site.wait_ready("actuator")
+        site.wait_watching()
         crash(site, vm)
         wait_until(lambda again=again: site.ended("actuator") or again(), "a kill or a recovery", 60)
         killed = site.ended("actuator")
