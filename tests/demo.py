@@ -131,18 +131,17 @@ def act_crash(site: Site, timeline: Timeline, vm: Vm) -> Recovery:
     return wait_recovered(site, vm, since)
 
 
-def show(console: Console, recoveries: list[Recovery]) -> None:
+def show(console: Console, recovery: Recovery) -> None:
     """Print the table that the demo ends with."""
     table = Table(title="What happened")
-    for heading in ("VM", *recoveries[0].parts(), "records lost"):
+    for heading in ("VM", *recovery.parts(), "records lost"):
         table.add_column(heading, justify="right")
-    for recovery in recoveries:
-        seconds = [f"{value:.2f} s" for value in recovery.parts().values()]
-        table.add_row(recovery.vm, *seconds, str(recovery.lost))
+    seconds = [f"{value:.2f} s" for value in recovery.parts().values()]
+    table.add_row(recovery.vm, *seconds, str(recovery.lost))
     console.print(table)
 
 
-def run(timeline: Timeline, *, keep: bool, crashes: int) -> None:
+def run(timeline: Timeline, *, keep: bool) -> None:
     """Build the lab, run the acts, show the table."""
     timeline.say("lab", "two Xen hosts with DRBD between them, under QEMU; progress is on standard error")
     with Lab(hosts=2, flavour="xen", name="demo") as lab:
@@ -156,11 +155,11 @@ def run(timeline: Timeline, *, keep: bool, crashes: int) -> None:
             site.wait_watching()
             timeline.say("Prometheus", "sees both VMs running, on their hosts")
             with Watchers(site, timeline).running():
-                recoveries = [act_crash(site, timeline, vms[0]) for _ in range(crashes)]
+                recovery = act_crash(site, timeline, vms[0])
                 time_to_settle(site, vms)
             for vm in vms:
                 lab.witness.assert_nothing_lost(vm)
-            show(timeline.console, recoveries)
+            show(timeline.console, recovery)
             timeline.console.print(lab.witness.table(vms), markup=False)
             if keep:
                 wait_for_person(lab, timeline.console)
@@ -188,12 +187,11 @@ def wait_for_person(lab: Lab, console: Console) -> None:
 @click.option(
     "--keep", is_flag=True, envvar="KEEP", help="Leave all running at the end, and say where to look."
 )
-@click.option("--crashes", default=1, show_default=True, help="How often to crash the VM.")
-def main(keep: bool, crashes: int) -> None:
+def main(keep: bool) -> None:
     """Run the demo."""
     timeline = Timeline()
     try:
-        run(timeline, keep=keep, crashes=crashes)
+        run(timeline, keep=keep)
     except KeyboardInterrupt:
         timeline.console.print("Ended.")
     except LabError as error:

@@ -66,6 +66,11 @@ class Program:
                 self._argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment
             )
 
+    @property
+    def ended(self) -> bool:
+        """Whether it was started and is gone."""
+        return self._process is not None and self._process.poll() is not None
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int | None:
         """Send a signal that ends it, and return its exit status when it has; None when it did not run.
 

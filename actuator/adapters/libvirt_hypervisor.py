@@ -82,14 +82,16 @@ def strict_uri(uri: str, access: SshAccess) -> str:
 class LibvirtHypervisor:
     """`actuator.ports.Hypervisor` over libvirt-python."""
 
-    def __init__(self, uris: Mapping[str, str]) -> None:
+    def __init__(self, uris: Mapping[str, str], logins: Mapping[str, threading.Lock] | None = None) -> None:
         """Open connections to all hosts, in the background.
 
         Args:
             uris: libvirt URI by host name; complete, see `strict_uri`.
+            logins: by host name, what is held while a connection is opened, see `SshAccess.login`.
         """
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are exceptions; the default prints them
-        self._hosts = {host: _Host(host, uri) for host, uri in uris.items()}
+        locks = logins or {host: threading.Lock() for host in uris}
+        self._hosts = {host: _Host(host, uri, locks[host]) for host, uri in uris.items()}
 
     def look(self, host: str, domain: str, *, timeout_seconds: float) -> DomainView | None:
         """See `actuator.ports.Hypervisor.look`: three round trips, and on Xen one more for each disk."""
@@ -169,14 +171,14 @@ class _Connection:
 class _Host:
     """The connections to one host, and the threads that use them."""
 
-    def __init__(self, host: str, uri: str) -> None:
+    def __init__(self, host: str, uri: str, login: threading.Lock) -> None:
         self.name = f"libvirt on {host}"
         self._uri = uri
         self._threads = DeadlineThreads(self.name, MAX_THREADS)
         self._idle: queue.SimpleQueue[Warm[_Connection]] = queue.SimpleQueue()
         self._all: list[Warm[_Connection]] = []
         self._growing = threading.Lock()
-        self._opening = threading.Lock()
+        self._login = login
         self._closed = threading.Event()
         for _ in range(WARM_CONNECTIONS):
             self._grow()
@@ -311,7 +313,7 @@ class _Host:
     def _open(self) -> _Connection:
         """Connect, within `OPEN_SECONDS`, one after the other; a host that is off costs `REACH_SECONDS`."""
         parts = urlsplit(self._uri)
-        with self._opening:  # sshd drops at random when ten logins are under way (MaxStartups)
+        with self._login:
             if parts.hostname:
                 port = parts.port or _DEFAULT_PORTS[parts.scheme.partition("+")[2]]
                 socket.create_connection((parts.hostname, port), REACH_SECONDS).close()

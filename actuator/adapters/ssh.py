@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import paramiko
@@ -36,13 +36,18 @@ class OutputTooLargeError(OSError):
 
 @dataclass(frozen=True)
 class SshAccess:
-    """How to log in to one host. A host key that is not in `known_hosts_file` is refused."""
+    """How to log in to one host. A host key that is not in `known_hosts_file` is refused.
+
+    `login` is held while somebody logs in, libvirt too: a login costs a busy host more than what is asked
+    afterwards, several at once all come too late there, and sshd drops some of ten (MaxStartups).
+    """
 
     address: str
     key_file: Path
     known_hosts_file: Path
     port: int = 22
     user: str = "root"
+    login: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class SshHost:
 
     def __init__(self, host: str, access: SshAccess) -> None:
         self.host = host
-        self._warm = Warm(f"ssh to {host}", lambda: _SshConnection(access))
+        self._warm = Warm(f"ssh to {host}", lambda: _open(access))
         self._free = threading.BoundedSemaphore(MAX_PROGRAMS)
 
     def run(self, argv: Sequence[str], timeout_seconds: float) -> Completed:
@@ -114,6 +119,11 @@ class SshHost:
     def close(self) -> None:
         """End the connection."""
         self._warm.stop()
+
+
+def _open(access: SshAccess) -> "_SshConnection":
+    with access.login:
+        return _SshConnection(access)
 
 
 class _BrokenError(NotConnectedError):

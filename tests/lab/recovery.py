@@ -37,7 +37,7 @@ class Recovery:
         }
 
 
-def wait_recovered(site: Site, vm: Vm, since: float, timeout_seconds: float = 90) -> Recovery:
+def wait_recovered(site: Site, vm: Vm, since: float, timeout_seconds: float = 180) -> Recovery:
     """Wait until a VM that was crashed after `since` (wall clock) writes again, and say how long each part took.
 
     Raises:

@@ -70,9 +70,7 @@ class Line:
                 prometheus(self.folder / "prometheus.yml", self.folder, port=9090, netns=self.netns)
             )
             self._write_configuration()
-            argv = [PROGRAMS / "vmheal-actuator", "serve", "--config", self._configuration]
-            program = Program(argv, self.folder / "actuator.log", netns=self.netns)
-            self.actuator = started.enter_context(program)
+            self.actuator = started.enter_context(self._actuator(PROGRAMS / "vmheal-actuator"))
             self.wait_ready()
             self.wait_watched(*self.domains)
             self._started = started.pop_all()
@@ -133,9 +131,17 @@ class Line:
 
     # ---- what watches over them --------------------------------------------------------------------------
 
-    def wait_ready(self) -> None:
-        """Wait until the actuator is ready."""
-        self.actuator.wait_ready("http://127.0.0.1:10811/-/ready")
+    def wait_ready(self, actuator: Program | None = None) -> None:
+        """Wait until the actuator is ready, the line's own or another one."""
+        (actuator or self.actuator).wait_ready("http://127.0.0.1:10811/-/ready")
+
+    def mortal_actuator(self, write: int) -> Program:
+        """An actuator that is killed right after so many journal writes of a restart; not started yet."""
+        return self._actuator(sys.executable, "-m", "tests.mortal_actuator", str(write))
+
+    def _actuator(self, *program: str | Path) -> Program:
+        argv = [*program, "serve", "--config", self._configuration]
+        return Program(argv, self.folder / "actuator.log", netns=self.netns)
 
     def wait_watched(self, *domains: str) -> None:
         """Wait until Prometheus sees these run where they are expected."""

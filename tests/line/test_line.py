@@ -128,6 +128,33 @@ def test_an_actuator_that_was_down_acts_when_it_is_back(
         print(f"\nstart of the actuator to the start call {start_call(events) - back:.2f} s")
 
 
+def test_an_actuator_killed_after_any_journal_write_of_a_restart(line: Line) -> None:
+    """After the first write, then after the second, and so on to the last: each time it is one start."""
+    for write in range(1, 20):
+        starts = line.starts(FAILING)
+        line.actuator.stop()
+        try:
+            with line.mortal_actuator(write) as mortal:
+                line.wait_ready(mortal)
+                killed = line.kill(FAILING)
+                wait_until(lambda it=mortal: it.ended or line.alerts(FAILING), "the alert, or a kill", SOON)
+                wait_until(lambda it=mortal: it.ended or not line.alerts(FAILING), "its end, or a kill", SOON)
+                died = mortal.ended
+        finally:
+            line.actuator.start()
+        line.wait_ready()
+        wait_running_again(line, starts)
+        wait_until(lambda: line.alerts(FAILING) == {}, "the end of the alert", SOON)
+        line.wait_looked()
+        assert line.starts(FAILING) == starts + 1, f"killed after write {write}"
+        (finished,) = (it for it in line.events(killed, FAILING) if it["kind"] == "finished")
+        assert finished["detail"]["outcome"] == "succeeded"
+        if not died:
+            break
+    assert not died
+    assert write > 4, "a restart was expected to write more often than that"
+
+
 def test_a_webhook_that_comes_again_and_again_is_one_restart(line: Line) -> None:
     starts = line.starts(FAILING)
     killed = line.kill(FAILING)

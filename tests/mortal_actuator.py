@@ -1,4 +1,4 @@
-"""The actuator, killed by SIGKILL right after the nth journal write of a restart: `... -m tests.lab.mortal_actuator N serve ...`.
+"""The actuator, killed by SIGKILL right after the nth journal write of a restart: `... -m tests.mortal_actuator N serve ...`.
 
 The first write that counts is the one that makes a firing notification durable.
 """
