@@ -109,6 +109,8 @@ class Lab:
             if keeper is not None:
                 with stage(self.progress, "lab: taking all away"):
                     keeper.communicate(timeout=60)
+                for host in self.hosts.values():
+                    host.machine.kill()  # the janitor has; its end is taken note of here
                 if keeper.returncode:
                     raise LabError(f"The janitor of {self.network.namespace} ended with {keeper.returncode}")
         finally:
