@@ -27,7 +27,7 @@ def main(crashes: int) -> None:
             lab.start_vm(vm)
         for vm in vms:
             lab.witness.wait_for_record(vm, timeout_seconds=120)
-        with Site(lab, vms, {"restart": {"max_attempts": 1000, "backoff_seconds": 0}}) as site:
+        with Site(lab, vms, {"restart": {"max_attempts": 100, "backoff_seconds": 0}}) as site:
             recoveries = []
             for number in range(1, crashes + 1):
                 recoveries.append(crash(site, vms[0]))
