@@ -15,7 +15,7 @@ from tests.lab.recovery import wait_recovered
 from tests.lab.site import Site
 from tests.lab.waiting import wait_until
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_paused_vm_is_said_and_not_restarted(site, vms):
     host.pause_guest(vms[0])
     try:
         wait_until(
-            lambda: any(a["labels"]["alertname"] == "VMPaused" for a in site.alerts()), "VMPaused to fire", 30
+            lambda: any(a["labels"]["alertname"] == "VMPaused" for a in site.alerts()), "VMPaused to fire", 90
         )
     finally:
         host.resume_guest(vms[0])
