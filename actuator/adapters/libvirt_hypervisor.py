@@ -282,7 +282,7 @@ class _Host:
 
     def _take(self, deadline: float) -> Warm[_Connection]:
         while True:
-            if self._idle.empty() and all(warm.connected for warm in tuple(self._all)):
+            if self._idle.empty() and self._all_connected():
                 self._grow()
             remaining = deadline - time.monotonic()
             try:
@@ -290,6 +290,9 @@ class _Host:
             except queue.Empty:
                 if remaining <= 0:
                     raise NotConnectedError(f"{self.name}: all connections are busy") from None
+
+    def _all_connected(self) -> bool:
+        return all(warm.connected for warm in tuple(self._all))
 
     def _grow(self) -> None:
         with self._growing:
@@ -301,7 +304,7 @@ class _Host:
     def _shrink(self) -> None:
         """Close one of the connections that only a busy time needed, when one rests."""
         with self._growing:
-            if len(self._all) <= WARM_CONNECTIONS:
+            if len(self._all) <= WARM_CONNECTIONS or not self._all_connected():
                 return
             try:
                 warm = self._idle.get_nowait()

@@ -317,6 +317,23 @@ def test_what_only_a_busy_time_needed_is_closed_again(monkeypatch):
     hypervisor.close()
 
 
+def test_no_connection_is_closed_while_others_are_lost(monkeypatch):
+    """It may be the only one that works."""
+    monkeypatch.setattr(libvirt_hypervisor, "PING_SECONDS", 1000)
+    hypervisor = LibvirtHypervisor({"v01": "test:///default"})
+    host = hypervisor._hosts["v01"]
+    host._grow()
+    wait_until(lambda: all(warm.connected for warm in host._all))
+    before = list(host._all)
+    with monkeypatch.context() as patch:
+        patch.setattr(host, "_all_connected", lambda: False)
+        host._shrink()
+        assert host._all == before
+    host._shrink()
+    assert len(host._all) == libvirt_hypervisor.WARM_CONNECTIONS
+    hypervisor.close()
+
+
 def test_a_call_that_hangs_is_answered_in_time_and_its_connection_never_used_again(hypervisor):
     host, release, stuck = hypervisor._hosts["v01"], threading.Event(), []
 
