@@ -215,14 +215,8 @@ class Host:
         """Restart libvirtd; guests run on."""
         self.run(["systemctl", "restart", "libvirtd.service"], timeout_seconds=120)
 
-    def install_exporter(self) -> bool:
-        """Copy the checkout's exporter to the host and start it by the unit that the repo ships.
-
-        Returns:
-            False when the repo has no such unit (yet).
-        """
-        if not EXPORTER_UNIT.exists():
-            return False
+    def install_exporter(self) -> None:
+        """Copy the checkout's exporter to the host and start it by the unit that the repo ships."""
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             tar.add(REPO / "exporter", "opt/vmheal/src/exporter", filter=_without_bytecode)
@@ -233,7 +227,6 @@ class Host:
         self.run(["python3", "-m", "compileall", "-q", "/opt/vmheal"], timeout_seconds=120)
         self.run(["systemctl", "daemon-reload"], timeout_seconds=120)
         self.run(["systemctl", "restart", EXPORTER_UNIT.name], timeout_seconds=120)
-        return True
 
     def virsh(self, uri: str, *words: str, timeout_seconds: float = 180, check: bool = True) -> str:
         """Run virsh and return what it printed.

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.lab.lab import Lab
-from tests.lab.site import Site
+from tests.lab.site import EXPORTER_PORT, Site
 from tests.lab.waiting import LabError, wait_until
 
 # A QEMU guest inside an emulated host needs two minutes to its first record.
@@ -84,7 +84,7 @@ def resources_seen(lab, host):
         "-q",
         "-O",
         "-",
-        f"http://{host}:10810/metrics?collect[]=drbd&collect[]=libvirt",
+        f"http://{host}:{EXPORTER_PORT}/metrics?collect[]=drbd&collect[]=libvirt",
     ]
     try:
         page = lab.network.run(argv)
