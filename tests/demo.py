@@ -146,10 +146,7 @@ def run(timeline: Timeline, *, keep: bool) -> None:
     timeline.say("lab", "two Xen hosts with DRBD between them, under QEMU; progress is on standard error")
     with Lab(hosts=2, flavour="xen", name="demo") as lab:
         vms = [lab.add_vm("voms01", on=("v01", "v02")), lab.add_vm("ce01", on=("v02", "v01"))]
-        for vm in vms:
-            lab.start_vm(vm)
-        for vm in vms:
-            line = lab.witness.wait_for_record(vm, timeout_seconds=120)
+        for vm, line in zip(vms, lab.start_vms(vms), strict=True):
             timeline.say("guest", f"{vm.name} writes on {line.host}, record {line.number}")
         with Site(lab, vms) as site:
             site.wait_watching()

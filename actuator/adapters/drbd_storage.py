@@ -10,6 +10,7 @@ same as around the last `drbdsetup events2`, and that agreed with it, what that 
 nothing.
 """
 
+import math
 import re
 import threading
 import time
@@ -42,6 +43,8 @@ READ_AHEAD_SECONDS = 20.0
 """How often the programs are run that a look needs now and then, so that the look of a failure needs none."""
 REREAD_SECONDS = 60.0
 """How old may be, on 8.4, what /proc/drbd does not show (congestion, resources without a minor)."""
+NAMES_SECONDS = 600.0
+"""How old may be what DRBD's configuration said of the peers' names, when it cannot be read any more."""
 NAMELESS_PEER = "peer"
 """What DRBD 8.4 calls every peer."""
 USAGE_ERROR_STATUS = 20
@@ -103,7 +106,8 @@ class _Host:
         self._prefix = prefix
         self._ssh = SshHost(host, access)
         self._last: _Events2 | None = None
-        self._names: Mapping[str, ConfiguredResource] | None = None
+        self._names: Mapping[str, ConfiguredResource] = {}
+        self._names_at = -math.inf
         self._closed = threading.Event()
 
     def read_ahead(self) -> None:
@@ -131,8 +135,9 @@ class _Host:
         snapshot = self._snapshot(timeout_seconds)
         if not any(_has_nameless_peer(resource) for resource in snapshot.resources):
             return snapshot
-        names = self._names if self._names is not None else self._read_names(deadline)
-        return _with_names(snapshot, names, self.name)
+        if time.monotonic() - self._names_at >= NAMES_SECONDS:
+            self._read_names(deadline)
+        return _with_names(snapshot, self._names, self.name)
 
     def change_role(self, verb: str, role: Role, resource: str, timeout_seconds: float) -> CallOutcome:
         if not _RESOURCE_NAME.fullmatch(resource):
@@ -198,12 +203,13 @@ class _Host:
     def _run(self, argv: Sequence[str], timeout_seconds: float) -> Completed:
         return self._ssh.run([*self._prefix, *argv], timeout_seconds)
 
-    def _read_names(self, deadline: float) -> Mapping[str, ConfiguredResource]:
+    def _read_names(self, deadline: float) -> None:
         """Read DRBD's configuration, for the host names of peers.
 
         Raises:
             Unanswered: it cannot be read.
         """
+        now = time.monotonic()
         try:
             result = self._run(["drbdadm", "dump-xml"], deadline - time.monotonic())
         except OSError as error:
@@ -214,7 +220,7 @@ class _Host:
             self._names = parse_dump_xml(result.stdout)
         except DrbdOutputError as error:
             raise Unanswered(f"{self.name}: {error}") from error
-        return self._names
+        self._names_at = now
 
 
 def _outcome(what: str, result: Completed, wanted: Role, resource: Resource | None) -> CallOutcome:

@@ -104,6 +104,16 @@ def test_the_configuration_is_read_once_and_again_ahead(answering, monkeypatch):
         wait_until(lambda: peer_seen(storage) == "v03")
 
 
+def test_a_configuration_that_cannot_be_read_any_more_is_believed_for_a_limited_time(answering, monkeypatch):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    assert peer_seen(storage) == "v02"
+    programs.answers[DUMP_XML] = said("", "Parse error", 10)
+    assert peer_seen(storage) == "v02"
+    monkeypatch.setattr(drbd_storage, "NAMES_SECONDS", 0)
+    with pytest.raises(Unanswered, match="Parse error"):
+        peer_seen(storage)
+
+
 def test_reading_ahead_leaves_nothing_to_run_for_a_look(answering, monkeypatch):
     storage, programs = answering({EVENTS2: said(CONNECTED)})
     programs.proc = PROC

@@ -23,10 +23,7 @@ def main(crashes: int) -> None:
     console = Console()
     with Lab(hosts=2, flavour="xen", name="bench") as lab:
         vms = [lab.add_vm("voms01", on=("v01", "v02")), lab.add_vm("ce01", on=("v02", "v01"))]
-        for vm in vms:
-            lab.start_vm(vm)
-        for vm in vms:
-            lab.witness.wait_for_record(vm, timeout_seconds=120)
+        lab.start_vms(vms)
         with Site(lab, vms, {"restart": {"max_attempts": 100, "backoff_seconds": 0}}) as site:
             recoveries = []
             for number in range(1, crashes + 1):

@@ -35,9 +35,8 @@ def up(hosts: int, flavour: str, vms: int, keep: bool) -> None:
         names = list(lab.hosts)
         for number in range(vms):
             pair = (names[number % hosts], names[(number + 1) % hosts])
-            lab.start_vm(lab.add_vm(f"vm{number + 1:02d}", pair))
-        for vm in lab.vms.values():
-            lab.witness.wait_for_record(vm, timeout_seconds=300)
+            lab.add_vm(f"vm{number + 1:02d}", pair)
+        lab.start_vms(lab.vms.values(), timeout_seconds=300)
         click.echo(lab.witness.table(lab.vms.values()))
         click.echo(_how_to_play(lab))
         if keep:

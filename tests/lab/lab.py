@@ -17,7 +17,7 @@ from tests.lab.network import MONITOR, Cable, Network
 from tests.lab.ssh import Keys
 from tests.lab.vm import DISK_MIB, VOLUME_GROUP, OnCrash, Resource, Vm, VmFlavour
 from tests.lab.waiting import LabError, Progress, print_progress, stage
-from tests.lab.witness import DiskCopy, Witness, read_records
+from tests.lab.witness import DiskCopy, Line, Witness, read_records
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -196,6 +196,17 @@ class Lab:
     def start_vm(self, vm: Vm, on: str | None = None) -> None:
         """Start the VM's domain with libvirt, on the given host or its first."""
         self.hosts[on or vm.hosts[0]].virsh(vm.uri, "start", vm.name)
+
+    def start_vms(self, vms: Iterable[Vm], timeout_seconds: float = 120) -> list[Line]:
+        """Start VMs on their first hosts and wait until each writes; return a record of each.
+
+        Raises:
+            LabTimeoutError: one wrote nothing in time.
+        """
+        started = list(vms)
+        for vm in started:
+            self.start_vm(vm)
+        return [self.witness.wait_for_record(vm, timeout_seconds=timeout_seconds) for vm in started]
 
     def end_vm(self, vm: Vm) -> None:
         """Destroy the VM's domain wherever anything of it is left."""

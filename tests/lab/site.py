@@ -19,6 +19,7 @@ from tests.lab.image import REPO
 from tests.lab.lab import Lab, in_parallel
 from tests.lab.vm import LIBVIRT_URIS, Vm
 from tests.lab.waiting import LabError, stage, wait_until
+from tests.watching import wait_looked, wait_watched
 
 RULES = REPO / "rules"
 PORTS = {"prometheus": 9090, "alertmanager": 9093, "actuator": 10811}
@@ -191,23 +192,19 @@ class Site:
         """Wait until Prometheus sees every VM expected and running, on its host, and the actuator's ways to
         all hosts are open.
         """
-        query = (
-            'libvirt_domain_state{state=~"running|blocked"} == 1'
-            " and on (host, domain) vmheal_domain_expected == 1 and on () (min(vmheal_source_up) == 1)"
-        )
-        names = {vm.name for vm in self.vms}
-        wait_until(
-            lambda: names <= {series["domain"] for series in self.query(query)},
-            "Prometheus to see the VMs running",
-            timeout_seconds,
-            0.25,
-        )
+        wait_watched(self.query, [vm.name for vm in self.vms], timeout_seconds)
 
     def wait_looked(self, timeout_seconds: float = 60) -> None:
         """Wait until the actuator's reconcile has asked all hosts once more, from now on."""
-        for _ in range(2):  # the first may have begun before
-            query = f"vmheal_reconcile_timestamp_seconds > {time.time()}"
-            wait_until(lambda query=query: self.query(query), "reconcile", timeout_seconds)
+        wait_looked(self.query, timeout_seconds)
+
+    def wait_alert(self, name: str, timeout_seconds: float = 90) -> None:
+        """Wait until an alert of this name fires."""
+        wait_until(
+            lambda: any(alert["labels"]["alertname"] == name for alert in self.alerts()),
+            f"{name} to fire",
+            timeout_seconds,
+        )
 
     def post(self, body: bytes, token: str | None = None) -> requests.Response:
         """Deliver a webhook body by hand."""

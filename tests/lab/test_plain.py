@@ -64,11 +64,7 @@ def test_a_vm_paused_for_an_io_error_is_said_and_not_restarted(plain, guest):
         for host in (second, first):
             host.break_disk(guest.resources[0])
         first.wait_for_domain(guest, "paused (I/O error)")
-        wait_until(
-            lambda: any(alert["labels"]["alertname"] == "VMPaused" for alert in site.alerts()),
-            "VMPaused to fire",
-            60,
-        )
+        site.wait_alert("VMPaused")
         site.wait_looked()
         assert [event.sentence for event in site.events(since) if event.kind == "intent"] == []
         assert len(plain.witness.boots(guest)) == boots

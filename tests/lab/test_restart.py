@@ -25,10 +25,7 @@ def vms(lab):
         lab.add_vm("voms01", on=("v01", "v02")),
         lab.add_vm("ce01", on=("v02", "v01"), on_crash="preserve"),
     ]
-    for vm in found:
-        lab.start_vm(vm)
-    for vm in found:
-        lab.witness.wait_for_record(vm, timeout_seconds=120)
+    lab.start_vms(found)
     yield found
     for vm in found:
         lab.end_vm(vm)
@@ -111,9 +108,7 @@ def test_paused_vm_is_said_and_not_restarted(site, vms):
     host = site.lab.host(vms[0].hosts[0])
     host.pause_guest(vms[0])
     try:
-        wait_until(
-            lambda: any(a["labels"]["alertname"] == "VMPaused" for a in site.alerts()), "VMPaused to fire", 90
-        )
+        site.wait_alert("VMPaused")
     finally:
         host.resume_guest(vms[0])
     site.lab.witness.wait_for_record(vms[0], after=time.monotonic())

@@ -26,12 +26,12 @@ from actuator.__main__ import main as actuator
 from tests.alertmanager import alertmanager
 from tests.exporter.drbd_samples import command, drbd84
 from tests.exporter.fake_drbd import FakeDrbd
-from tests.lab.waiting import wait_until
 from tests.libvirtd import Libvirtd
 from tests.netns import network_namespace
 from tests.program import Program
 from tests.prometheus import prometheus
 from tests.sshd import sshd
+from tests.watching import wait_looked, wait_watched
 
 RULES = Path(__file__).parents[2] / "rules"
 PROGRAMS = Path(sys.executable).parent
@@ -145,12 +145,7 @@ class Line:
 
     def wait_watched(self, *domains: str) -> None:
         """Wait until Prometheus sees these run where they are expected."""
-        query = 'libvirt_domain_state{state="running"} == 1 and on (host, domain) vmheal_domain_expected == 1'
-        wait_until(
-            lambda: set(domains) <= {series["domain"] for series in self.query(query)},
-            f"Prometheus to see {', '.join(domains)} running",
-            SOON,
-        )
+        wait_watched(self.query, domains, SOON)
 
     def query(self, query: str) -> list[dict[str, str]]:
         """The labels of what Prometheus finds."""
@@ -183,10 +178,7 @@ class Line:
 
     def wait_looked(self) -> None:
         """Wait until reconcile has asked everybody once more, from now on."""
-        for _ in range(2):  # the first may have begun before
-            now = time.time()
-            query = f"vmheal_reconcile_timestamp_seconds > {now}"
-            wait_until(lambda query=query: self.query(query), "reconcile", SOON)
+        wait_looked(self.query, SOON)
 
     def events(self, since: float, *domains: str) -> list[dict[str, Any]]:
         """The timeline of these domains from then on, as the actuator's own command tells it."""
