@@ -12,9 +12,9 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from actuator.adapters import libvirt_hypervisor
+from actuator.adapters import libvirt_hypervisor, ssh
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
-from actuator.adapters.ssh import SshAccess
+from actuator.adapters.ssh import SshAccess, SshHost
 from actuator.model import Disk, DomainState, Done, Failed, Indeterminate
 from actuator.ports import Unanswered
 from tests.sshd import make_key, sshd, write_known_hosts
@@ -297,6 +297,29 @@ def test_no_connection_is_opened_while_others_do_not_come_about(monkeypatch):
     assert len(opened) == 1  # one after the other
     release.set()
     hypervisor.close()
+
+
+def test_libvirt_and_ssh_log_in_to_a_host_one_after_the_other(monkeypatch):
+    inside, logins, overlaps = threading.Semaphore(1), Counter(), []
+
+    def log_in(who):
+        if not inside.acquire(blocking=False):
+            overlaps.append(who)
+            return
+        logins[who] += 1
+        threading.Event().wait(0.02)  # long enough for another one to come in between
+        inside.release()
+        raise ConnectionError("later")
+
+    monkeypatch.setattr(libvirt_hypervisor, "_Connection", lambda _uri: log_in("libvirt"))
+    monkeypatch.setattr(ssh, "_SshConnection", lambda _access: log_in("ssh"))
+    access = replace(ACCESS, login=threading.Lock())
+    hypervisor = LibvirtHypervisor({"v01": "test:///default"}, {"v01": access.login})
+    over_ssh = SshHost("v01", access)
+    wait_until(lambda: logins["ssh"] >= 2 and logins["libvirt"] >= 2 * libvirt_hypervisor.WARM_CONNECTIONS)
+    over_ssh.close()
+    hypervisor.close()
+    assert overlaps == []
 
 
 def test_what_only_a_busy_time_needed_is_closed_again(monkeypatch):
