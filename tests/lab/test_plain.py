@@ -54,7 +54,7 @@ def test_a_container_writes_and_is_seen_on_its_resource(plain, guest):
 
 
 def test_a_vm_paused_for_an_io_error_is_said_and_not_restarted(plain, guest):
-    """Both copies of its disk fail: DRBD passes the error on, and QEMU stops the guest."""
+    """Both copies of its disk fail: DRBD passes the error on, and QEMU, told to, stops the guest."""
     plain.witness.wait_for_record(guest, timeout_seconds=BOOT_SECONDS)
     first, second = (plain.host(name) for name in guest.hosts)
     with Site(plain, vms=[guest]) as site:

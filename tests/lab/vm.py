@@ -147,7 +147,7 @@ class Vm:
         disks = "".join(
             f"""
     <disk type='block' device='disk'>
-      <driver name='qemu' type='raw' cache='none'/>
+      <driver name='qemu' type='raw' cache='none' error_policy='stop'/>
       <source dev='{resource.device}'/><target dev='{target}' bus='virtio'/>
     </disk>"""
             for resource, target in zip(self.resources, targets, strict=True)
