@@ -352,6 +352,37 @@ class DomainRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class HookRun:
+    """One run of a hook on a host: the boot, and the boot's clock (CLOCK_BOOTTIME, ns) when it began."""
+
+    boot_id: str
+    began_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What is written about one DRBD resource: who may be Primary, and whose data are current."""
+
+    resource: str
+    hosts: tuple[str, ...]
+    """Every host with a replica."""
+    version: int
+    """Raised by one with every change of anything here."""
+    holder: str
+    """The one host that may be Primary."""
+    admitted: frozenset[str]
+    """Whose replicas were seen UpToDate by the Primary itself, with nothing since that could have made them
+    stale. All others are excluded."""
+    granted: bool = False
+    """The holder may have written what no other replica has, and DRBD's metadata lets it become Primary again
+    without asking. Until both have met again only a proof that it is off takes the authority away."""
+    newest: bool = False
+    """Granted, and no resync from the holder has begun since: its disk is known to be the newest."""
+    runs: Mapping[str, HookRun] = field(default_factory=dict)
+    """By host, the latest run of a hook that asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """A notification in the journal's inbox: durable, not yet settled."""
 

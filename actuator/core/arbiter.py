@@ -1,0 +1,339 @@
+"""The arbiter: for each DRBD resource the one host that may be Primary, and the replicas that are current.
+
+DRBD alone does not stop a second writer: a Secondary that lost its peer promotes, and a stale disk says
+UpToDate. So a Primary that loses its peer freezes its I/O (fencing resource-and-stonith) and asks here, and
+so does whoever promotes without the peer. What is written here decides, and is durable before it is answered.
+
+Each function takes what was written and a request, and gives what is to be written and the answer; the same
+object means that nothing changes. Every change raises the version, and is written only over the version that
+it was made from. That makes evidence safe: a change that rests on a look at the hosts is made from the record
+that was read *before* the look, so nothing that happened meanwhile is overlooked. A hook on a host reads the
+version first too, and names it in its request.
+
+The rules R1 to R9, L1 and L2 that the comments name:
+
+R1  The authority goes back to a former Primary only on the word of both sides, the holder's first.
+R2  One version, raised by every change, intents to promote included: a connected promotion asks nobody.
+R3  Granted is only who holds the authority, is admitted, and whose own disk is UpToDate.
+R5  "Wait" keeps the loser frozen; "release" ends it, once the winner's grant is durable.
+R6  Who attaches a disk is excluded first: a disk attached again may read UpToDate and be old.
+R8  A grant excludes the peer; taking the authority excludes nobody; a resync's target is excluded first.
+R9  A request of an earlier run of a hook changes nothing.
+L1  A holder that cannot be promoted and was not granted gives the authority up to one that can.
+L2  Two connected Secondaries that both say UpToDate are both admitted.
+
+(R4 and R7 are about what is done on hosts, and when a VM may start: not here.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from actuator.model import Authority, HookRun
+from exporter.drbd import ConnectionState, DiskState, Resource, Role, UnknownWord
+
+
+class Verdict(StrEnum):
+    """What a hook is told."""
+
+    GRANT = "grant"
+    """fence-peer: the peer is excluded, go on (exit 4)."""
+    WAIT = "wait"
+    """fence-peer: stay frozen and ask again."""
+    RELEASE = "release"
+    """fence-peer: another host was granted. This copy is the loser: end the VM, give the disk up (exit 1)."""
+    ALLOW = "allow"
+    """before-resync-source, attach: written down, go on."""
+    REFUSE = "refuse"
+    """before-resync-source: do not; unfence-peer: nothing was admitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verdict, and why, in a sentence."""
+
+    verdict: Verdict
+    sentence: str
+
+
+class Proof(StrEnum):
+    """Why another host cannot write any more, though it does not say so itself."""
+
+    POWER = "power"
+    """A fence agent reported it off."""
+    OPERATOR = "operator"
+    """A named person confirmed that it is down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one host says of its own replica and of its connection to one peer; of all volumes the worst."""
+
+    host: str
+    role: Role
+    up_to_date: bool
+    peer: str
+    connected: bool
+    peer_up_to_date: bool
+    frozen: bool
+    """Its I/O is suspended."""
+
+
+def side_of(host: str, resource: Resource, peer: str) -> Side:
+    """Return how a host sees a resource of its own and one peer; what is not known is not the good case."""
+    connection = next((it for it in resource.connections if it.name == peer), None)
+    disks = [device.disk_state for device in resource.devices]
+    theirs = [device.peer_disk_state for device in connection.peer_devices] if connection else []
+    return Side(
+        host=host,
+        role=resource.role if isinstance(resource.role, Role) else Role.UNKNOWN,
+        up_to_date=_all_up_to_date(disks),
+        peer=peer,
+        connected=connection is not None and connection.connection_state is ConnectionState.CONNECTED,
+        peer_up_to_date=len(theirs) == len(disks) and _all_up_to_date(theirs),
+        frozen=bool(resource.suspended),
+    )
+
+
+def _all_up_to_date(disks: Sequence[DiskState | UnknownWord]) -> bool:
+    return bool(disks) and all(disk is DiskState.UP_TO_DATE for disk in disks)
+
+
+# ---- what hooks ask ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What every hook sends."""
+
+    host: str
+    run: HookRun
+    version: int
+    """Read from here before the hook looked at its own host."""
+
+
+@dataclass(frozen=True, slots=True)
+class FencePeer(Ask):
+    """fence-peer: DRBD has lost the peer; a Primary is frozen, or a Secondary wants to become Primary."""
+
+    peer: str
+    role: Role
+    up_to_date: bool
+
+
+def began(it: Authority, host: str, run: HookRun) -> Authority:
+    """A hook has begun to run on a host: from now on only this run may change anything (R9)."""
+    last = it.runs.get(host)
+    if host not in it.hosts or last == run:
+        return it
+    if last is not None and last.boot_id == run.boot_id and run.began_ns < last.began_ns:
+        return it
+    return _changed(it, runs={**it.runs, host: run})
+
+
+def fence_peer(it: Authority, ask: FencePeer) -> tuple[Authority, Answer]:
+    """May this host go on without that peer?"""
+    if denied := _denied(it, ask):
+        return it, denied
+    granted = Answer(Verdict.GRANT, f"{ask.peer} is excluded: {ask.host} goes on with {it.resource} alone")
+    if it.granted and ask.peer not in it.admitted:
+        return it, granted
+    admitted = it.admitted - {ask.peer}  # R8
+    return _changed(it, admitted=admitted, granted=True, newest=admitted == {ask.host}), granted
+
+
+def _denied(it: Authority, ask: FencePeer) -> Answer | None:
+    if foreign := _foreign(it, ask.host, ask.peer):
+        return _wait(foreign)
+    if ask.host != it.holder:
+        if it.granted and ask.host not in it.admitted and ask.role is Role.PRIMARY:  # R5
+            return Answer(Verdict.RELEASE, f"{it.holder} was granted {it.resource}: {ask.host} gives it up")
+        return _wait(f"{it.holder} holds the authority over {it.resource}")
+    if stale := _stale(it, ask):
+        return stale
+    if why := why_not(it, ask.host):
+        return _wait(why)
+    return None if ask.up_to_date else _wait(f"the disk of {it.resource} on {ask.host} is not UpToDate")
+
+
+def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answer]:
+    """The host is about to overwrite a peer's blocks: it is excluded first (R8)."""
+    if foreign := _foreign(it, ask.host, target):
+        return it, _refuse(foreign)
+    if stale := _stale(it, ask):
+        return it, stale
+    if target == it.holder and it.granted and target in it.admitted:
+        return it, _refuse(f"{target} was granted {it.resource}: its data are newer than those of {ask.host}")
+    allowed = Answer(Verdict.ALLOW, f"{target} is excluded until its resync has ended")
+    if target not in it.admitted and not it.newest:
+        return it, allowed
+    return _changed(it, admitted=it.admitted - {target}, newest=False), allowed
+
+
+def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
+    """The host is about to attach its disk: its replica is excluded first (R6)."""
+    if foreign := _foreign(it, ask.host):
+        return it, _refuse(foreign)
+    if stale := _stale(it, ask):
+        return it, stale
+    if ask.host == it.holder and it.newest:
+        return it, Answer(Verdict.ALLOW, f"{ask.host} was granted {it.resource}: its disk is the newest")
+    allowed = Answer(Verdict.ALLOW, f"{ask.host} is excluded until it has met its peer")
+    if ask.host not in it.admitted:
+        return it, allowed
+    return _changed(it, admitted=it.admitted - {ask.host}), allowed
+
+
+def _foreign(it: Authority, *hosts: str) -> str | None:
+    if len(set(hosts)) == len(hosts) and set(hosts) <= set(it.hosts):
+        return None
+    return f"{it.resource} is on {', '.join(it.hosts)}; this asks about {' and '.join(hosts)}"
+
+
+def _stale(it: Authority, ask: Ask) -> Answer | None:
+    if it.runs.get(ask.host) != ask.run:
+        return _wait(f"this is not the latest run of a hook on {ask.host}")
+    if it.version != ask.version:
+        return _wait(f"{it.resource} has changed since version {ask.version} was read: look and ask again")
+    return None
+
+
+# ---- what a look at the hosts allows -------------------------------------------------------------------
+# `it` was read before the first of the sides was looked at.
+
+
+def adopted(resource: str, hosts: tuple[str, ...], sides: tuple[Side, ...], otherwise: str) -> Authority:
+    """The first record of a resource: the Primary holds it, else the host where its VM should run.
+
+    Only what a Primary says itself, or two connected Secondaries both, is admitted.
+    """
+    primaries = [side for side in sides if side.role is Role.PRIMARY]
+    alone = primaries[0] if len({side.host for side in primaries}) == 1 else None
+    it = Authority(resource, hosts, 1, alone.host if alone else otherwise, frozenset())
+    if alone is not None:
+        own = frozenset({alone.host} if alone.up_to_date else ())
+        peers = frozenset(side.peer for side in primaries if _sees_both(side))
+        return replace(it, admitted=own | (peers & set(hosts)))
+    if primaries:
+        return it
+    met = frozenset(side.host for side in sides for other in sides if _have_met(side, other))
+    return replace(it, admitted=met)
+
+
+def readmitted(it: Authority, primary: Side) -> Authority:
+    """The holder, Primary, sees its peer UpToDate: both are admitted, and a grant is over."""
+    if primary.host != it.holder or primary.role is not Role.PRIMARY or not _sees_both(primary):
+        return it
+    return _met(it, primary, it.holder)
+
+
+def excluded(it: Authority, primary: Side) -> Authority:
+    """The holder, Primary and not frozen, sees its peer's disk not UpToDate: what it writes is not there.
+
+    What no hook tells: the peer lost its disk and not its link, or left in order.
+    """
+    writes = primary.host == it.holder and primary.role is Role.PRIMARY and not primary.frozen
+    if not writes or primary.peer_up_to_date or primary.peer not in it.admitted - {it.holder}:
+        return it
+    return _changed(it, admitted=it.admitted - {primary.peer})
+
+
+def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
+    """Another host than the holder is Primary, and the holder Secondary behind it: it has the authority (R1).
+
+    The holder was looked at before the asker; never inside a dual-Primary window.
+    """
+    behind = holder.role is Role.SECONDARY and holder.connected and holder.up_to_date
+    ahead = asker.role is Role.PRIMARY and _sees_both(asker)
+    pair = holder.host == it.holder and (holder.peer, asker.peer) == (asker.host, holder.host)
+    return _met(it, asker, asker.host) if behind and ahead and pair else it
+
+
+def met(it: Authority, one: Side, other: Side) -> Authority:
+    """Two connected Secondaries that both say UpToDate of both are admitted (L2)."""
+    return _met(it, one, it.holder) if _have_met(one, other) else it
+
+
+def let_go(it: Authority, to: Side, holder: Side | None) -> Authority:
+    """A holder that cannot be promoted and was not granted gives the authority up, without a proof (L1).
+
+    ``holder``: how its host sees it now; None when it does not say.
+    """
+    promotable = it.holder in it.admitted and (holder is None or holder.up_to_date)
+    in_use = holder is not None and holder.role is Role.PRIMARY
+    if it.granted or promotable or in_use or not to.up_to_date:
+        return it
+    after = taken(it, to.host, None)
+    return it if isinstance(after, str) else after
+
+
+def _met(it: Authority, side: Side, holder: str) -> Authority:
+    pair = frozenset({side.host, side.peer})
+    if not pair <= set(it.hosts) or (pair <= it.admitted and not it.granted and holder == it.holder):
+        return it
+    return _changed(it, holder=holder, admitted=it.admitted | pair, granted=False, newest=False)
+
+
+def _sees_both(side: Side) -> bool:
+    return side.peer != side.host and side.connected and side.up_to_date and side.peer_up_to_date
+
+
+def _have_met(one: Side, other: Side) -> bool:
+    return (
+        (one.host, one.peer) == (other.peer, other.host)
+        and one.role is Role.SECONDARY
+        and other.role is Role.SECONDARY
+        and _sees_both(one)
+        and _sees_both(other)
+    )
+
+
+# ---- what plans and people do --------------------------------------------------------------------------
+
+
+def why_not(it: Authority, host: str) -> str | None:
+    """Why a host may not be made Primary, or have the VM started; None when it may (R3).
+
+    That its own disk is UpToDate is asked of the host itself, at the same time.
+    """
+    if it.holder != host:
+        return f"{it.holder} holds the authority over {it.resource}, not {host}"
+    if host not in it.admitted:
+        return f"the replica of {it.resource} on {host} is excluded: it may lack what another one wrote"
+    return None
+
+
+def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
+    """The target gets the authority, or the sentence that says why not. Nobody is excluded by that (R8)."""
+    if target not in it.admitted:
+        return f"the replica of {it.resource} on {target} is excluded: it may lack what {it.holder} wrote"
+    if target == it.holder:
+        return it
+    if it.granted and proof is None:
+        return (
+            f"{it.holder} was granted {it.resource} alone and may become Primary without asking: only a proof"
+            " that it is off takes the authority from it"
+        )
+    return _changed(it, holder=target, granted=False, newest=False)
+
+
+def intended(it: Authority) -> Authority:
+    """The holder is about to be promoted by a plan (R2)."""
+    return _changed(it)
+
+
+def accepted(it: Authority, host: str) -> Authority:
+    """A named person takes this replica for the current one, whatever it may lack."""
+    return _changed(it, holder=host, admitted=frozenset({host}), granted=False, newest=False)
+
+
+def _changed(it: Authority, **changes: object) -> Authority:
+    return replace(it, version=it.version + 1, **changes)  # type: ignore[arg-type]
+
+
+def _wait(sentence: str) -> Answer:
+    return Answer(Verdict.WAIT, sentence)
+
+
+def _refuse(sentence: str) -> Answer:
+    return Answer(Verdict.REFUSE, sentence)

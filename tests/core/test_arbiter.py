@@ -1,0 +1,385 @@
+"""The arbiter over its whole input space for two hosts, and what three change."""
+
+from dataclasses import replace
+from itertools import chain, combinations, product
+
+import pytest
+
+from actuator.core.arbiter import (
+    Ask,
+    FencePeer,
+    Proof,
+    Side,
+    Verdict,
+    accepted,
+    adopted,
+    before_attach,
+    before_resync,
+    began,
+    excluded,
+    fence_peer,
+    given_back,
+    intended,
+    let_go,
+    met,
+    readmitted,
+    side_of,
+    taken,
+    why_not,
+)
+from actuator.model import Authority, HookRun
+from exporter.drbd import Role, parse_events2
+from tests.exporter.drbd_samples import command, drbd84
+
+HOSTS = ("v01", "v02")
+RUN = HookRun("boot", 1000)
+OLD_RUN = HookRun("boot", 999)
+ROLES = (Role.PRIMARY, Role.SECONDARY, Role.UNKNOWN)
+YES_NO = (True, False)
+
+
+def subsets(hosts):
+    return [frozenset(some) for some in chain(*(combinations(hosts, n) for n in range(len(hosts) + 1)))]
+
+
+STATES = [
+    Authority("voms01", HOSTS, 7, holder, admitted, granted, newest, {"v01": RUN, "v02": RUN})
+    for holder, admitted, granted, newest in product(HOSTS, subsets(HOSTS), YES_NO, YES_NO)
+]
+FENCE_ASKS = [
+    FencePeer(host, run, version, peer, role, up_to_date)
+    for host, run, version, peer, role, up_to_date in product(
+        (*HOSTS, "v09"), (RUN, OLD_RUN, HookRun("other boot", 1)), (6, 7), (*HOSTS, "v09"), ROLES, YES_NO
+    )
+]
+ASKS = [Ask(host, run, version) for host, run, version in product((*HOSTS, "v09"), (RUN, OLD_RUN), (6, 7))]
+SIDES = [
+    Side(host, role, *rest)
+    for host, role, rest in product(HOSTS, ROLES, product(YES_NO, (*HOSTS, "v09"), YES_NO, YES_NO, YES_NO))
+]
+# For pairs of them; whether one is frozen counts for an exclusion only.
+THAWED = [side for side in SIDES if not side.frozen]
+TWO = [(it, holder, other) for it in STATES for holder, other in (HOSTS, HOSTS[::-1]) if it.holder == holder]
+
+
+def current(ask):
+    return ask.run == RUN and ask.version == 7
+
+
+def check_step(before, after):
+    """What every change keeps."""
+    assert after.version == before.version + (after is not before)
+    assert (after.resource, after.hosts) == (before.resource, before.hosts)
+    assert after.admitted <= set(after.hosts)
+    assert after.holder in after.hosts
+
+
+# ---- fence-peer --------------------------------------------------------------------------------------------
+
+
+def test_who_is_granted():
+    verdicts = set()
+    for it, ask in product(STATES, FENCE_ASKS):
+        after, answer = fence_peer(it, ask)
+        verdicts.add(answer.verdict)
+        check_step(it, after)
+        may = (
+            current(ask)
+            and ask.host == it.holder
+            and ask.host in it.admitted
+            and ask.up_to_date
+            and ask.peer in HOSTS
+            and ask.peer != ask.host
+        )
+        assert (answer.verdict is Verdict.GRANT) == may
+        if may:
+            assert after.granted
+            assert after.admitted == {ask.host}
+            assert after.holder == ask.host
+            # Told to one who did not hear: the same again, and nothing is written.
+            again = replace(ask, version=after.version)
+            assert fence_peer(after, again) == (after, answer)
+        else:
+            assert after is it
+            assert answer.sentence
+    assert verdicts == {Verdict.GRANT, Verdict.WAIT, Verdict.RELEASE}
+
+
+def test_nobody_but_a_frozen_loser_of_a_durable_grant_is_released():
+    for it, ask in product(STATES, FENCE_ASKS):
+        loser = ask.host in HOSTS and ask.host != it.holder and ask.host not in it.admitted
+        sane = ask.peer in HOSTS and ask.peer != ask.host
+        released = fence_peer(it, ask)[1].verdict is Verdict.RELEASE
+        assert released == (loser and sane and it.granted and ask.role is Role.PRIMARY)
+
+
+def test_both_orders_of_the_race_are_safe():
+    """Whoever asks first, one host at most is ever granted, until they have met."""
+    for it in STATES:
+        for first, second in (HOSTS, HOSTS[::-1]):
+            one, answer = fence_peer(it, ask_of(it, first, second))
+            two, other = fence_peer(one, ask_of(one, second, first))
+            assert (answer.verdict, other.verdict) != (Verdict.GRANT, Verdict.GRANT)
+            if answer.verdict is Verdict.GRANT:
+                assert other.verdict is Verdict.RELEASE
+                assert two is one
+                assert isinstance(taken(two, second, None), str)
+                assert isinstance(taken(two, second, Proof.POWER), str)
+
+
+def ask_of(it, host, peer, *, up_to_date=True, role=Role.PRIMARY):
+    return FencePeer(host, RUN, it.version, peer, role, up_to_date)
+
+
+@pytest.mark.parametrize("peer_left", HOSTS[1:])
+def test_of_three_hosts_only_the_peer_that_is_gone_is_excluded(peer_left):
+    three = (*HOSTS, "v03")
+    it = Authority("r", three, 1, "v01", frozenset(three), runs={"v01": RUN})
+    after, answer = fence_peer(it, ask_of(it, "v01", peer_left))
+    assert answer.verdict is Verdict.GRANT
+    assert (after.admitted, after.granted, after.newest) == (frozenset({"v01", "v03"}), True, False)
+    last, _ = fence_peer(after, ask_of(after, "v01", "v03"))
+    assert (last.admitted, last.newest) == (frozenset({"v01"}), True)
+
+
+# ---- the other hooks ---------------------------------------------------------------------------------------
+
+
+def test_a_resync_excludes_its_target_first_and_never_overwrites_a_granted_holder():
+    verdicts = set()
+    for it, ask, target in product(STATES, ASKS, (*HOSTS, "v09")):
+        after, answer = before_resync(it, ask, target)
+        verdicts.add(answer.verdict)
+        check_step(it, after)
+        if answer.verdict is Verdict.ALLOW:
+            assert current(ask)
+            assert target not in after.admitted
+            assert after.admitted == it.admitted - {target}
+            assert (after.holder, after.granted, after.newest) == (it.holder, it.granted, False)
+            assert not (target == it.holder and it.granted and target in it.admitted)
+        else:
+            assert after is it
+    assert verdicts == {Verdict.ALLOW, Verdict.WAIT, Verdict.REFUSE}
+
+
+def test_who_attaches_is_excluded_unless_its_disk_is_known_to_be_the_newest():
+    for it, ask in product(STATES, ASKS):
+        after, answer = before_attach(it, ask)
+        check_step(it, after)
+        assert (answer.verdict is Verdict.ALLOW) == (ask.host in HOSTS and current(ask))
+        newest = ask.host == it.holder and it.newest
+        if answer.verdict is Verdict.ALLOW and not newest:
+            assert ask.host not in after.admitted
+            assert after.admitted == it.admitted - {ask.host}
+        else:
+            assert after is it
+        assert (after.holder, after.granted, after.newest) == (it.holder, it.granted, it.newest)
+
+
+def test_only_the_latest_run_of_a_hook_counts():
+    it = Authority("voms01", HOSTS, 7, "v01", frozenset(HOSTS))
+    assert fence_peer(it, ask_of(it, "v01", "v02"))[1].verdict is Verdict.WAIT
+    first = began(it, "v01", OLD_RUN)
+    assert first.version == 8
+    assert began(first, "v01", OLD_RUN) is first
+    second = began(first, "v01", RUN)
+    assert second.version == 9
+    assert began(second, "v01", OLD_RUN) is second
+    assert began(second, "v09", RUN) is second
+    ghost = replace(ask_of(second, "v01", "v02"), run=OLD_RUN)
+    assert fence_peer(second, ghost)[1].verdict is Verdict.WAIT
+    assert fence_peer(second, ask_of(second, "v01", "v02"))[1].verdict is Verdict.GRANT
+    rebooted = began(second, "v01", HookRun("another boot", 1))
+    assert fence_peer(rebooted, ask_of(rebooted, "v01", "v02"))[1].verdict is Verdict.WAIT
+
+
+# ---- looks at the hosts ------------------------------------------------------------------------------------
+
+
+def sees_both(side):
+    known = side.peer in HOSTS and side.peer != side.host
+    return known and side.connected and side.up_to_date and side.peer_up_to_date
+
+
+def test_readmission_is_the_word_of_the_primary_that_holds_the_authority():
+    for it, side in product(STATES, SIDES):
+        after = readmitted(it, side)
+        check_step(it, after)
+        may = side.host == it.holder and side.role is Role.PRIMARY and sees_both(side)
+        if not may:
+            assert after is it
+        else:
+            assert after.admitted == set(HOSTS)
+            assert not after.granted
+            assert after.holder == it.holder
+
+
+def test_exclusion_follows_the_primary_that_writes_alone():
+    for it, side in product(STATES, SIDES):
+        after = excluded(it, side)
+        check_step(it, after)
+        alone = side.role is Role.PRIMARY and not side.frozen and not side.peer_up_to_date
+        if side.host == it.holder and side.peer != it.holder and alone:
+            assert after.admitted == it.admitted - {side.peer}
+            assert (after.holder, after.granted, after.newest) == (it.holder, it.granted, it.newest)
+        else:
+            assert after is it
+
+
+def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only():
+    moved = 0
+    for it, holder in product(STATES, THAWED):
+        for asker in THAWED:
+            after = given_back(it, holder, asker)
+            if after is it:
+                continue
+            check_step(it, after)
+            moved += after.holder != it.holder
+            assert holder.host == it.holder == asker.peer
+            assert holder.peer == asker.host
+            assert holder.role is Role.SECONDARY
+            assert holder.connected
+            assert holder.up_to_date
+            assert asker.role is Role.PRIMARY
+            assert sees_both(asker)
+            assert (after.holder, after.admitted, after.granted) == (asker.host, set(HOSTS), False)
+    assert moved
+
+
+def test_two_secondaries_that_have_met_are_both_admitted():
+    admitted = 0
+    for it, one, other in product(STATES, THAWED, THAWED):
+        after = met(it, one, other)
+        if after is it:
+            continue
+        check_step(it, after)
+        admitted += 1
+        assert {one.role, other.role} == {Role.SECONDARY}
+        assert sees_both(one)
+        assert sees_both(other)
+        assert (after.holder, after.admitted, after.granted) == (it.holder, set(HOSTS), False)
+    assert admitted
+
+
+def test_an_ungranted_holder_that_cannot_be_promoted_lets_go():
+    let = 0
+    for (it, holder, other), to, seen in product(TWO, THAWED, (None, *THAWED)):
+        if seen is not None and seen.host != holder:
+            continue
+        after = let_go(it, to, seen)
+        if after is it:
+            continue
+        let += 1
+        check_step(it, after)
+        assert not it.granted
+        assert (after.holder, to.host) == (other, other)
+        assert other in it.admitted
+        assert to.up_to_date
+        assert holder not in it.admitted or (seen is not None and not seen.up_to_date)
+        assert seen is None or seen.role is not Role.PRIMARY
+        assert after.admitted == it.admitted
+    assert let
+
+
+def test_the_first_record_admits_only_what_was_seen():
+    for one, other in ((one, other) for one, other in product(THAWED, THAWED) if one.host != other.host):
+        it = adopted("voms01", HOSTS, (one, other), "v02")
+        assert (it.version, it.granted, it.newest) == (1, False, False)
+        primaries = {side.host: side for side in (one, other) if side.role is Role.PRIMARY}
+        if len(primaries) == 1:
+            assert it.holder in primaries
+            for host in it.admitted:
+                assert any(
+                    side.up_to_date and (host == side.host or (host == side.peer and sees_both(side)))
+                    for side in (one, other)
+                    if side.role is Role.PRIMARY
+                )
+        else:
+            assert it.holder == "v02"
+            if it.admitted:
+                assert not primaries
+                assert it.admitted == set(HOSTS)
+                assert sees_both(one)
+                assert sees_both(other)
+
+
+# ---- plans and people --------------------------------------------------------------------------------------
+
+
+def test_the_authority_moves_only_to_an_admitted_replica_and_from_a_granted_host_only_with_proof():
+    for it, target, proof in product(STATES, HOSTS, (None, *Proof)):
+        after = taken(it, target, proof)
+        may = target in it.admitted and (target == it.holder or not it.granted or proof is not None)
+        assert isinstance(after, Authority) == may
+        if isinstance(after, str):
+            assert it.resource in after
+            continue
+        check_step(it, after)
+        assert after.holder == target
+        assert after.admitted == it.admitted  # taking excludes nobody: the grant does
+        assert after is it or not (after.granted or after.newest)
+        assert why_not(after, target) is None
+
+
+def test_who_may_be_promoted_or_have_the_vm_started():
+    for it, host in product(STATES, HOSTS):
+        assert (why_not(it, host) is None) == (it.holder == host and host in it.admitted)
+
+
+def test_an_intent_raises_the_version_and_a_person_may_accept_a_loss():
+    for it in STATES:
+        assert intended(it) == replace(it, version=8)
+        after = accepted(it, "v02")
+        check_step(it, after)
+        assert (after.holder, after.admitted, after.granted) == ("v02", {"v02"}, False)
+
+
+def test_an_ask_that_was_read_before_any_change_is_turned_away():
+    """Each kind of change makes evidence that was read before it worthless (R2)."""
+    it = Authority("voms01", HOSTS, 7, "v01", frozenset(HOSTS), runs=dict.fromkeys(HOSTS, RUN))
+    both = Side("v01", Role.PRIMARY, True, "v02", True, True, False)
+    changes = [
+        intended(it),
+        accepted(it, "v01"),
+        before_attach(it, Ask("v02", RUN, 7))[0],
+        before_resync(it, Ask("v01", RUN, 7), "v02")[0],
+        fence_peer(it, ask_of(it, "v01", "v02"))[0],
+        began(it, "v02", HookRun("boot", 2000)),
+        taken(taken(it, "v02", None), "v01", None),
+        readmitted(replace(it, admitted=frozenset({"v01"})), both),
+        excluded(it, replace(both, peer_up_to_date=False)),
+    ]
+    for after in changes:
+        assert after.version > 7
+        late = ask_of(it, "v01", "v02")
+        assert fence_peer(after, late)[1].verdict is Verdict.WAIT
+        assert before_resync(after, late, "v02")[1].verdict is Verdict.WAIT
+        assert before_attach(after, late)[1].verdict is Verdict.WAIT
+
+
+# ---- how a host sees itself --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "host", "role", "up_to_date", "connected", "peer_up_to_date", "frozen"),
+    [
+        ("14-connected-primary-secondary", "v01", Role.PRIMARY, True, True, True, False),
+        ("14-connected-primary-secondary", "v02", Role.SECONDARY, True, True, True, False),
+        ("08-syncing-mid", "v01", Role.PRIMARY, True, True, False, False),
+        ("08-syncing-mid", "v02", Role.SECONDARY, False, True, True, False),
+        ("31-both-links-cut", "v02", Role.PRIMARY, True, False, False, False),
+        ("41-diskless-secondary", "v01", Role.SECONDARY, False, True, True, False),
+        ("41-diskless-secondary", "v02", Role.PRIMARY, True, True, False, False),
+        ("19-standalone-v02", "v02", Role.SECONDARY, True, False, False, False),
+    ],
+)
+def test_sides_of_real_drbd(label, host, role, up_to_date, connected, peer_up_to_date, frozen):
+    peer = "v02" if host == "v01" else "v01"
+    text = command(drbd84(f"{label}.{host}"), "drbdsetup events2").replace(
+        "conn-name:peer", f"conn-name:{peer}"
+    )
+    resource = parse_events2(text).resource("voms01")
+    side = side_of(host, resource, peer)
+    assert side == Side(host, role, up_to_date, peer, connected, peer_up_to_date, frozen)
+    stranger = side_of(host, resource, "v09")
+    assert (stranger.connected, stranger.peer_up_to_date) == (False, False)
