@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from actuator.model import (
+    Authority,
     CallOutcome,
     DomainRecord,
     DomainState,
@@ -156,20 +157,27 @@ class Journal(Protocol):
     def record(self, domain: str) -> DomainRecord | None:
         """One domain's record; None when there is none yet."""
 
+    def authorities(self) -> tuple[Authority, ...]:
+        """What is written about every DRBD resource."""
+
+    def authority(self, resource: str) -> Authority | None:
+        """What is written about one resource; None when nothing is yet."""
+
     def commit(
         self,
         *,
         record: DomainRecord | None = None,
+        authorities: Sequence[Authority] = (),
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
-        """One transaction: put the record, append the events, take what is settled out of the inbox.
+        """One transaction: put record and authorities, append events, take what is settled out of the inbox.
 
-        ``record.version`` is one above the version that it was made from (1: the domain had none). A settled
-        notification that was received again meanwhile stays in the inbox.
+        The version of each thing put is one above the version that it was made from (1: there was none). A
+        settled notification that was received again meanwhile stays in the inbox.
 
         Raises:
-            Conflict: the stored version is not ``record.version - 1``; nothing was written.
+            Conflict: what is stored is not of the version before; nothing was written.
         """
 
     def timeline(

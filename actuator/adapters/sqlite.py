@@ -17,10 +17,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from actuator.model import DomainRecord, Event, Notification, Received
+from actuator.model import Authority, DomainRecord, Event, Notification, Received
 from actuator.ports import Conflict, JournalError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x766D686C  # "vmhl"
 MAX_BATCH = 500
 MAX_INBOX = 100_000
@@ -29,9 +29,11 @@ PRUNE_EVERY = 1000
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE record (
-    domain TEXT PRIMARY KEY,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
     version INTEGER NOT NULL,
-    body TEXT NOT NULL
+    body TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE inbox (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -52,14 +54,49 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
+_MIGRATIONS = {
+    1: """
+BEGIN IMMEDIATE;
+ALTER TABLE record RENAME TO record_1;
+CREATE TABLE record (
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    PRIMARY KEY (kind, name)
+) STRICT, WITHOUT ROWID;
+INSERT INTO record (kind, name, version, body) SELECT 'domain', domain, version, body FROM record_1;
+DROP TABLE record_1;
+PRAGMA user_version = 2;
+COMMIT;
+""",
+}
+"""From each older schema to the next."""
+
+_ALL = "SELECT body FROM record WHERE kind = ? ORDER BY name"
+_ONE = "SELECT body FROM record WHERE kind = ? AND name = ?"
 _OLDEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq LIMIT ?3"
 _NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq DESC LIMIT ?3"
 
 _RECORD = TypeAdapter(DomainRecord)
+_AUTHORITY = TypeAdapter(Authority)
 _NOTIFICATION = TypeAdapter(Notification)
 _EVENT = TypeAdapter(Event)
 
+DOMAIN, RESOURCE = "domain", "resource"
+"""The kinds of records."""
+
 Change = Callable[[sqlite3.Connection], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """A record to be written over the version before."""
+
+    kind: str
+    name: str
+    version: int
+    body: str
 
 
 @dataclass(slots=True, eq=False)
@@ -138,28 +175,41 @@ class SqliteJournal:
 
     def records(self) -> tuple[DomainRecord, ...]:
         """See ``ports.Journal``."""
-        rows = self._read("SELECT body FROM record ORDER BY domain")
-        return tuple(_RECORD.validate_json(row[0]) for row in rows)
+        return tuple(_RECORD.validate_json(row[0]) for row in self._read(_ALL, DOMAIN))
 
     def record(self, domain: str) -> DomainRecord | None:
         """See ``ports.Journal``."""
-        rows = self._read("SELECT body FROM record WHERE domain = ?", domain)
+        rows = self._read(_ONE, DOMAIN, domain)
         return _RECORD.validate_json(rows[0][0]) if rows else None
+
+    def authorities(self) -> tuple[Authority, ...]:
+        """See ``ports.Journal``."""
+        return tuple(_AUTHORITY.validate_json(row[0]) for row in self._read(_ALL, RESOURCE))
+
+    def authority(self, resource: str) -> Authority | None:
+        """See ``ports.Journal``."""
+        rows = self._read(_ONE, RESOURCE, resource)
+        return _AUTHORITY.validate_json(rows[0][0]) if rows else None
 
     def commit(
         self,
         *,
         record: DomainRecord | None = None,
+        authorities: Sequence[Authority] = (),
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
         """See ``ports.Journal``."""
-        body = "" if record is None else _RECORD.dump_json(record).decode()
+        puts = [
+            _Put(RESOURCE, it.resource, it.version, _AUTHORITY.dump_json(it).decode()) for it in authorities
+        ]
+        if record is not None:
+            puts.append(_Put(DOMAIN, record.domain, record.version, _RECORD.dump_json(record).decode()))
         rows = [_event_row(event) for event in events]
 
         def change(connection: sqlite3.Connection) -> None:
-            if record is not None:
-                _swap(connection, record, body)
+            for put in puts:
+                _swap(connection, put)
             connection.executemany("DELETE FROM inbox WHERE id = ?", [(it.id,) for it in settled])
             _append(connection, rows)
 
@@ -284,6 +334,13 @@ class SqliteJournal:
                 f"{self._path}: was written by a newer vmheal (schema {version}, this one knows"
                 f" {SCHEMA_VERSION}): run that version"
             )
+        elif version < SCHEMA_VERSION and not create:
+            raise JournalError(
+                f"{self._path}: was written by an older vmheal: start the actuator once with it"
+            )
+        else:
+            for older in range(version, SCHEMA_VERSION):
+                self._connection.executescript(_MIGRATIONS[older])
 
     @contextlib.contextmanager
     def _named(self, what: str) -> Iterator[None]:
@@ -310,19 +367,19 @@ def _lock(path: Path) -> int:
             return descriptor
 
 
-def _swap(connection: sqlite3.Connection, record: DomainRecord, body: str) -> None:
-    if record.version == 1:
+def _swap(connection: sqlite3.Connection, put: _Put) -> None:
+    if put.version == 1:
         done = connection.execute(
-            "INSERT OR IGNORE INTO record (domain, version, body) VALUES (?, ?, ?)",
-            (record.domain, record.version, body),
+            "INSERT OR IGNORE INTO record (kind, name, version, body) VALUES (?, ?, ?, ?)",
+            (put.kind, put.name, put.version, put.body),
         )
     else:
         done = connection.execute(
-            "UPDATE record SET version = ?, body = ? WHERE domain = ? AND version = ?",
-            (record.version, body, record.domain, record.version - 1),
+            "UPDATE record SET version = ?, body = ? WHERE kind = ? AND name = ? AND version = ?",
+            (put.version, put.body, put.kind, put.name, put.version - 1),
         )
     if done.rowcount != 1:
-        raise Conflict(f"{record.domain}: its record is no longer at version {record.version - 1}")
+        raise Conflict(f"{put.name}: its record is no longer at version {put.version - 1}")
 
 
 def _event_row(event: Event) -> tuple[str, str]:

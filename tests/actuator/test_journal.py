@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.core.progress import claimed, concluded
 from actuator.model import (
+    Authority,
     Confirm,
     Demote,
     Destroy,
@@ -25,6 +26,7 @@ from actuator.model import (
     EscalationKind,
     Event,
     Failed,
+    HookRun,
     Indeterminate,
     Notification,
     Plan,
@@ -269,6 +271,60 @@ def test_a_second_actuator_is_turned_away(path, journal):
     with pytest.raises(JournalError):
         reader.commit(events=[event()])
     reader.close()
+
+
+AUTHORITY = Authority(
+    "voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}), runs={"v01": HookRun("boot", 2**62)}
+)
+
+
+def test_an_authority_is_changed_only_over_the_version_before(journal):
+    assert journal.authority("voms01") is None
+    journal.commit(authorities=[AUTHORITY])
+    assert journal.authority("voms01") == AUTHORITY
+    granted = replace(AUTHORITY, version=2, granted=True, newest=True, admitted=frozenset({"v01"}))
+    journal.commit(authorities=[granted])
+    assert journal.authorities() == (granted,)
+    for late in (granted, AUTHORITY, replace(granted, version=4)):
+        with pytest.raises(Conflict, match="voms01"):
+            journal.commit(authorities=[late])
+    assert journal.authorities() == (granted,)
+
+
+def test_authorities_and_a_record_are_changed_together_or_not_at_all(journal):
+    other = replace(AUTHORITY, resource="voms01-2")
+    journal.commit(authorities=[other])
+    record = DomainRecord("voms01", version=1, host="v01")
+    with pytest.raises(Conflict, match="voms01-2"):
+        journal.commit(record=record, authorities=[AUTHORITY, other], events=[event()])
+    assert journal.record("voms01") is None
+    assert journal.authorities() == (other,)
+    assert journal.timeline() == ()
+    journal.commit(record=record, authorities=[AUTHORITY, replace(other, version=2)], events=[event()])
+    assert journal.record("voms01") == record
+    assert [it.version for it in journal.authorities()] == [1, 2]
+
+
+def test_an_older_journal_is_brought_up_to_date(path, journal):
+    record = full_record()
+    journal.commit(record=replace(record, version=1), events=[event()])
+    journal.close()
+    raw = sqlite3.connect(path)
+    raw.executescript(
+        "BEGIN; ALTER TABLE record RENAME TO two;"
+        "CREATE TABLE record (domain TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL)"
+        " STRICT, WITHOUT ROWID;"
+        "INSERT INTO record SELECT name, version, body FROM two; DROP TABLE two;"
+        "PRAGMA user_version = 1; COMMIT;"
+    )
+    raw.close()
+    with pytest.raises(JournalError, match="older vmheal"):
+        SqliteJournal(path, read_only=True)
+    for _ in range(2):
+        newer = SqliteJournal(path)
+        assert newer.records() == (replace(record, version=1),)
+        assert [it for _, it in newer.timeline()] == [event()]
+        newer.close()
 
 
 def test_a_newer_journal_is_refused_and_left_alone(path):

@@ -25,7 +25,6 @@ from actuator.model import (
     Notification,
     OutgoingAlert,
     PlanStatus,
-    Received,
 )
 from actuator.observe import Observer
 from actuator.ports import JournalError, Ports, Unanswered
@@ -317,10 +316,8 @@ class MortalJournal:
     def receive(self, notifications: Sequence[Notification], *, at: float) -> None:
         self._write(lambda: self.journal.receive(notifications, at=at))
 
-    def commit(
-        self, *, record: DomainRecord | None = None, events=(), settled: Sequence[Received] = ()
-    ) -> None:
-        self._write(lambda: self.journal.commit(record=record, events=events, settled=settled))
+    def commit(self, **change) -> None:
+        self._write(lambda: self.journal.commit(**change))
 
 
 def settings(path, **more) -> Settings:
