@@ -25,6 +25,7 @@ from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
 from actuator.adapters.prometheus import Prometheus
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.adapters.ssh import SshAccess
+from actuator.arbitrate import Arbiter
 from actuator.config import ConfigError, Settings, check_readable, load, read_secret
 from actuator.model import Event
 from actuator.ports import JournalError, Ports
@@ -81,7 +82,7 @@ def serve(config_path: Path, log_format: str) -> None:
     _configure_logging(as_json=log_format == "json")
     with _faults_are_said():
         settings = load(config_path)
-        token = read_secret(settings.webhook.token_file)
+        token, hooks = read_secret(settings.webhook.token_file), _hook_tokens(settings)
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
@@ -106,6 +107,8 @@ def serve(config_path: Path, log_format: str) -> None:
                 journal=ports.journal,
                 clock=ports.clock,
                 token=token,
+                hooks=hooks,
+                arbiter=Arbiter(ports.journal, ports.clock),
                 webhook=settings.webhook,
                 wake=actuator.wake,
                 registry=report.registry,
@@ -118,6 +121,25 @@ def serve(config_path: Path, log_format: str) -> None:
 
 def _status(settings: Settings, actuator: Actuator) -> Mapping[str, object]:
     return status(settings, actuator.protected, actuator.reconciler.last_at, actuator.worker.busy)
+
+
+def _hook_tokens(settings: Settings) -> dict[str, str]:
+    """Read the tokens of the hosts' hooks; host by token.
+
+    Raises:
+        ConfigError: one cannot be read, or two hosts have the same.
+    """
+    files = {
+        name: host.arbiter_token_file for name, host in settings.hosts.items() if host.arbiter_token_file
+    }
+    hosts: dict[str, str] = {}
+    for name, file in files.items():
+        other = hosts.setdefault(read_secret(file), name)
+        if other != name:
+            raise ConfigError(
+                (f"hosts.{name}.arbiter_token_file: {file}: the same token as that of {other}",)
+            )
+    return hosts
 
 
 def _open_journal(settings: Settings) -> SqliteJournal:
@@ -179,6 +201,7 @@ def check(config_path: Path, live: bool, as_json: bool) -> None:
     with _faults_are_said():
         settings = load(config_path)
         read_secret(settings.webhook.token_file)
+        _hook_tokens(settings)
         answers = _ask_everybody(settings) if live else {}
     if as_json:
         click.echo(json.dumps({"config": "ok", "live": answers}, indent=2))

@@ -113,6 +113,9 @@ class HostSettings(_Section):
     address: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")]
     """Name or IP address for SSH."""
     libvirt_uri: Annotated[str, StringConstraints(pattern=r"^[a-z]+(\+[a-z0-9]+)?://\S*$")]
+    arbiter_token_file: AbsolutePath | None = None
+    """Holds the bearer token, alone, one line, with which this host's DRBD hooks ask the arbiter; no other
+    host has the same. Without it the host's hooks are not answered."""
 
 
 class DomainSettings(_Section):

@@ -1,4 +1,4 @@
-"""The actuator's HTTP side: Alertmanager's webhook, metrics, health and status.
+"""The actuator's HTTP side: Alertmanager's webhook, the arbiter's questions, metrics, health and status.
 
 A delivery is answered 200 only after its notifications are in the journal, all in one transaction; the
 journal lets deliveries that come together share an fsync. What is our own fault is 503: after a 5xx
@@ -27,6 +27,8 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
+from actuator.arbitrate import Arbiter, MalformedQuestionError
+from actuator.arbitrate import parse as parse_question
 from actuator.config import WebhookSettings
 from actuator.ports import Clock, Journal, JournalError
 from actuator.web import WebServer
@@ -35,6 +37,8 @@ from actuator.webhook import Delivery, MalformedError, TooManyAlertsError, parse
 log = structlog.get_logger()
 
 ALERTS = "/alerts"
+ARBITRATE = "/api/v1/arbitrate"
+MAX_QUESTION_BYTES = 4096
 RETRY_AFTER_SECONDS = 1
 MAX_LOG_LINES = 20
 LOG_WINDOW_SECONDS = 10.0
@@ -49,6 +53,8 @@ class Server:
         journal: where notifications go.
         clock: for the time of receipt.
         token: the bearer token that a delivery must bring.
+        hooks: host by the bearer token that its hooks bring.
+        arbiter: answers them.
         webhook: its limits.
         wake: called after each delivery that is in the journal: there is work.
         registry: what ``/metrics`` shows; gets the metrics of this side too.
@@ -65,18 +71,21 @@ class Server:
         journal: Journal,
         clock: Clock,
         token: str,
+        hooks: Mapping[str, str],
+        arbiter: Arbiter,
         webhook: WebhookSettings,
         wake: Callable[[], None],
         registry: CollectorRegistry,
         status: Callable[[], Mapping[str, object]],
     ) -> None:
         refusals = _Refusals(clock)
+        takers = {ALERTS: {token: "Alertmanager"}, ARBITRATE: hooks}
 
         def wants_body(method: str, path: str, headers: Mapping[str, str]) -> bool:
-            if (method, path) != ("POST", ALERTS):
+            if method != "POST" or path not in takers:
                 return False
             try:
-                _check_head(token, headers.get("AUTHORIZATION", ""), headers.get("CONTENT_TYPE", ""))
+                _check_head(takers[path], headers.get("AUTHORIZATION", ""), headers.get("CONTENT_TYPE", ""))
             except HTTPException:
                 return False
             return True
@@ -86,6 +95,8 @@ class Server:
                 journal=journal,
                 clock=clock,
                 token=token,
+                hooks=hooks,
+                arbiter=arbiter,
                 webhook=webhook,
                 wake=wake,
                 registry=registry,
@@ -193,7 +204,7 @@ class _Receiver:
 
     def take(self) -> Response:
         """Answer the request, or raise the answer."""
-        _check_head(self._token, request.headers.get("Authorization", ""), request.content_type or "")
+        _check_head({self._token: ""}, request.headers.get("Authorization", ""), request.content_type or "")
         if (request.content_length or 0) > self._limits.max_body_bytes:
             raise RequestEntityTooLarge(f"the body is larger than {self._limits.max_body_bytes} bytes")
         try:
@@ -230,11 +241,32 @@ class _Receiver:
         self._duration.observe(seconds)
 
 
+class _Hooks:
+    """What stands behind ``POST /api/v1/arbitrate``."""
+
+    def __init__(self, hosts: Mapping[str, str], arbiter: Arbiter) -> None:
+        self._hosts = hosts
+        self._arbiter = arbiter
+
+    def answer(self) -> Response:
+        """Answer the request, or raise the answer."""
+        host = _check_head(self._hosts, request.headers.get("Authorization", ""), request.content_type or "")
+        if (request.content_length or 0) > MAX_QUESTION_BYTES:
+            raise RequestEntityTooLarge(f"the body is larger than {MAX_QUESTION_BYTES} bytes")
+        try:
+            question = parse_question(request.get_data(cache=False))
+        except MalformedQuestionError as error:
+            raise BadRequest(str(error)) from None
+        return Response(to_json(self._arbiter.reply(host, question)), content_type="application/json")
+
+
 def create_app(
     *,
     journal: Journal,
     clock: Clock,
     token: str,
+    hooks: Mapping[str, str],
+    arbiter: Arbiter,
     webhook: WebhookSettings,
     wake: Callable[[], None],
     registry: CollectorRegistry,
@@ -247,6 +279,8 @@ def create_app(
     _answer_errors(app, refusals or _Refusals(clock))
 
     app.post(ALERTS)(receiver.take)
+
+    app.post(ARBITRATE)(_Hooks(hooks, arbiter).answer)
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -303,21 +337,28 @@ def _answer_errors(app: Flask, refusals: _Refusals) -> None:
         return _text("an unexpected error; the actuator's log has it", 500)
 
 
-def _check_head(token: str, authorization: str, content_type: str) -> None:
-    """Check what a delivery's head must have, before its body is read and again before it is used.
+def _check_head(tokens: Mapping[str, str], authorization: str, content_type: str) -> str:
+    """Check what a request's head must have, before its body is read and again before it is used.
+
+    Returns:
+        Whose token it is.
 
     Raises:
-        Unauthorized: no bearer token, or another one.
+        Unauthorized: no bearer token, or none of these.
         UnsupportedMediaType: the body is not said to be JSON.
     """
     scheme, _, given = authorization.partition(" ")
     challenge = WWWAuthenticate("bearer", {"realm": "vmheal"})
     if scheme.lower() != "bearer":
         raise Unauthorized("no bearer token", www_authenticate=challenge)
-    if not hmac.compare_digest(given.strip().encode("latin-1", "replace"), token.encode()):
+    secret = given.strip().encode("latin-1", "replace")
+    # All are compared: the time taken does not tell which came near.
+    found = [who for token, who in tokens.items() if hmac.compare_digest(secret, token.encode())]
+    if not found:
         raise Unauthorized("the bearer token is not the right one", www_authenticate=challenge)
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("the content type is not application/json")
+    return found[0]
 
 
 def _text(sentence: str, code: int = 200) -> Response:

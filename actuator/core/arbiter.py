@@ -184,6 +184,18 @@ def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
     return _changed(it, admitted=it.admitted - {ask.host}), allowed
 
 
+def unfence_peer(it: Authority, ask: Ask, side: Side) -> tuple[Authority, Answer]:
+    """The host sees the end of its peer's resync: both are admitted when it is the Primary that holds it."""
+    if foreign := _foreign(it, ask.host, side.peer):
+        return it, _refuse(foreign)
+    if stale := _stale(it, ask):
+        return it, stale
+    after = readmitted(it, side)
+    if after is it and not (ask.host == it.holder and side.peer in it.admitted):
+        return it, _refuse(f"{ask.host} is not the Primary that sees {side.peer} connected and UpToDate")
+    return after, Answer(Verdict.ALLOW, f"{side.peer} is admitted")
+
+
 def _foreign(it: Authority, *hosts: str) -> str | None:
     if len(set(hosts)) == len(hosts) and set(hosts) <= set(it.hosts):
         return None
@@ -202,22 +214,19 @@ def _stale(it: Authority, ask: Ask) -> Answer | None:
 # `it` was read before the first of the sides was looked at.
 
 
-def adopted(resource: str, hosts: tuple[str, ...], sides: tuple[Side, ...], otherwise: str) -> Authority:
-    """The first record of a resource: the Primary holds it, else the host where its VM should run.
+def adopted(resource: str, hosts: tuple[str, ...], one: Side, other: Side, home: str) -> Authority | None:
+    """The first record of a resource: of a pair that is connected and UpToDate on the word of both sides.
 
-    Only what a Primary says itself, or two connected Secondaries both, is admitted.
+    A Primary holds it; of two Secondaries ``home``, where its VM should run. None: what is there proves
+    nothing, as this may not be the first record but one that was lost; a person decides.
     """
-    primaries = [side for side in sides if side.role is Role.PRIMARY]
-    alone = primaries[0] if len({side.host for side in primaries}) == 1 else None
-    it = Authority(resource, hosts, 1, alone.host if alone else otherwise, frozenset())
-    if alone is not None:
-        own = frozenset({alone.host} if alone.up_to_date else ())
-        peers = frozenset(side.peer for side in primaries if _sees_both(side))
-        return replace(it, admitted=own | (peers & set(hosts)))
-    if primaries:
-        return it
-    met = frozenset(side.host for side in sides for other in sides if _have_met(side, other))
-    return replace(it, admitted=met)
+    pair = frozenset({one.host, other.host})
+    if not (_see_each_other(one, other) and pair <= set(hosts)) or one.frozen or other.frozen:
+        return None
+    primaries = [side.host for side in (one, other) if side.role is Role.PRIMARY]
+    if len(primaries) > 1 or {one.role, other.role} - {Role.PRIMARY, Role.SECONDARY}:
+        return None
+    return Authority(resource, hosts, 1, primaries[0] if primaries else home, pair)
 
 
 def readmitted(it: Authority, primary: Side) -> Authority:
@@ -251,7 +260,8 @@ def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
 
 def met(it: Authority, one: Side, other: Side) -> Authority:
     """Two connected Secondaries that both say UpToDate of both are admitted (L2)."""
-    return _met(it, one, it.holder) if _have_met(one, other) else it
+    secondaries = one.role is Role.SECONDARY and other.role is Role.SECONDARY
+    return _met(it, one, it.holder) if secondaries and _see_each_other(one, other) else it
 
 
 def let_go(it: Authority, to: Side, holder: Side | None) -> Authority:
@@ -278,14 +288,8 @@ def _sees_both(side: Side) -> bool:
     return side.peer != side.host and side.connected and side.up_to_date and side.peer_up_to_date
 
 
-def _have_met(one: Side, other: Side) -> bool:
-    return (
-        (one.host, one.peer) == (other.peer, other.host)
-        and one.role is Role.SECONDARY
-        and other.role is Role.SECONDARY
-        and _sees_both(one)
-        and _sees_both(other)
-    )
+def _see_each_other(one: Side, other: Side) -> bool:
+    return (one.host, one.peer) == (other.peer, other.host) and _sees_both(one) and _sees_both(other)
 
 
 # ---- what plans and people do --------------------------------------------------------------------------

@@ -14,12 +14,15 @@ from prometheus_client import CollectorRegistry
 
 from actuator.adapters.clock import SystemClock
 from actuator.adapters.sqlite import SqliteJournal
+from actuator.arbitrate import Arbiter
 from actuator.config import WebhookSettings
 from actuator.model import Notification
 from actuator.ports import Journal
 from actuator.receive import Server
 
 TOKEN = "not-a-real-secret"
+HOOKS = {"a-token-of-v01": "v01", "a-token-of-v02": "v02"}
+"""Host by the token of its hooks."""
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 
 
@@ -118,6 +121,8 @@ def arguments(journal: Journal, **limits: float) -> dict:
         "journal": journal,
         "clock": SystemClock(threading.Event()),
         "token": TOKEN,
+        "hooks": HOOKS,
+        "arbiter": Arbiter(journal, SystemClock(threading.Event())),
         "webhook": WebhookSettings(token_file="/unused", **limits),
         "wake": lambda: None,
         "registry": CollectorRegistry(),

@@ -281,26 +281,20 @@ def test_an_ungranted_holder_that_cannot_be_promoted_lets_go():
     assert let
 
 
-def test_the_first_record_admits_only_what_was_seen():
-    for one, other in ((one, other) for one, other in product(THAWED, THAWED) if one.host != other.host):
-        it = adopted("voms01", HOSTS, (one, other), "v02")
-        assert (it.version, it.granted, it.newest) == (1, False, False)
-        primaries = {side.host: side for side in (one, other) if side.role is Role.PRIMARY}
-        if len(primaries) == 1:
-            assert it.holder in primaries
-            for host in it.admitted:
-                assert any(
-                    side.up_to_date and (host == side.host or (host == side.peer and sees_both(side)))
-                    for side in (one, other)
-                    if side.role is Role.PRIMARY
-                )
-        else:
-            assert it.holder == "v02"
-            if it.admitted:
-                assert not primaries
-                assert it.admitted == set(HOSTS)
-                assert sees_both(one)
-                assert sees_both(other)
+def test_the_first_record_is_made_of_a_pair_in_order_only():
+    made = 0
+    for one, other in product(SIDES, SIDES):
+        it = adopted("voms01", HOSTS, one, other, "v02")
+        roles = [one.role, other.role]
+        pair = {one.host, other.host} == set(HOSTS) == {one.peer, other.peer} and one.peer == other.host
+        in_order = sees_both(one) and sees_both(other) and not (one.frozen or other.frozen)
+        known = Role.UNKNOWN not in roles and roles.count(Role.PRIMARY) <= 1
+        assert (it is not None) == (pair and in_order and known)
+        if it is not None:
+            made += 1
+            primaries = [side.host for side in (one, other) if side.role is Role.PRIMARY]
+            assert it == Authority("voms01", HOSTS, 1, (*primaries, "v02")[0], frozenset(HOSTS))
+    assert made == 6
 
 
 # ---- plans and people --------------------------------------------------------------------------------------

@@ -1,0 +1,156 @@
+"""Answering the hooks that DRBD runs on the hosts: from a question's bytes to a durable verdict.
+
+A hook asks twice. First it says who it is, and gets the version: from then on no earlier run of a hook on its
+host is heard. Then it looks at its own host, and asks with that version. Whatever changed in between turns
+the second question away, and the hook begins again.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from actuator.core.arbiter import (
+    Answer,
+    Ask,
+    FencePeer,
+    Side,
+    Verdict,
+    before_attach,
+    before_resync,
+    began,
+    fence_peer,
+    unfence_peer,
+)
+from actuator.model import Authority, Event, HookRun
+from actuator.ports import Clock, Conflict, Journal
+from exporter.drbd import Role
+
+MAX_ATTEMPTS = 20
+"""To write over a version that others change too; each that loses means that another one got through."""
+
+log = structlog.get_logger(__name__)
+
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.+-]{0,127}$")]
+
+
+class Question(BaseModel):
+    """What a hook sends. ``version`` is missing in its first question."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    hook: Literal["fence-peer", "before-resync-source", "unfence-peer", "attach"]
+    resource: _Name
+    peer: _Name | None = None
+    """Of every hook but ``attach``."""
+    boot_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{1,64}$")]
+    began_ns: Annotated[int, Field(ge=0, lt=2**63)]
+    version: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    role: Literal["Primary", "Secondary", "Unknown"] = "Unknown"
+    up_to_date: bool = False
+    """Every volume's own disk is UpToDate."""
+    connected: bool = False
+    peer_up_to_date: bool = False
+
+
+class MalformedQuestionError(ValueError):
+    """The body is not a question that can be answered; the text says where and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a question, and the version that it left behind; a first question has no verdict."""
+
+    version: int
+    sentence: str
+    verdict: Verdict | None = None
+
+
+def parse(body: bytes) -> Question:
+    """Read a question.
+
+    Raises:
+        MalformedQuestionError: it is none.
+    """
+    try:
+        question = Question.model_validate_json(body)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(str(part) for part in fault["loc"])
+        raise MalformedQuestionError(f"{place}: {fault['msg']}" if place else fault["msg"]) from None
+    if (question.peer is None) != (question.hook == "attach"):
+        raise MalformedQuestionError(
+            f"peer: {question.hook} {'has none' if question.peer else 'must name it'}"
+        )
+    return question
+
+
+class Arbiter:
+    """Keeps each resource's authority in the journal.
+
+    Args:
+        journal: where it is durable before anybody hears of it.
+        clock: for the timeline.
+    """
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self._journal = journal
+        self._clock = clock
+
+    def reply(self, host: str, question: Question) -> Reply:
+        """Answer a hook on ``host``.
+
+        Raises:
+            JournalError: nothing was granted; it may ask again.
+        """
+        conflict: Conflict | None = None
+        for _ in range(MAX_ATTEMPTS):
+            before = self._journal.authority(question.resource)
+            if before is None:
+                return Reply(0, f"vmheal does not know {question.resource} yet", Verdict.WAIT)
+            after, answer = _judge(before, host, question)
+            try:
+                self._write(before, after, host, question, answer)
+            except Conflict as error:
+                conflict = error
+                continue
+            if answer is None:
+                return Reply(after.version, f"look, and ask with version {after.version}")
+            return Reply(after.version, answer.sentence, answer.verdict)
+        assert conflict is not None, "the loop ended without a reply"
+        raise conflict
+
+    def _write(
+        self, before: Authority, after: Authority, host: str, question: Question, answer: Answer | None
+    ) -> None:
+        if after is before:
+            return
+        events = []
+        if answer is not None:
+            said = f"{question.hook} of {question.resource} on {host}: {answer.verdict}, {answer.sentence}"
+            detail = {
+                "resource": question.resource,
+                "verdict": answer.verdict.value,
+                "version": after.version,
+            }
+            events.append(Event(self._clock.wall(), "arbitrated", said, host=host, detail=detail))
+        self._journal.commit(authorities=[after], events=events)
+
+
+def _judge(it: Authority, host: str, question: Question) -> tuple[Authority, Answer | None]:
+    run = HookRun(question.boot_id, question.began_ns)
+    if question.version is None:
+        return began(it, host, run), None
+    ask = Ask(host, run, question.version)
+    peer, role = question.peer or "", Role(question.role)
+    match question.hook:
+        case "fence-peer":
+            return fence_peer(it, FencePeer(host, run, question.version, peer, role, question.up_to_date))
+        case "before-resync-source":
+            return before_resync(it, ask, peer)
+        case "attach":
+            return before_attach(it, ask)
+        case "unfence-peer":
+            sees = (question.up_to_date, peer, question.connected, question.peer_up_to_date)
+            return unfence_peer(it, ask, Side(host, role, *sees, frozen=False))
