@@ -8,7 +8,7 @@ from tests.lab import network
 from tests.lab.image import REPO
 from tests.lab.machine import Accelerator, Machine
 from tests.lab.network import Network
-from tests.lab.ssh import Completed, Connection, Keys
+from tests.lab.ssh import CommandError, Completed, Connection, Keys
 from tests.lab.vm import VOLUME_GROUP, Resource, Vm
 from tests.lab.waiting import LabError, LabTimeoutError, wait_until
 
@@ -23,6 +23,7 @@ from exporter.__main__ import main
 
 main()
 """
+_LIBXL_LOG = "/var/log/libvirt/libxl/libxl-driver.log"
 EXPORTER_UNIT = REPO / "exporter" / "systemd" / "vmheal-exporter.service"
 
 
@@ -177,6 +178,20 @@ class Host:
             wait_until(reached, f"{vm.name} on {self.name} to be {state}", timeout_seconds, 0.3)
         except LabTimeoutError as error:
             raise LabTimeoutError(f"{error} ({last[0]})") from error
+
+    def start_guest(self, vm: Vm) -> None:
+        """Have libvirt start the domain.
+
+        Raises:
+            LabError: it refused; for Xen the message has the end of libxl's log, which alone says why.
+        """
+        try:
+            self.virsh(vm.uri, "start", vm.name)
+        except CommandError as error:
+            if vm.flavour != "xen":
+                raise
+            said = self.run(["tail", "-n", "20", _LIBXL_LOG], check=False).text
+            raise LabError(f"{error}\n{said}") from error
 
     def crash_guest(self, vm: Vm) -> None:
         """Have the guest's kernel panic.

@@ -194,8 +194,12 @@ class Lab:
         return vm
 
     def start_vm(self, vm: Vm, on: str | None = None) -> None:
-        """Start the VM's domain with libvirt, on the given host or its first."""
-        self.hosts[on or vm.hosts[0]].virsh(vm.uri, "start", vm.name)
+        """Start the VM's domain with libvirt, on the given host or its first.
+
+        Raises:
+            LabError: libvirt refused; the message has what libxl logged of it.
+        """
+        self.hosts[on or vm.hosts[0]].start_guest(vm)
 
     def start_vms(self, vms: Iterable[Vm], timeout_seconds: float = 120) -> list[Line]:
         """Start VMs on their first hosts and wait until each writes; return a record of each.

@@ -60,18 +60,26 @@ def wait_recovered(site: Site, vm: Vm, since: float, timeout_seconds: float = 18
     return Recovery(
         vm=vm.name,
         crashed_at=wall + max(line.at for line in lines if line.boot == old.boot),
-        received_at=_first(events, "received", "").at,
-        started_at=_first(events, "outcome", "start ").detail["called_at"],
+        received_at=_first(event.at for event in events if event.kind == "received"),
+        started_at=_first(start_calls(events)),
         recorded_at=wall + first.at,
         lost=max(0, (old.last or 0) - (new.found or 0)),
     )
 
 
-def _first(events: Iterable[Event], kind: str, sentence: str) -> Event:
-    for event in events:
-        if event.kind == kind and event.sentence.startswith(sentence):
-            return event
-    raise LabError(f"The journal has no event {kind!r} {sentence!r}")
+def start_calls(events: Iterable[Event]) -> list[float]:
+    """When libvirt was called for a start; a step that a guard refused in the last moment called nothing."""
+    return [
+        event.detail["called_at"]
+        for event in events
+        if event.kind == "outcome" and event.detail["step"] == "start" and "called_at" in event.detail
+    ]
+
+
+def _first(moments: Iterable[float]) -> float:
+    for moment in moments:
+        return moment
+    raise LabError("The journal has no webhook, or no start call")
 
 
 def medians(recoveries: Sequence[Recovery]) -> dict[str, tuple[float, float, float]]:

@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from tests.lab.recovery import wait_recovered
+from tests.lab.recovery import start_calls, wait_recovered
 from tests.lab.site import Site
 from tests.lab.waiting import wait_until
 
@@ -53,12 +53,8 @@ def site(running_site, vms):
 
 
 def starts(site, vm, since):
-    """The start calls that the actuator intended for a VM."""
-    return [
-        event
-        for event in site.events(since)
-        if event.kind == "intent" and event.domain == vm.name and event.sentence.startswith("start ")
-    ]
+    """The start calls that the actuator made for a VM."""
+    return start_calls(event for event in site.events(since) if event.domain == vm.name)
 
 
 def crash(site, vm):
@@ -196,7 +192,7 @@ def test_actuator_killed_between_any_two_journal_writes(site, vms):
         site.lab.witness.assert_nothing_lost(vm)
         new = boots(site, vm)[len(before) :]
         told.append(
-            f"write {write}: {len(starts(site, vm, since))} start intents, {len(new)} boots, killed: {killed}"
+            f"write {write}: {len(starts(site, vm, since))} start calls, {len(new)} boots, killed: {killed}"
         )
         site.lab.progress(told[-1])
         assert len(new) == 1, told
