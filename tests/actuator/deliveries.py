@@ -131,10 +131,10 @@ def arguments(journal: Journal, **limits: float) -> dict:
 
 
 @contextlib.contextmanager
-def served(journal: Journal, **limits: float) -> Iterator[Served]:
-    """The receiver on a free port of loopback, in this process."""
+def served(journal: Journal, port: int = 0, **limits: float) -> Iterator[Served]:
+    """The receiver on a port of loopback, a free one by default, in this process."""
     given, woken = arguments(journal, **limits), threading.Semaphore(0)
-    with Server(("127.0.0.1", 0), **{**given, "wake": woken.release}) as server:
+    with Server(("127.0.0.1", port), **{**given, "wake": woken.release}) as server:
         yield Served(server.port, given["registry"], woken)
 
 

@@ -1,0 +1,304 @@
+"""vmheal-fence-peer: asks vmheal's arbiter on behalf of DRBD, which runs it as a handler and waits for it.
+
+    handlers {
+        fence-peer           "/usr/bin/vmheal-fence-peer";
+        unfence-peer         "/usr/bin/vmheal-fence-peer unfence-peer";
+        before-resync-source "/usr/bin/vmheal-fence-peer before-resync-source";
+    }
+
+and `vmheal-fence-peer attach RESOURCE` before a disk is attached. A VM's I/O stands still meanwhile: only the
+standard library, only what is needed of it, and no other program on DRBD 8.4.
+
+Exit status of fence-peer, in DRBD's words: 4, the peer is outdated: go on; 1: do not. Of the others: 0, go
+on; 1, do not. Whatever goes wrong is a 1: DRBD then keeps the I/O frozen, refuses the promotion, or drops the
+connection, and nothing is lost. In syslog as vmheal-fence-peer.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import syslog
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+CONFIG = "/etc/vmheal/fence-peer.conf"
+PROC = "/proc/drbd"
+GRANTED, DENIED = 4, 1
+HOOKS = ("fence-peer", "unfence-peer", "before-resync-source", "attach")
+
+ASK_SECONDS = 2.0
+"""For one question to one address, from the connection to the last byte."""
+PAUSE_SECONDS = 0.5
+"""Between two rounds of questions."""
+PATIENCE_SECONDS = 8.0
+"""How long is asked, but for a frozen Primary: that one asks until it is answered or connected again."""
+MAX_ANSWER_BYTES = 65536
+NOT_CONNECTED = {
+    *("StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure"),
+    *("ProtocolError", "TearDown", "WFConnection", "WFReportParams", "Unconfigured"),
+}
+"""8.4's connection states in which the peer is not heard."""
+
+
+class HookError(Exception):
+    """It cannot be asked; the message is a sentence for syslog."""
+
+
+class Config(NamedTuple):
+    """`key value` lines; `actuator` may be there several times."""
+
+    actuators: tuple[tuple[str, int], ...]
+    token: str
+
+
+class State(NamedTuple):
+    """How this host sees the resource and its peer; of several volumes the worst."""
+
+    role: str
+    up_to_date: bool
+    connected: bool
+    peer_up_to_date: bool
+
+
+def main() -> None:
+    """Run as DRBD's handler."""
+    syslog.openlog("vmheal-fence-peer", syslog.LOG_PID, syslog.LOG_DAEMON)
+    try:
+        status = run(sys.argv[1:], os.environ)
+    except (HookError, OSError) as error:
+        say(f"{error}")
+        status = DENIED
+    sys.exit(status)
+
+
+def run(
+    arguments: Sequence[str], environment: Mapping[str, str], config: str = CONFIG, proc: str = PROC
+) -> int:
+    """Ask and wait; the exit status.
+
+    Raises:
+        HookError: the configuration or the environment is not as it must be.
+        OSError: a file cannot be read.
+    """
+    hook = arguments[0] if arguments else "fence-peer"
+    if hook not in HOOKS or len(arguments) > (2 if hook == "attach" else 1):
+        raise HookError(f"usage: vmheal-fence-peer [{' | '.join(HOOKS[:-1])} | attach RESOURCE]")
+    resource = (
+        arguments[1] if hook == "attach" and len(arguments) > 1 else environment.get("DRBD_RESOURCE", "")
+    )
+    if not resource:
+        raise HookError("DRBD_RESOURCE is not set: it is DRBD that runs this as a handler")
+    peer = None if hook == "attach" else peer_name(environment)
+    settings = read_config(config)
+    question = {
+        "hook": hook,
+        "resource": resource,
+        **({} if peer is None else {"peer": peer}),
+        "boot_id": _read("/proc/sys/kernel/random/boot_id").strip(),
+        "began_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    }
+
+    def look() -> State:
+        return (
+            State("Unknown", False, False, False) if peer is None else read_state(environment, proc, resource)
+        )
+
+    verdict = wait_for_verdict(settings, question, look)
+    if hook == "fence-peer":
+        return GRANTED if verdict == "grant" else DENIED
+    return 0 if verdict == "allow" or hook == "unfence-peer" else DENIED
+
+
+def wait_for_verdict(config: Config, question: Mapping[str, Any], look: Callable[[], State]) -> str:
+    """Ask round after round until there is a verdict other than "wait"; "" when there was none in time.
+
+    A Primary that lost its peer is frozen, and asks until it is answered or connected again.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    what = f"{question['hook']} {question['resource']}"
+    fencing = question["hook"] == "fence-peer"
+    role = said = ""
+    while True:
+        for address in config.actuators:
+            verdict, sentence = ask(address, config.token, question, look)
+            if sentence != said:
+                say(f"{what}: {sentence}")
+            said = sentence
+            if verdict not in {"", "wait"}:
+                return verdict
+        if fencing:
+            try:
+                state = look()
+            except OSError as error:
+                say(f"{what}: {error}")
+            else:
+                role = state.role
+                if state.connected:
+                    say(f"{what}: connected again")
+                    return ""
+        if time.monotonic() >= deadline and not (fencing and role == "Primary"):
+            return ""
+        time.sleep(PAUSE_SECONDS)  # noqa: TID251  there is nothing else to wait for
+
+
+def ask(
+    address: tuple[str, int], token: str, question: Mapping[str, Any], look: Callable[[], State]
+) -> tuple[str, str]:
+    """Say who asks, look, and ask; the verdict ("" without one), and a sentence."""
+    try:
+        reply = post(address, token, question)
+        if reply["verdict"] is None:
+            seen = {} if question["hook"] == "attach" else look()._asdict()
+            reply = post(address, token, {**question, "version": reply["version"], **seen})
+        return str(reply["verdict"]), f"{reply['verdict']}: {reply['sentence']}"
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ) as error:  # the last two: it is no answer of the arbiter
+        return "", f"{address[0]}:{address[1]}: {error or type(error).__name__}"
+
+
+def post(address: tuple[str, int], token: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """One question over HTTP.
+
+    Raises:
+        OSError: no answer in time.
+        ValueError: another answer than 200 with JSON in it.
+    """
+    deadline = time.monotonic() + ASK_SECONDS
+    content = json.dumps(body).encode()
+    head = (
+        f"POST /api/v1/arbitrate HTTP/1.0\r\nHost: {address[0]}\r\nAuthorization: Bearer {token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
+    received = b""
+    with socket.create_connection(address, timeout=ASK_SECONDS) as connection:
+        connection.sendall(head.encode() + content)
+        while chunk := _receive(connection, deadline):
+            received += chunk
+            if len(received) > MAX_ANSWER_BYTES:
+                raise ValueError("the answer does not end")
+    head_bytes, _, answer = received.partition(b"\r\n\r\n")
+    status_line = head_bytes.partition(b"\r\n")[0].decode("latin-1")
+    if status_line.split(" ")[1:2] != ["200"]:
+        raise ValueError(f"answered {status_line!r}: {answer[:200].decode(errors='replace').strip()}")
+    reply: dict[str, Any] = json.loads(answer)
+    return reply
+
+
+def _receive(connection: socket.socket, deadline: float) -> bytes:
+    connection.settimeout(max(0.001, deadline - time.monotonic()))
+    return connection.recv(65536)
+
+
+def read_config(path: str) -> Config:
+    """Read the configuration.
+
+    Raises:
+        HookError: a line is not understood, or something is missing.
+        OSError: it cannot be read.
+    """
+    actuators, token_file = [], ""
+    for number, line in enumerate(_read(path).splitlines(), 1):
+        key, _, value = line.partition("#")[0].strip().partition(" ")
+        value = value.strip()
+        host, _, port = value.rpartition(":")
+        if key == "actuator" and host and port.isdecimal():
+            actuators.append((host.strip("[]"), int(port)))
+        elif key == "token_file" and value:
+            token_file = value
+        elif key:
+            raise HookError(
+                f"{path}:{number}: must be 'actuator HOST:PORT' or 'token_file PATH', not {line!r}"
+            )
+    if not actuators or not token_file:
+        raise HookError(f"{path}: must have 'actuator HOST:PORT' and 'token_file PATH'")
+    return Config(tuple(actuators), _read(token_file).strip())
+
+
+def peer_name(environment: Mapping[str, str]) -> str:
+    """Return the peer's host name: DRBD 9 gives the names of node ids, 8.4 the name itself.
+
+    Raises:
+        HookError: the environment has neither.
+    """
+    node_id = environment.get("DRBD_PEER_NODE_ID", "")
+    peer = environment.get(f"DRBD_NODE_ID_{node_id}") or environment.get("DRBD_PEER")
+    if not peer:
+        raise HookError("neither DRBD_PEER_NODE_ID nor DRBD_PEER names the peer")
+    return peer
+
+
+def read_state(environment: Mapping[str, str], proc: str, resource: str) -> State:
+    """Look at the resource: /proc/drbd has all of it on 8.4; on 9 drbdsetup is asked.
+
+    Raises:
+        OSError: it cannot be read, or not in time.
+    """
+    minors = environment.get("DRBD_MINOR", "").split()
+    return _of_proc(_read(proc), minors) or _of_events2(_events2(resource), peer_name(environment))
+
+
+def _of_proc(text: str, minors: Sequence[str]) -> State | None:
+    """Read 8.4's /proc/drbd; None when it does not have these minors."""
+    lines = [line.split() for line in text.splitlines()]
+    of_minors = {
+        words[0]: dict(word.split(":", 1) for word in words[1:] if ":" in word) for words in lines if words
+    }
+    fields = [of_minors.get(f"{minor}:", {}) for minor in minors]
+    if not fields or not all("cs" in it for it in fields):
+        return None
+    disks = [it.get("ds", "").partition("/") for it in fields]
+    return State(
+        role=fields[0].get("ro", "").partition("/")[0] if "ro" in fields[0] else "Unknown",
+        up_to_date=all(here == "UpToDate" for here, _, _ in disks),
+        connected=all(it["cs"] not in NOT_CONNECTED for it in fields),
+        peer_up_to_date=all(there == "UpToDate" for _, _, there in disks),
+    )
+
+
+def _of_events2(text: str, peer: str) -> State:
+    """Read what `drbdsetup events2 --now` says of one resource."""
+    lines = [line.split() for line in text.splitlines()]
+    said = [
+        (words[1], dict(word.split(":", 1) for word in words[2:] if ":" in word))
+        for words in lines
+        if words[1:]
+    ]
+    disks = [it.get("disk") for kind, it in said if kind == "device"]
+    theirs = [it for _, it in said if it.get("conn-name") == peer]
+    peer_disks = [it["peer-disk"] for it in theirs if "peer-disk" in it]
+    return State(
+        role=next((it["role"] for kind, it in said if kind == "resource" and "role" in it), "Unknown"),
+        up_to_date=bool(disks) and set(disks) == {"UpToDate"},
+        connected=any(it.get("connection") == "Connected" for it in theirs),
+        peer_up_to_date=len(peer_disks) == len(disks) and set(peer_disks) == {"UpToDate"},
+    )
+
+
+def _events2(resource: str) -> str:
+    argv = ["drbdsetup", "events2", "--now", resource]
+    try:
+        done = subprocess.run(argv, capture_output=True, timeout=ASK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"drbdsetup events2: no answer within {ASK_SECONDS:g} s") from None
+    return done.stdout.decode(errors="replace")
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  pathlib takes time to import
+        return file.read()
+
+
+def say(sentence: str) -> None:
+    """Write one line to syslog."""
+    syslog.syslog(syslog.LOG_NOTICE, sentence[:1000])
+
+
+if __name__ == "__main__":
+    main()
