@@ -160,7 +160,7 @@ def ask(
         KeyError,
         TypeError,
     ) as error:  # the last two: it is no answer of the arbiter
-        return "", f"{address[0]}:{address[1]}: {error or type(error).__name__}"
+        return "", f"{address[0]}:{address[1]}: {str(error) or type(error).__name__}"
 
 
 def post(address: tuple[str, int], token: str, body: Mapping[str, Any]) -> dict[str, Any]:
