@@ -1,13 +1,16 @@
-"""The running actuator: the worker and reconcile, each in a thread of its own, around given ports."""
+"""The running actuator: worker, reconcile and the arbiter's keeper, each in a thread of its own."""
 
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 
 from actuator.alarm import Alarm
 from actuator.config import Settings
 from actuator.execute import Executor
+from actuator.keep import Keeper
 from actuator.observe import Observer
 from actuator.ports import Ports
 from actuator.protected import Protected
@@ -19,6 +22,8 @@ STOP_SECONDS = 20.0
 """How long a stop waits for calls under way; what is not finished then is an intent without outcome."""
 
 FAULT_SECONDS = 1.0
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -44,9 +49,14 @@ class Actuator:
         executor = Executor(ports, observer, settings, self.protected, stopping.is_set)
         self.worker = Worker(ports, settings, self.protected, executor, alarm, self.wake)
         self.reconciler = Reconciler(ports, settings, self.protected, self.worker, alarm)
-        self._threads = (
-            threading.Thread(target=self._work, name="worker", daemon=True),
-            threading.Thread(target=self._reconcile, name="reconcile", daemon=True),
+        self._keeper = Keeper(ports, settings)
+        self._threads = tuple(
+            threading.Thread(target=loop, name=name, daemon=True)
+            for name, loop in {
+                "worker": self._work,
+                "reconcile": self._reconcile,
+                "keeper": self._keep,
+            }.items()
         )
 
     def wake(self) -> None:
@@ -81,22 +91,26 @@ class Actuator:
     def _work(self) -> None:
         while not self._stopping.is_set():
             self._woken.clear()
-            try:
-                seconds = self.worker.turn()
-            except Exception:
-                # A fault of ours. To go on deaf would be worse than to try again.
-                log.exception("a fault of vmheal's own", where="worker")
-                self._report.faults.labels("worker").inc()
-                seconds = FAULT_SECONDS
-            self._woken.wait(seconds)
+            seconds = self._guarded("worker", self.worker.turn)
+            self._woken.wait(FAULT_SECONDS if seconds is None else seconds)
+
+    def _keep(self) -> None:
+        while not self._stopping.is_set():
+            self._guarded("keeper", self._keeper.turn)
+            self._stopping.wait(self._settings.reconcile.interval_seconds)
 
     def _reconcile(self) -> None:
         while not self._stopping.is_set():
-            try:
-                self.reconciler.turn()
-            except Exception:
-                log.exception("a fault of vmheal's own", where="reconcile")
-                self._report.faults.labels("reconcile").inc()
+            self._guarded("reconcile", self.reconciler.turn)
             if self.reconciler.last_at is not None:
                 self._report.reconciled(self.reconciler.last_at, self.reconciler.answered)
             self._stopping.wait(self._settings.reconcile.interval_seconds)
+
+    def _guarded(self, where: str, turn: Callable[[], T]) -> T | None:
+        """Do one turn. A fault of ours is told; to go on deaf would be worse than to try again."""
+        try:
+            return turn()
+        except Exception:
+            log.exception("a fault of vmheal's own", where=where)
+            self._report.faults.labels(where).inc()
+            return None

@@ -28,6 +28,7 @@ L2  Two connected Secondaries that both say UpToDate are both admitted.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import combinations
 
 from actuator.model import Authority, HookRun
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, UnknownWord
@@ -227,6 +228,21 @@ def adopted(resource: str, hosts: tuple[str, ...], one: Side, other: Side, home:
     if len(primaries) > 1 or {one.role, other.role} - {Role.PRIMARY, Role.SECONDARY}:
         return None
     return Authority(resource, hosts, 1, primaries[0] if primaries else home, pair)
+
+
+def looked_at(it: Authority, sides: Sequence[Side]) -> Authority:
+    """What one look at all hosts changes, other than giving the authority back: that takes a second look."""
+    holder = next((side for side in sides if side.host == it.holder), None)
+    for side in sides:
+        if (after := readmitted(it, side)) is not it or (after := excluded(it, side)) is not it:
+            return after
+    for one, other in combinations(sides, 2):
+        if (after := met(it, one, other)) is not it:
+            return after
+    for side in sides:
+        if (after := let_go(it, side, holder)) is not it:
+            return after
+    return it
 
 
 def readmitted(it: Authority, primary: Side) -> Authority:

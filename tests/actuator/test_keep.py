@@ -1,0 +1,196 @@
+"""The keeper over what real DRBD said of a pair, moment after moment, and the real journal."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.core.progress import claimed
+from actuator.keep import Keeper
+from actuator.model import Authority, DomainRecord, Plan, Promote
+from actuator.ports import Conflict, Ports, Unanswered
+from exporter.drbd import parse_events2
+from tests.actuator.world import Clock, Serial, settings
+from tests.exporter.drbd_samples import command, drbd84
+
+BOTH = frozenset({"v01", "v02"})
+
+
+def snapshot(label, host):
+    """What a host said in a capture; 8.4's nameless peer has its name, as the adapter gives it."""
+    text = command(drbd84(f"{label}.{host}"), "drbdsetup events2")
+    return parse_events2(text.replace("conn-name:peer", f"conn-name:{'v02' if host == 'v01' else 'v01'}"))
+
+
+class Hosts:
+    """``ports.Storage``: what each host says now, or what a function makes of it."""
+
+    def __init__(self):
+        self.said = {}
+        self.asked = []
+        self.on_ask = lambda host: None
+
+    def says(self, label):
+        self.said = {host: snapshot(label, host) for host in BOTH}
+
+    def status(self, host, *, timeout_seconds):
+        self.asked.append(host)
+        self.on_ask(host)
+        if host not in self.said:
+            raise Unanswered(f"{host} does not answer")
+        return self.said[host]
+
+
+@pytest.fixture
+def journal(tmp_path):
+    journal = SqliteJournal(tmp_path / "journal")
+    yield journal
+    journal.close()
+
+
+@pytest.fixture
+def hosts():
+    return Hosts()
+
+
+@pytest.fixture
+def keeper(journal, hosts, tmp_path):
+    host = {"address": "localhost", "libvirt_uri": "test:///default", "arbiter_token_file": "/nonexistent"}
+    config = settings(tmp_path / "journal", hosts={"v01": host, "v02": host})
+    ports = Ports(None, hosts, None, None, journal, Clock(), Serial())
+    return Keeper(ports, config)
+
+
+def put(journal, **fields):
+    it = replace(Authority("voms01", ("v01", "v02"), 1, "v01", BOTH), **fields)
+    journal.commit(authorities=[it])
+    return it
+
+
+def test_a_resource_in_order_is_adopted(keeper, hosts, journal):
+    hosts.says("14-connected-primary-secondary")
+    keeper.turn()
+    assert journal.authority("voms01") == Authority("voms01", ("v01", "v02"), 1, "v01", BOTH)
+    ((_, event),) = journal.timeline()
+    assert (event.kind, event.sentence) == ("authority", "voms01: v01 holds it, admitted: v01, v02")
+    keeper.turn()
+    assert journal.authority("voms01").version == 1
+
+
+@pytest.mark.parametrize(
+    "label", ["08-syncing-mid", "31-both-links-cut", "37-two-primaries", "19-standalone-v02"]
+)
+def test_a_resource_in_disorder_is_not_adopted(keeper, hosts, journal, label):
+    hosts.says(label)
+    keeper.turn()
+    assert journal.authorities() == ()
+
+
+def test_one_side_alone_is_not_believed(keeper, hosts, journal):
+    hosts.says("14-connected-primary-secondary")
+    del hosts.said["v02"]
+    keeper.turn()
+    assert journal.authorities() == ()
+
+
+def test_a_peer_without_its_disk_is_excluded_and_readmitted(keeper, hosts, journal):
+    """Hole H1: it lost its disk, not its link, and no hook told."""
+    put(journal, holder="v02")
+    hosts.says("41-diskless-secondary")
+    keeper.turn()
+    assert journal.authority("voms01").admitted == {"v02"}
+    hosts.says("40-diskless-primary")
+    keeper.turn()
+    assert journal.authority("voms01").admitted == BOTH
+
+
+def test_a_grant_is_over_when_the_primary_sees_its_peer_up_to_date(keeper, hosts, journal):
+    put(journal, admitted=frozenset({"v01"}), granted=True, newest=True)
+    hosts.says("08-syncing-mid")
+    keeper.turn()
+    assert journal.authority("voms01").granted
+    hosts.says("14-connected-primary-secondary")
+    keeper.turn()
+    it = journal.authority("voms01")
+    assert (it.admitted, it.granted, it.newest) == (BOTH, False, False)
+
+
+def test_two_secondaries_that_have_met_are_admitted(keeper, hosts, journal):
+    put(journal, admitted=frozenset())
+    hosts.says("15-connected-both-secondary")
+    keeper.turn()
+    assert journal.authority("voms01").admitted == BOTH
+
+
+def test_the_authority_goes_to_a_primary_that_was_looked_at_after_its_holder(keeper, hosts, journal):
+    put(journal, holder="v02")
+    hosts.says("14-connected-primary-secondary")
+    keeper.turn()
+    assert journal.authority("voms01").holder == "v01"
+    assert hosts.asked[-1] == "v01"
+    assert hosts.asked.count("v01") == 2
+
+
+def test_a_primary_that_is_gone_at_the_second_look_gets_nothing(keeper, hosts, journal):
+    put(journal, holder="v02")
+    hosts.says("14-connected-primary-secondary")
+
+    def leave(host):
+        if hosts.asked.count("v01") == 2:
+            hosts.says("15-connected-both-secondary")
+
+    hosts.on_ask = leave
+    keeper.turn()
+    assert journal.authority("voms01").holder == "v02"
+
+
+def test_the_authority_stays_where_an_open_plan_moved_it(keeper, hosts, journal):
+    put(journal, holder="v02")
+    plan = Plan("restart", "voms01", "v02", "moved", (Promote("v02", "voms01"),))
+    journal.commit(record=claimed(DomainRecord("voms01", version=0, host="v02"), plan, now=1.0))
+    hosts.says("14-connected-primary-secondary")
+    keeper.turn()
+    assert journal.authority("voms01").holder == "v02"
+
+
+def test_what_changed_after_the_record_was_read_is_not_written_over(keeper, hosts, journal):
+    """R2: a hook is granted while the keeper looks."""
+    before = put(journal, admitted=frozenset({"v01"}))
+    hosts.says("14-connected-primary-secondary")
+    granted = replace(before, version=2, granted=True, newest=True)
+
+    def grant(host):
+        if journal.authority("voms01").version == 1:
+            journal.commit(authorities=[granted])
+
+    hosts.on_ask = grant
+    keeper.turn()
+    assert journal.authority("voms01") == granted
+
+
+def test_what_is_not_understood_changes_nothing(keeper, hosts, journal):
+    before = put(journal, holder="v02")
+    hosts.says("14-connected-primary-secondary")
+    text = re.sub(
+        "disk:UpToDate",
+        "disk:Novel",
+        command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup events2"),
+    )
+    hosts.said["v01"] = parse_events2(text.replace("conn-name:peer", "conn-name:v02"))
+    keeper.turn()
+    assert journal.authority("voms01") == before
+
+
+def test_a_journal_that_fails_is_said_and_survived(keeper, hosts, journal, monkeypatch):
+    hosts.says("14-connected-primary-secondary")
+
+    def fail(**change):
+        raise Conflict("voms01")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "commit", fail)
+        keeper.turn()
+    assert journal.authorities() == ()
+    keeper.turn()
+    assert journal.authority("voms01") is not None
