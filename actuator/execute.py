@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 
 from actuator.config import Settings
 from actuator.core import progress
+from actuator.core.arbiter import intended
 from actuator.core.guard import Situation
 from actuator.core.words import describe
 from actuator.model import (
+    Authority,
     CallOutcome,
     Confirm,
     Demote,
@@ -105,7 +107,8 @@ class Executor:
 
     def _step(self, record: DomainRecord, step: Step, seen: Situation | None, *, resumed: bool) -> _Result:
         now = self._ports.clock.monotonic()
-        if seen is not None and now - seen.now <= STILL_THE_SAME_LOOK_SECONDS:
+        fresh = seen is not None and now - seen.now <= STILL_THE_SAME_LOOK_SECONDS
+        if seen is not None and fresh and self._as_written(seen):
             verdict = progress.judge(step, replace(seen, now=now))
         else:
             verdict = self._judge(record, step)
@@ -177,19 +180,38 @@ class Executor:
         }
         sentence = f"{describe(step)}: {_say(result.outcome)}"
         events = [plan_event(now, "outcome", sentence, plan, detail), *following(plan, now)]
-        self._ports.journal.commit(record=after, events=events)
+        authorities = claims(plan, self._written(record.host))
+        self._ports.journal.commit(record=after, authorities=authorities, events=events)
         return after
 
     def _situation(self, record: DomainRecord, asked: tuple[str, ...], *, storage: bool) -> Situation:
+        written = self._written(record.host)  # before the look: R2
         evidence = self._observer.look(record.domain, asked, storage=storage)
-        return Situation(
+        situation = Situation(
             domain=record.domain,
             host=record.host,
             hosts=self._protected.hosts(record),
             evidence=evidence,
             now=self._ports.clock.monotonic(),
             max_age_seconds=self._settings.evidence.max_age_seconds,
+            arbitrated=self._arbitrated(record.host),
+            authorities=written,
         )
+        return situation if self._as_written(situation) else replace(situation, authorities=None)
+
+    def _arbitrated(self, host: str) -> bool:
+        return self._settings.hosts[host].arbiter_token_file is not None
+
+    def _written(self, host: str) -> dict[str, Authority]:
+        """What the arbiter has written, by resource; nothing for a host that does not ask it."""
+        found = self._ports.journal.authorities() if self._arbitrated(host) else ()
+        return {it.resource: it for it in found}
+
+    def _as_written(self, it: Situation) -> bool:
+        """Whether the arbiter's records of the domain's resources are still those of the situation."""
+        known = it.authorities or {}
+        names = [resource.name for resource in it.resources] if it.arbitrated else []
+        return all(self._ports.journal.authority(name) == known.get(name) for name in names)
 
 
 def following(plan: PlanRecord, now: float) -> list[Event]:
@@ -204,6 +226,15 @@ def following(plan: PlanRecord, now: float) -> list[Event]:
     index = progress.next_index(plan)
     assert index is not None, "an open plan has a next step"
     return [plan_event(now, "intent", describe(plan.steps[index].step), plan, {})]
+
+
+def claims(plan: PlanRecord, written: Mapping[str, Authority]) -> tuple[Authority, ...]:
+    """What an intent to promote changes of the arbiter's records: older evidence is worthless then (R2)."""
+    index = None if plan.finished else progress.next_index(plan)
+    if index is None or not isinstance(step := plan.steps[index].step, Promote):
+        return ()
+    authority = written.get(step.resource)
+    return () if authority is None else (intended(authority),)
 
 
 def plan_event(now: float, kind: str, sentence: str, plan: PlanRecord, detail: Mapping[str, object]) -> Event:

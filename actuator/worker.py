@@ -19,7 +19,7 @@ from actuator.core.admit import admit
 from actuator.core.decide import ATTEMPTS, decide
 from actuator.core.guard import Situation
 from actuator.core.words import describe, summary
-from actuator.execute import Executor, Stopping, following
+from actuator.execute import Executor, Stopping, claims, following
 from actuator.model import (
     DomainRecord,
     EscalationKind,
@@ -343,7 +343,10 @@ class Worker:
         assert opened is not None, "just claimed"
         decided = Event(now, "decided", f"{plan.reason}: {steps}", plan.domain, plan.host, opened.id)
         self._ports.journal.commit(
-            record=claimed, events=[*said, decided, *following(opened, now)], settled=received
+            record=claimed,
+            authorities=claims(opened, seen.authorities or {}),
+            events=[*said, decided, *following(opened, now)],
+            settled=received,
         )
         self._run(claimed, seen)
 

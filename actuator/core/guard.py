@@ -14,12 +14,13 @@ connected, answering for itself, Secondary, and seeing our disk UpToDate: withou
 a fence proof, and this verb has none.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from actuator.core.arbiter import why_not
 from actuator.core.replica import Standing, peers, resource_of, resources_here
-from actuator.model import DomainState, DomainView, Evidence, Observed, Refusal, Unknown
+from actuator.model import Authority, DomainState, DomainView, Evidence, Observed, Refusal, Unknown
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, UnknownWord
 
 RUNNING = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
@@ -38,6 +39,10 @@ class Situation:
     now: float
     """Monotonic seconds."""
     max_age_seconds: float
+    arbitrated: bool = False
+    """Its host's DRBD asks the arbiter."""
+    authorities: Mapping[str, Authority] | None = field(default_factory=dict)
+    """By resource, read before the look; None: not the same any more after it (arbiter's rule R2)."""
 
     @property
     def view(self) -> DomainView | None:
@@ -315,6 +320,25 @@ def _sees_us_up_to_date(theirs: Resource, us: str) -> bool:
     return False
 
 
+def authority_is_held(it: Situation) -> str | None:
+    """Where DRBD asks the arbiter: only the host that it would grant is made Primary, or has the VM (R3)."""
+    if it.authorities is None:
+        return (
+            f"what the arbiter has written about {it.domain}'s disks changed while they were looked at; they"
+            " are looked at again by itself"
+        )
+    for resource in it.resources if it.arbitrated else ():
+        authority = it.authorities.get(resource.name)
+        if authority is None:
+            return (
+                f"nobody has yet been given the authority over {resource.name}: it goes to its Primary by"
+                " itself once all its hosts are connected and UpToDate"
+            )
+        if why := why_not(authority, it.host):
+            return f"{why}; {it.domain} is not started on {it.host}"
+    return None
+
+
 # ---- right before the start --------------------------------------------------------------------------------
 
 
@@ -346,6 +370,7 @@ RESTART: tuple[Guard, ...] = (
     disk_is_up_to_date,
     io_flows,
     has_quorum,
+    authority_is_held,
     peer_is_known,
     may_be_promoted,
 )

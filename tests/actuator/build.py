@@ -92,8 +92,8 @@ def evidence(*, here=NOT_SAID, there=NOT_SAID, drbd_here=NOT_SAID, drbd_there=NO
     )
 
 
-def situation(seen=None, *, now=1.0, max_age_seconds=6.0) -> Situation:
-    return Situation("voms01", "v01", ("v01", "v02"), seen or evidence(), now, max_age_seconds)
+def situation(seen=None, *, now=1.0, max_age_seconds=6.0, **more) -> Situation:
+    return Situation("voms01", "v01", ("v01", "v02"), seen or evidence(), now, max_age_seconds, **more)
 
 
 def record(**more) -> DomainRecord:

@@ -2,10 +2,11 @@
 
 import contextlib
 from collections import deque
+from dataclasses import replace
 
 import pytest
 
-from actuator.model import DomainState, EscalationKind, Failed, Indeterminate, PlanStatus
+from actuator.model import Authority, DomainState, EscalationKind, Failed, Indeterminate, PlanStatus
 from actuator.ports import JournalError
 from exporter.drbd import DiskState, Role
 from tests.actuator.world import EPOCH, Clock, Killed, Machine, World, alert, assert_ended_well, settings
@@ -25,7 +26,8 @@ def start(folders, clock):
     def begin(world, *, mode="enforce", **more):
         for machine in machines:
             machine.close()
-        config = settings(path, mode=mode, **{k: more.pop(k) for k in ("restart", "limits") if k in more})
+        given = {k: more.pop(k) for k in ("restart", "limits", "hosts") if k in more}
+        config = settings(path, mode=mode, **given)
         machines.append(Machine(world, path, clock, config=config, **more))
         return machines[-1]
 
@@ -73,6 +75,49 @@ def test_a_secondary_is_promoted_before_the_start(start):
     machine.receive(alert())
     assert_ended_well(world, machine)
     assert [call for call in world.calls if call in {"promote", "start"}] == ["promote", "promote", "start"]
+
+
+HOST = {"address": "localhost", "libvirt_uri": "test:///default", "arbiter_token_file": "/nonexistent"}
+ARBITRATED = {"v01": HOST, "v02": HOST}
+AUTHORITY = Authority("voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}))
+
+
+def test_where_drbd_asks_the_arbiter_a_promotion_is_written_there_before_it_is_called(start):
+    world = World()
+    machine = start(world, hosts=ARBITRATED)
+    machine.journal.commit(authorities=[AUTHORITY])
+    world.crash()
+    world.replicas["v01", "voms01"].role = Role.SECONDARY
+    versions = []
+    world.on_call = lambda name: versions.append((name, machine.journal.authority("voms01").version))
+    machine.receive(alert())
+    assert_ended_well(world, machine)
+    assert ("promote", 2) in versions
+    assert machine.journal.authority("voms01") == replace(AUTHORITY, version=2)
+
+
+def test_where_drbd_asks_the_arbiter_its_word_stops_a_plan_at_every_step(start):
+    world = World()
+    machine = start(world, hosts=ARBITRATED)
+    world.crash(preserved=True)
+    machine.receive(alert())
+    assert machine.record.escalation.guard == "authority_is_held"
+    assert world.starts == 0
+    machine.journal.commit(authorities=[AUTHORITY])
+    moved = replace(AUTHORITY, version=2, holder="v02")
+
+    def move(name):
+        if "destroy" in world.calls and machine.journal.authority("voms01").version == 1:
+            machine.journal.commit(authorities=[moved])
+
+    world.on_call = move
+    machine.receive(alert(fingerprint="f2"))
+    assert world.calls.count("destroy") == 1
+    assert world.starts == 0
+    assert "changed while they were looked at" in machine.record.plan.sentence
+    machine.run(5)
+    assert "v02 holds the authority over voms01" in machine.record.escalation.sentence
+    assert world.starts == 0
 
 
 @pytest.mark.parametrize("times", [2, 5])

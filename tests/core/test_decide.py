@@ -1,6 +1,7 @@
 """A restart is planned exactly when it is safe: over the whole product of what can be seen."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -8,6 +9,7 @@ from actuator.config import RestartSettings
 from actuator.core.decide import ATTEMPTS, decide
 from actuator.core.guard import RESTART, START, check
 from actuator.model import (
+    Authority,
     Confirm,
     Destroy,
     Disk,
@@ -189,7 +191,35 @@ def test_each_guard_refuses_its_hazard(guard):
 
 def test_every_guard_of_a_restart_has_its_hazard_here():
     named = {guard.__name__ for guard in RESTART}
-    assert named == set(REFUSED) | {"evidence_is_fresh"}
+    assert named == set(REFUSED) | {"evidence_is_fresh", "authority_is_held"}
+
+
+AUTHORITY = Authority("voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}))
+
+
+@pytest.mark.parametrize("role", [Role.PRIMARY, Role.SECONDARY])
+@pytest.mark.parametrize(
+    ("authority", "said"),
+    [
+        (AUTHORITY, None),
+        (replace(AUTHORITY, granted=True, newest=True, admitted=frozenset({"v01"})), None),
+        (replace(AUTHORITY, holder="v02"), "v02 holds the authority over voms01, not v01"),
+        (replace(AUTHORITY, admitted=frozenset({"v02"})), "the replica of voms01 on v01 is excluded"),
+        (replace(AUTHORITY, resource="other"), "nobody has yet been given the authority over voms01"),
+    ],
+)
+def test_where_drbd_asks_the_arbiter_only_its_holder_is_restarted(authority, said, role):
+    seen = evidence(drbd_here=snapshot(resource(role=role)))
+    arbitrated = situation(seen, arbitrated=True, authorities={authority.resource: authority})
+    refusals = [check(guards, arbitrated) for guards in (RESTART, START)]
+    if said is None:
+        assert refusals[0] is None
+    else:
+        assert {it.guard for it in refusals} == {"authority_is_held"}
+        assert said in refusals[0].sentence
+    assert check(RESTART, situation(seen, authorities={authority.resource: authority})) is None
+    changed = check(RESTART, situation(seen, arbitrated=True, authorities=None))
+    assert changed.guard == "authority_is_held"
 
 
 @pytest.mark.parametrize(("now", "fresh"), [(0.0, True), (6.0, True), (6.1, False), (-0.1, False)])
