@@ -119,13 +119,21 @@ def test_a_pulled_management_cable_cuts_monitoring_only(lab: Lab, running: Vm, u
     lab.unplug(unplugged, "management")
     try:
         before = time.monotonic()
-        with pytest.raises(TimeoutError):
-            lab.network.connect("v02", 22, 2).close()
+        assert not answers(lab, "v02")
         assert lab.host("v02").drbd_state(running.resources[0])[0] == "Connected"
         lab.witness.wait_for_record(running, after=before)
     finally:
         lab.plug(unplugged, "management")
-    wait_until(lambda: lab.network.connect("v02", 22, 10).close() is None, "the management network", 10)
+    wait_until(lambda: answers(lab, "v02"), "the management network", 10)
+
+
+def answers(lab: Lab, host: str) -> bool:
+    """Whether a host is reached over the management network; without ARP's answer there is no route to it."""
+    try:
+        lab.network.connect(host, 22, 2).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_broken_disk_detaches_and_the_guest_runs_on(lab: Lab, running: Vm):
