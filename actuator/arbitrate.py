@@ -5,10 +5,11 @@ host is heard. Then it looks at its own host, and asks with that version. Whatev
 the second question away, and the hook begins again.
 """
 
+from collections import OrderedDict
 from dataclasses import dataclass
+from threading import Lock
 from typing import Annotated, Literal
 
-import structlog
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from actuator.core.arbiter import (
@@ -30,7 +31,7 @@ from exporter.drbd import Role
 MAX_ATTEMPTS = 20
 """To write over a version that others change too; each that loses means that another one got through."""
 
-log = structlog.get_logger(__name__)
+MAX_REMEMBERED = 10_000
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.+-]{0,127}$")]
 
@@ -44,9 +45,11 @@ class Question(BaseModel):
     resource: _Name
     peer: _Name | None = None
     """Of every hook but ``attach``."""
+    minors: Annotated[str, StringConstraints(pattern=r"^[0-9 ]{0,200}$")] = ""
+    """Of the volumes that it is about, as DRBD gives them: hooks of different ones run side by side."""
     boot_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f-]{1,64}$")]
     began_ns: Annotated[int, Field(ge=0, lt=2**63)]
-    version: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    version: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     role: Literal["Primary", "Secondary", "Unknown"] = "Unknown"
     up_to_date: bool = False
     """Every volume's own disk is UpToDate."""
@@ -97,6 +100,9 @@ class Arbiter:
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal = journal
         self._clock = clock
+        self._lock = Lock()
+        self._said: OrderedDict[tuple[str, ...], Answer] = OrderedDict()
+        """What each hook was told last: one that asks again and again is no news."""
 
     def reply(self, host: str, question: Question) -> Reply:
         """Answer a hook on ``host``.
@@ -106,9 +112,7 @@ class Arbiter:
         """
         conflict: Conflict | None = None
         for _ in range(MAX_ATTEMPTS):
-            before = self._journal.authority(question.resource)
-            if before is None:
-                return Reply(0, f"vmheal does not know {question.resource} yet", Verdict.WAIT)
+            before = self._journal.authority(question.resource) or Authority(question.resource)
             after, answer = _judge(before, host, question)
             try:
                 self._write(before, after, host, question, answer)
@@ -124,10 +128,10 @@ class Arbiter:
     def _write(
         self, before: Authority, after: Authority, host: str, question: Question, answer: Answer | None
     ) -> None:
-        if after is before:
-            return
+        """Write down what changes, and each verdict when a hook hears it for the first time."""
         events = []
-        if answer is not None:
+        asker = (host, question.hook, question.resource, question.minors)
+        if answer is not None and (after is not before or self._said.get(asker) != answer):
             said = f"{question.hook} of {question.resource} on {host}: {answer.verdict}, {answer.sentence}"
             detail = {
                 "resource": question.resource,
@@ -135,18 +139,33 @@ class Arbiter:
                 "version": after.version,
             }
             events.append(Event(self._clock.wall(), "arbitrated", said, host=host, detail=detail))
-        self._journal.commit(authorities=[after], events=events)
+        if after is not before or events:
+            self._journal.commit(authorities=[after] if after is not before else [], events=events)
+        if answer is not None:
+            self._remember(asker, answer)
+
+    def _remember(self, asker: tuple[str, ...], answer: Answer) -> None:
+        with self._lock:
+            self._said[asker] = answer
+            self._said.move_to_end(asker)
+            if len(self._said) > MAX_REMEMBERED:
+                self._said.popitem(last=False)
 
 
 def _judge(it: Authority, host: str, question: Question) -> tuple[Authority, Answer | None]:
-    run = HookRun(question.boot_id, question.began_ns)
-    if question.version is None:
-        return began(it, host, run), None
-    ask = Ask(host, run, question.version)
     peer, role = question.peer or "", Role(question.role)
+    hook = " ".join(filter(None, (question.hook, peer, question.minors)))
+    ask = Ask(host, hook, HookRun(question.boot_id, question.began_ns), question.version or 0)
+    if question.version is None:
+        return began(it, ask), None
     match question.hook:
         case "fence-peer":
-            return fence_peer(it, FencePeer(host, run, question.version, peer, role, question.up_to_date))
+            return fence_peer(
+                it,
+                FencePeer(
+                    host, hook, ask.run, ask.version, peer, role, question.up_to_date, question.connected
+                ),
+            )
         case "before-resync-source":
             return before_resync(it, ask, peer)
         case "attach":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from actuator.config import Settings
 from actuator.core import progress
-from actuator.core.arbiter import intended
+from actuator.core.arbiter import intended, taken
 from actuator.core.guard import Situation
 from actuator.core.words import describe
 from actuator.model import (
@@ -37,6 +37,10 @@ POLL_SECONDS = 0.5
 STILL_THE_SAME_LOOK_SECONDS = 0.5
 """A plan's first step may rest on the look that the plan was made from, when no more than this has passed
 since that look ended: the time to make plan and intent durable. Another look would be as old when it ends."""
+
+
+LOOKS_MORE = 2
+"""How often a look is repeated when the arbiter's records changed during it."""
 
 
 class Stopping(Exception):  # noqa: N818  not an error: the actuator is told to stop
@@ -185,9 +189,17 @@ class Executor:
         return after
 
     def _situation(self, record: DomainRecord, asked: tuple[str, ...], *, storage: bool) -> Situation:
+        situation = self._look(record, asked, storage=storage)
+        for _ in range(LOOKS_MORE):
+            if self._as_written(situation):
+                return situation
+            situation = self._look(record, asked, storage=storage)
+        return situation if self._as_written(situation) else replace(situation, authorities=None)
+
+    def _look(self, record: DomainRecord, asked: tuple[str, ...], *, storage: bool) -> Situation:
         written = self._written(record.host)  # before the look: R2
         evidence = self._observer.look(record.domain, asked, storage=storage)
-        situation = Situation(
+        return Situation(
             domain=record.domain,
             host=record.host,
             hosts=self._protected.hosts(record),
@@ -197,7 +209,6 @@ class Executor:
             arbitrated=self._arbitrated(record.host),
             authorities=written,
         )
-        return situation if self._as_written(situation) else replace(situation, authorities=None)
 
     def _arbitrated(self, host: str) -> bool:
         return self._settings.hosts[host].arbiter_token_file is not None
@@ -229,12 +240,18 @@ def following(plan: PlanRecord, now: float) -> list[Event]:
 
 
 def claims(plan: PlanRecord, written: Mapping[str, Authority]) -> tuple[Authority, ...]:
-    """What an intent to promote changes of the arbiter's records: older evidence is worthless then (R2)."""
+    """What an intent to promote changes of the arbiter's records.
+
+    The host takes the authority, and evidence from before is worthless (R2). One that may not be taken is
+    left as it is: a guard stops the promotion then.
+    """
     index = None if plan.finished else progress.next_index(plan)
-    if index is None or not isinstance(step := plan.steps[index].step, Promote):
+    step = None if index is None else plan.steps[index].step
+    authority = written.get(step.resource) if isinstance(step, Promote) else None
+    if authority is None or not isinstance(step, Promote):
         return ()
-    authority = written.get(step.resource)
-    return () if authority is None else (intended(authority),)
+    after = taken(authority, step.host, None)
+    return () if isinstance(after, str) else (intended(authority) if after is authority else after,)
 
 
 def plan_event(now: float, kind: str, sentence: str, plan: PlanRecord, detail: Mapping[str, object]) -> Event:

@@ -5,7 +5,7 @@ arbiter's rules make of that is written down, over the version that was read bef
 """
 
 import functools
-from itertools import combinations, permutations
+from itertools import permutations
 
 import structlog
 
@@ -13,6 +13,7 @@ from actuator.config import Settings
 from actuator.core.arbiter import Side, adopted, given_back, looked_at, side_of
 from actuator.model import Authority, Demote, DomainRecord, Event, Promote
 from actuator.ports import Conflict, JournalError, Ports, Unanswered
+from exporter.drbd import Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -32,10 +33,13 @@ class Keeper:
             known = {it.resource: it for it in self._ports.journal.authorities()}
             moving = _moving(self._ports.journal.records())
             sides = self._look()
+            again: dict[str, Snapshot | None] = {}
             for resource in sorted(sides):
-                before = known.get(resource)
-                after = self._after(resource, before, sides[resource], moving=resource in moving)
-                if after is not None and after is not before:
+                before = known.get(resource) or Authority(resource)
+                after = looked_at(adopted(before, sides[resource]), sides[resource])
+                if after is before and resource not in moving:
+                    after = self._give_back(before, sides[resource], again)
+                if after is not before:
                     self._write(before, after)
         except JournalError as error:
             log.error("journal", error=str(error))  # noqa: TRY400  said in one line, no traceback
@@ -57,39 +61,29 @@ class Keeper:
                     sides[resource.name] = (*sides.get(resource.name, ()), *seen)
         return sides
 
-    def _after(
-        self, resource: str, before: Authority | None, sides: tuple[Side, ...], *, moving: bool
-    ) -> Authority | None:
-        if before is None:
-            return self._adopt(resource, sides)
-        after = looked_at(before, sides)
-        return after if after is not before or moving else self._give_back(before, sides)
-
-    def _adopt(self, resource: str, sides: tuple[Side, ...]) -> Authority | None:
-        hosts = tuple(host for host in self._hosts if any(host in {it.host, it.peer} for it in sides))
-        for one, other in combinations(sides, 2):
-            if found := adopted(resource, hosts, one, other, one.host):
-                return found
-        return None
-
-    def _give_back(self, it: Authority, sides: tuple[Side, ...]) -> Authority:
+    def _give_back(
+        self, it: Authority, sides: tuple[Side, ...], again: dict[str, Snapshot | None]
+    ) -> Authority:
         """Give it to a Primary that is not the holder, on a look later than the one at the holder (R1)."""
         for holder, asker in permutations(sides, 2):
             if given_back(it, holder, asker) is not it:
-                again = self._look_again(it.resource, asker)
-                return it if again is None else given_back(it, holder, again)
+                if asker.host not in again:
+                    again[asker.host] = self._look_at(asker.host)
+                snapshot = again[asker.host]
+                seen = snapshot and snapshot.resource(it.resource)
+                if not snapshot or not seen or snapshot.problems_of(it.resource):
+                    return it
+                return given_back(it, holder, side_of(asker.host, seen, asker.peer))
         return it
 
-    def _look_again(self, resource: str, side: Side) -> Side | None:
+    def _look_at(self, host: str) -> Snapshot | None:
         try:
-            snapshot = self._ports.storage.status(side.host, timeout_seconds=self._timeout_seconds)
+            return self._ports.storage.status(host, timeout_seconds=self._timeout_seconds)
         except Unanswered:
             return None
-        seen = snapshot.resource(resource)
-        return None if seen is None or snapshot.problems_of(resource) else side_of(side.host, seen, side.peer)
 
-    def _write(self, before: Authority | None, after: Authority) -> None:
-        was = "" if before is None else f"; before: {_words(before)}"
+    def _write(self, before: Authority, after: Authority) -> None:
+        was = f"; before: {_words(before)}" if before.hosts else ""
         detail = {"resource": after.resource, "version": after.version}
         sentence = f"{after.resource}: {_words(after)}{was}"
         event = Event(self._ports.clock.wall(), "authority", sentence, host=after.holder, detail=detail)

@@ -364,13 +364,13 @@ class Authority:
     """What is written about one DRBD resource: who may be Primary, and whose data are current."""
 
     resource: str
-    hosts: tuple[str, ...]
-    """Every host with a replica."""
-    version: int
-    """Raised by one with every change of anything here."""
-    holder: str
+    hosts: tuple[str, ...] = ()
+    """The hosts with a replica; none until the resource was seen in order for the first time."""
+    version: int = 0
+    """Raised by one with every change of anything here; 0: nothing has been written yet."""
+    holder: str = ""
     """The one host that may be Primary."""
-    admitted: frozenset[str]
+    admitted: frozenset[str] = frozenset()
     """Whose replicas were seen UpToDate by the Primary itself, with nothing since that could have made them
     stale. All others are excluded."""
     granted: bool = False
@@ -379,7 +379,7 @@ class Authority:
     newest: bool = False
     """Granted, and no resync from the holder has begun since: its disk is known to be the newest."""
     runs: Mapping[str, HookRun] = field(default_factory=dict)
-    """By host, the latest run of a hook that asked."""
+    """The latest run of each hook that asked, by host, hook, peer and minors."""
 
 
 @dataclass(frozen=True, slots=True)

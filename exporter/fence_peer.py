@@ -33,8 +33,12 @@ ASK_SECONDS = 2.0
 """For one question to one address, from the connection to the last byte."""
 PAUSE_SECONDS = 0.5
 """Between two rounds of questions."""
-PATIENCE_SECONDS = 8.0
-"""How long is asked, but for a frozen Primary: that one asks until it is answered or connected again."""
+PATIENCE_SECONDS = {"fence-peer": 2.0, "unfence-peer": 0.0, "before-resync-source": 8.0, "attach": 8.0}
+"""How long is asked. A Secondary that wants to be promoted has DRBD run this up to four times; whether an
+unfence-peer is heard is all the same to DRBD, which waits for it. A frozen Primary asks until it is answered
+or connected again."""
+UNKNOWN_ROLE_SECONDS = 60.0
+"""How long fence-peer asks when DRBD does not say whether this is a frozen Primary."""
 MAX_ANSWER_BYTES = 65536
 NOT_CONNECTED = {
     *("StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure"),
@@ -71,6 +75,9 @@ def main() -> None:
     except (HookError, OSError) as error:
         say(f"{error}")
         status = DENIED
+    except Exception as error:  # noqa: BLE001  whatever it is: do not go on, and say so
+        say(f"{type(error).__name__}: {error}")
+        status = DENIED
     sys.exit(status)
 
 
@@ -92,11 +99,12 @@ def run(
     if not resource:
         raise HookError("DRBD_RESOURCE is not set: it is DRBD that runs this as a handler")
     peer = None if hook == "attach" else peer_name(environment)
-    settings = read_config(config)
+    read_config(config)
     question = {
         "hook": hook,
         "resource": resource,
         **({} if peer is None else {"peer": peer}),
+        "minors": environment.get("DRBD_MINOR", ""),
         "boot_id": _read("/proc/sys/kernel/random/boot_id").strip(),
         "began_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
     }
@@ -106,42 +114,66 @@ def run(
             State("Unknown", False, False, False) if peer is None else read_state(environment, proc, resource)
         )
 
-    verdict = wait_for_verdict(settings, question, look)
+    verdict = wait_for_verdict(lambda: read_config(config), question, look)
     if hook == "fence-peer":
         return GRANTED if verdict == "grant" else DENIED
     return 0 if verdict == "allow" or hook == "unfence-peer" else DENIED
 
 
-def wait_for_verdict(config: Config, question: Mapping[str, Any], look: Callable[[], State]) -> str:
+def wait_for_verdict(
+    configure: Callable[[], Config], question: Mapping[str, Any], look: Callable[[], State]
+) -> str:
     """Ask round after round until there is a verdict other than "wait"; "" when there was none in time.
 
-    A Primary that lost its peer is frozen, and asks until it is answered or connected again.
+    A Primary that lost its peer is frozen, and asks until it is answered or connected again. The
+    configuration is read for each round: a token or an address may change meanwhile.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    what = f"{question['hook']} {question['resource']}"
-    fencing = question["hook"] == "fence-peer"
-    role = said = ""
+    begun = time.monotonic()
+    hook = question["hook"]
+    role, said = "Unknown", ""
     while True:
-        for address in config.actuators:
-            verdict, sentence = ask(address, config.token, question, look)
-            if sentence != said:
-                say(f"{what}: {sentence}")
-            said = sentence
-            if verdict not in {"", "wait"}:
-                return verdict
-        if fencing:
-            try:
-                state = look()
-            except OSError as error:
-                say(f"{what}: {error}")
-            else:
-                role = state.role
-                if state.connected:
-                    say(f"{what}: connected again")
-                    return ""
-        if time.monotonic() >= deadline and not (fencing and role == "Primary"):
+        verdict, sentence = ask_anyone(configure, question, look)
+        if sentence != said:
+            say(f"{hook} {question['resource']}: {sentence}")
+        said = sentence
+        if verdict not in {"", "wait"}:
+            return verdict
+        patience = PATIENCE_SECONDS[hook]
+        if hook == "fence-peer":
+            state = look_or_not(look)
+            if state.connected:
+                say(f"{hook} {question['resource']}: connected again")
+                return ""
+            role = state.role if state.role != "Unknown" else role
+            patience = {"Primary": float("inf"), "Unknown": UNKNOWN_ROLE_SECONDS}.get(role, patience)
+        if time.monotonic() >= begun + patience:
             return ""
         time.sleep(PAUSE_SECONDS)  # noqa: TID251  there is nothing else to wait for
+
+
+def look_or_not(look: Callable[[], State]) -> State:
+    """Look; nothing is known when that fails."""
+    try:
+        return look()
+    except OSError as error:
+        say(f"{error}")
+        return State("Unknown", False, False, False)
+
+
+def ask_anyone(
+    configure: Callable[[], Config], question: Mapping[str, Any], look: Callable[[], State]
+) -> tuple[str, str]:
+    """Ask one address after the other until there is a verdict; it ("" without one), and a sentence."""
+    try:
+        config = configure()
+    except (HookError, OSError) as error:
+        return "", str(error)
+    verdict, sentence = "", ""
+    for address in config.actuators:
+        verdict, sentence = ask(address, config.token, question, look)
+        if verdict:
+            break
+    return verdict, sentence
 
 
 def ask(
@@ -150,16 +182,12 @@ def ask(
     """Say who asks, look, and ask; the verdict ("" without one), and a sentence."""
     try:
         reply = post(address, token, question)
-        if reply["verdict"] is None:
-            seen = {} if question["hook"] == "attach" else look()._asdict()
-            reply = post(address, token, {**question, "version": reply["version"], **seen})
+        seen = {} if question["hook"] == "attach" else look()._asdict()
+        if question["hook"] == "fence-peer" and seen["connected"]:
+            return "", "connected again"
+        reply = post(address, token, {**question, "version": reply["version"], **seen})
         return str(reply["verdict"]), f"{reply['verdict']}: {reply['sentence']}"
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ) as error:  # the last two: it is no answer of the arbiter
+    except Exception as error:  # noqa: BLE001  an answer may be anything: a frozen VM waits for the next one
         return "", f"{address[0]}:{address[1]}: {str(error) or type(error).__name__}"
 
 
@@ -287,7 +315,10 @@ def _events2(resource: str) -> str:
         done = subprocess.run(argv, capture_output=True, timeout=ASK_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"drbdsetup events2: no answer within {ASK_SECONDS:g} s") from None
-    return done.stdout.decode(errors="replace")
+    said = done.stdout.decode(errors="replace")
+    if done.returncode or said.splitlines()[-1:] != ["exists -"]:
+        raise OSError(f"drbdsetup events2: not told to its end (exit status {done.returncode})")
+    return said
 
 
 def _read(path: str) -> str:
@@ -297,7 +328,7 @@ def _read(path: str) -> str:
 
 def say(sentence: str) -> None:
     """Write one line to syslog."""
-    syslog.syslog(syslog.LOG_NOTICE, sentence[:1000])
+    syslog.syslog(syslog.LOG_NOTICE, sentence[:1000].encode("ascii", "backslashreplace").decode())
 
 
 if __name__ == "__main__":

@@ -108,9 +108,16 @@ class Ask:
     """What every hook sends."""
 
     host: str
+    hook: str
+    """Which one of its host's: its name, peer and minors. Only the latest run of each counts."""
     run: HookRun
     version: int
     """Read from here before the hook looked at its own host."""
+
+    @property
+    def key(self) -> str:
+        """Its place in ``Authority.runs``."""
+        return f"{self.host} {self.hook}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,38 +127,43 @@ class FencePeer(Ask):
     peer: str
     role: Role
     up_to_date: bool
+    connected: bool
 
 
-def began(it: Authority, host: str, run: HookRun) -> Authority:
-    """A hook has begun to run on a host: from now on only this run may change anything (R9)."""
-    last = it.runs.get(host)
-    if host not in it.hosts or last == run:
+def began(it: Authority, ask: Ask) -> Authority:
+    """A hook has begun to run: from now on only this run of it may change anything (R9)."""
+    last = it.runs.get(ask.key)
+    if ask.host not in it.hosts or last == ask.run:
         return it
-    if last is not None and last.boot_id == run.boot_id and run.began_ns < last.began_ns:
+    if last is not None and last.boot_id == ask.run.boot_id and ask.run.began_ns < last.began_ns:
         return it
-    return _changed(it, runs={**it.runs, host: run})
+    return _changed(it, runs={**it.runs, ask.key: ask.run})
 
 
 def fence_peer(it: Authority, ask: FencePeer) -> tuple[Authority, Answer]:
     """May this host go on without that peer?"""
-    if denied := _denied(it, ask):
+    if denied := _unfit(it, ask):
         return it, denied
     granted = Answer(Verdict.GRANT, f"{ask.peer} is excluded: {ask.host} goes on with {it.resource} alone")
     if it.granted and ask.peer not in it.admitted:
-        return it, granted
+        return it, granted  # told once more, to whichever run
+    if stale := _stale(it, ask):
+        return it, stale
     admitted = it.admitted - {ask.peer}  # R8
     return _changed(it, admitted=admitted, granted=True, newest=admitted == {ask.host}), granted
 
 
-def _denied(it: Authority, ask: FencePeer) -> Answer | None:
+def _unfit(it: Authority, ask: FencePeer) -> Answer | None:
+    """Why the asker cannot be granted, as things are (R3)."""
     if foreign := _foreign(it, ask.host, ask.peer):
         return _wait(foreign)
+    if ask.connected:
+        return _wait(f"{ask.host} and {ask.peer} are connected: nobody has to be excluded")
     if ask.host != it.holder:
-        if it.granted and ask.host not in it.admitted and ask.role is Role.PRIMARY:  # R5
+        lost = it.granted and ask.host not in it.admitted and ask.role is Role.PRIMARY
+        if lost and not _stale(it, ask):  # R5
             return Answer(Verdict.RELEASE, f"{it.holder} was granted {it.resource}: {ask.host} gives it up")
         return _wait(f"{it.holder} holds the authority over {it.resource}")
-    if stale := _stale(it, ask):
-        return stale
     if why := why_not(it, ask.host):
         return _wait(why)
     return None if ask.up_to_date else _wait(f"the disk of {it.resource} on {ask.host} is not UpToDate")
@@ -159,6 +171,8 @@ def _denied(it: Authority, ask: FencePeer) -> Answer | None:
 
 def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answer]:
     """The host is about to overwrite a peer's blocks: it is excluded first (R8)."""
+    if not it.hosts:
+        return _changed(it), _nobody_yet(it)
     if foreign := _foreign(it, ask.host, target):
         return it, _refuse(foreign)
     if stale := _stale(it, ask):
@@ -173,6 +187,8 @@ def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answ
 
 def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
     """The host is about to attach its disk: its replica is excluded first (R6)."""
+    if not it.hosts:
+        return _changed(it), _nobody_yet(it)
     if foreign := _foreign(it, ask.host):
         return it, _refuse(foreign)
     if stale := _stale(it, ask):
@@ -186,26 +202,33 @@ def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
 
 
 def unfence_peer(it: Authority, ask: Ask, side: Side) -> tuple[Authority, Answer]:
-    """The host sees the end of its peer's resync: both are admitted when it is the Primary that holds it."""
+    """The host sees the end of its peer's resync: it is admitted on the word of the Primary that holds it."""
     if foreign := _foreign(it, ask.host, side.peer):
         return it, _refuse(foreign)
     if stale := _stale(it, ask):
         return it, stale
-    after = readmitted(it, side)
-    if after is it and not (ask.host == it.holder and side.peer in it.admitted):
-        return it, _refuse(f"{ask.host} is not the Primary that sees {side.peer} connected and UpToDate")
+    after = as_primary_sees(it, side)
+    if ask.host != it.holder or side.peer not in after.admitted:
+        return after, _refuse(f"{ask.host} is not the Primary that sees {side.peer} connected and UpToDate")
     return after, Answer(Verdict.ALLOW, f"{side.peer} is admitted")
 
 
+def _nobody_yet(it: Authority) -> Answer:
+    """Nobody is admitted, so nobody has to be excluded; the change makes an adoption look again (R2)."""
+    return Answer(Verdict.ALLOW, f"{it.resource} has not been seen in order yet: nobody is admitted")
+
+
 def _foreign(it: Authority, *hosts: str) -> str | None:
+    if not it.hosts:
+        return f"{it.resource} has not been seen in order yet: connected, and UpToDate on both sides"
     if len(set(hosts)) == len(hosts) and set(hosts) <= set(it.hosts):
         return None
     return f"{it.resource} is on {', '.join(it.hosts)}; this asks about {' and '.join(hosts)}"
 
 
 def _stale(it: Authority, ask: Ask) -> Answer | None:
-    if it.runs.get(ask.host) != ask.run:
-        return _wait(f"this is not the latest run of a hook on {ask.host}")
+    if it.runs.get(ask.key) != ask.run:
+        return _wait(f"this is not the latest run of {ask.hook} on {ask.host}")
     if it.version != ask.version:
         return _wait(f"{it.resource} has changed since version {ask.version} was read: look and ask again")
     return None
@@ -215,52 +238,61 @@ def _stale(it: Authority, ask: Ask) -> Answer | None:
 # `it` was read before the first of the sides was looked at.
 
 
-def adopted(resource: str, hosts: tuple[str, ...], one: Side, other: Side, home: str) -> Authority | None:
-    """The first record of a resource: of a pair that is connected and UpToDate on the word of both sides.
+def adopted(it: Authority, sides: Sequence[Side]) -> Authority:
+    """A resource is seen in order for the first time: connected and UpToDate on the word of both sides.
 
-    A Primary holds it; of two Secondaries ``home``, where its VM should run. None: what is there proves
-    nothing, as this may not be the first record but one that was lost; a person decides.
+    Its Primary holds it; of two Secondaries the first, from which a plan may take it. Anything else proves
+    nothing: what was written before may have been lost. Two hosts only, as far as the rules were searched.
     """
-    pair = frozenset({one.host, other.host})
-    if not (_see_each_other(one, other) and pair <= set(hosts)) or one.frozen or other.frozen:
-        return None
-    primaries = [side.host for side in (one, other) if side.role is Role.PRIMARY]
-    if len(primaries) > 1 or {one.role, other.role} - {Role.PRIMARY, Role.SECONDARY}:
-        return None
-    return Authority(resource, hosts, 1, primaries[0] if primaries else home, pair)
+    hosts = {side.host for side in sides} | {side.peer for side in sides}
+    if it.hosts or len(sides) != 2 or len(hosts) != 2:  # noqa: PLR2004  a pair
+        return it
+    one, other = sorted(sides, key=lambda side: side.host)
+    roles = [one.role, other.role]
+    if not _see_each_other(one, other) or one.frozen or other.frozen or Role.UNKNOWN in roles:
+        return it
+    if roles.count(Role.PRIMARY) > 1:
+        return it
+    holder = other if other.role is Role.PRIMARY else one
+    return _changed(it, hosts=(one.host, other.host), holder=holder.host, admitted=frozenset(hosts))
 
 
 def looked_at(it: Authority, sides: Sequence[Side]) -> Authority:
     """What one look at all hosts changes, other than giving the authority back: that takes a second look."""
-    holder = next((side for side in sides if side.host == it.holder), None)
-    for side in sides:
-        if (after := readmitted(it, side)) is not it or (after := excluded(it, side)) is not it:
+    ours = [side for side in sides if {side.host, side.peer} <= set(it.hosts)]
+    holder = next((side for side in ours if side.host == it.holder), None)
+    for side in ours:
+        if (after := as_primary_sees(it, side)) is not it:
             return after
-    for one, other in combinations(sides, 2):
+    for one, other in combinations(ours, 2):
         if (after := met(it, one, other)) is not it:
             return after
-    for side in sides:
+    for side in ours:
         if (after := let_go(it, side, holder)) is not it:
             return after
     return it
 
 
-def readmitted(it: Authority, primary: Side) -> Authority:
-    """The holder, Primary, sees its peer UpToDate: both are admitted, and a grant is over."""
-    if primary.host != it.holder or primary.role is not Role.PRIMARY or not _sees_both(primary):
-        return it
-    return _met(it, primary, it.holder)
+def as_primary_sees(it: Authority, primary: Side) -> Authority:
+    """The holder, Primary and not frozen: what it sees UpToDate is admitted, and nothing else.
 
-
-def excluded(it: Authority, primary: Side) -> Authority:
-    """The holder, Primary and not frozen, sees its peer's disk not UpToDate: what it writes is not there.
-
-    What no hook tells: the peer lost its disk and not its link, or left in order.
+    What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
+    lost its own disk and goes on over the network. A grant is over once it sees its peer UpToDate.
     """
     writes = primary.host == it.holder and primary.role is Role.PRIMARY and not primary.frozen
-    if not writes or primary.peer_up_to_date or primary.peer not in it.admitted - {it.holder}:
+    if not writes or primary.peer not in set(it.hosts) - {it.holder}:
         return it
-    return _changed(it, admitted=it.admitted - {primary.peer})
+    met_again = primary.connected and primary.peer_up_to_date
+    admitted = it.admitted | {primary.peer} if met_again else it.admitted - {primary.peer}
+    if not primary.up_to_date:
+        admitted -= {primary.host}
+    elif met_again:
+        admitted |= {primary.host}
+    granted = it.granted and not met_again
+    newest = it.newest and granted and primary.up_to_date
+    if (admitted, granted, newest) == (it.admitted, it.granted, it.newest):
+        return it
+    return _changed(it, admitted=admitted, granted=granted, newest=newest)
 
 
 def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
@@ -294,8 +326,11 @@ def let_go(it: Authority, to: Side, holder: Side | None) -> Authority:
 
 
 def _met(it: Authority, side: Side, holder: str) -> Authority:
+    """Both are current, the holder being one of them; others that the holder has not met are not."""
     pair = frozenset({side.host, side.peer})
-    if not pair <= set(it.hosts) or (pair <= it.admitted and not it.granted and holder == it.holder):
+    if it.holder not in pair or not pair <= set(it.hosts):
+        return it
+    if pair <= it.admitted and not it.granted and holder == it.holder:
         return it
     return _changed(it, holder=holder, admitted=it.admitted | pair, granted=False, newest=False)
 

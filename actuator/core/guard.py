@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from actuator.core.arbiter import why_not
+from actuator.core.arbiter import taken, why_not
 from actuator.core.replica import Standing, peers, resource_of, resources_here
 from actuator.model import Authority, DomainState, DomainView, Evidence, Observed, Refusal, Unknown
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, UnknownWord
@@ -320,21 +320,34 @@ def _sees_us_up_to_date(theirs: Resource, us: str) -> bool:
     return False
 
 
-def authority_is_held(it: Situation) -> str | None:
-    """Where DRBD asks the arbiter: only the host that it would grant is made Primary, or has the VM (R3)."""
+def authority_may_be_taken(it: Situation) -> str | None:
+    """Where DRBD asks the arbiter: the host holds the authority over each disk, or may take it."""
     if it.authorities is None:
         return (
             f"what the arbiter has written about {it.domain}'s disks changed while they were looked at; they"
             " are looked at again by itself"
         )
     for resource in it.resources if it.arbitrated else ():
-        authority = it.authorities.get(resource.name)
-        if authority is None:
+        authority = _authority(it, resource.name)
+        if not authority.hosts:
             return (
                 f"nobody has yet been given the authority over {resource.name}: it goes to its Primary by"
-                " itself once all its hosts are connected and UpToDate"
+                " itself once both its hosts are connected and UpToDate"
             )
-        if why := why_not(authority, it.host):
+        after = taken(authority, it.host, None)
+        if isinstance(after, str):
+            return f"{after}; {it.domain} is not started on {it.host}"
+    return None
+
+
+def _authority(it: Situation, resource: str) -> Authority:
+    return (it.authorities or {}).get(resource) or Authority(resource)
+
+
+def authority_is_held(it: Situation) -> str | None:
+    """Where DRBD asks the arbiter: only the host that it would grant is made Primary, or has the VM (R3)."""
+    for resource in it.resources if it.arbitrated else ():
+        if why := why_not(_authority(it, resource.name), it.host):
             return f"{why}; {it.domain} is not started on {it.host}"
     return None
 
@@ -370,13 +383,16 @@ RESTART: tuple[Guard, ...] = (
     disk_is_up_to_date,
     io_flows,
     has_quorum,
-    authority_is_held,
+    authority_may_be_taken,
     peer_is_known,
     may_be_promoted,
 )
 """Asked before the plan, and again right before each of its steps."""
 
-START: tuple[Guard, ...] = (*RESTART, nothing_is_left, is_primary_here)
+PROMOTE: tuple[Guard, ...] = (*RESTART, authority_is_held)
+"""Asked right before a promotion, whose intent took the authority."""
+
+START: tuple[Guard, ...] = (*RESTART, nothing_is_left, is_primary_here, authority_is_held)
 """Asked right before the start call."""
 
 

@@ -9,7 +9,7 @@ A step becomes an intent in the same write that makes it the next one, and is ca
 
 from dataclasses import replace
 
-from actuator.core.guard import DOWN, KNOWN, RESTART, RUNNING, START, Situation, check
+from actuator.core.guard import DOWN, KNOWN, PROMOTE, RESTART, RUNNING, START, Situation, check
 from actuator.core.words import describe
 from actuator.model import (
     CallOutcome,
@@ -78,7 +78,7 @@ def _judge_destroy(step: Destroy, it: Situation) -> Done | Refusal | Perform:
 
 
 def _judge_promote(step: Promote, it: Situation) -> Done | Refusal | Perform:
-    if refusal := check(RESTART, it):
+    if refusal := check(PROMOTE, it):
         return refusal
     resource = next((resource for resource in it.resources if resource.name == step.resource), None)
     if resource is None:

@@ -1,5 +1,6 @@
 """The arbiter's questions over HTTP, with the real journal: durable, bounded, one host a token."""
 
+import contextlib
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +9,11 @@ from dataclasses import replace
 import pytest
 import requests
 
+from actuator.adapters.clock import SystemClock
 from actuator.adapters.sqlite import SqliteJournal
+from actuator.arbitrate import Arbiter, parse
 from actuator.model import Authority
-from actuator.ports import JournalError
+from actuator.ports import Conflict, JournalError
 from actuator.receive import ARBITRATE, MAX_QUESTION_BYTES
 from tests.actuator.deliveries import HOOKS, TOKEN, patient_journal, served
 
@@ -62,7 +65,8 @@ def test_the_holder_is_granted_and_the_loser_released(receiver, journal):
     assert ask(receiver, "v02", **frozen("v01"))["verdict"] == "release"
     events = [event for _, event in journal.timeline()]
     assert [(event.kind, event.host, event.detail["verdict"]) for event in events] == [
-        ("arbitrated", "v01", "grant")
+        ("arbitrated", "v01", "grant"),
+        ("arbitrated", "v02", "release"),
     ]
 
 
@@ -82,10 +86,21 @@ def test_an_attach_excludes_its_own_host(receiver, journal):
     assert journal.authority("voms01").admitted == {"v01"}
 
 
-def test_an_unknown_resource_waits(receiver):
-    reply = post(receiver, "v01", question(resource="other")).json()
-    assert reply["verdict"] == "wait"
-    assert "does not know other" in reply["sentence"]
+def test_of_an_unknown_resource_nobody_is_granted_and_nothing_is_held_up(receiver, journal):
+    assert ask(receiver, "v01", **frozen("v02"), resource="other")["verdict"] == "wait"
+    assert journal.authority("other") is None
+    for hook, peer in (("before-resync-source", "v02"), ("attach", None)):
+        reply = ask(receiver, "v01", hook=hook, peer=peer, resource="other")
+        assert reply["verdict"] == "allow"
+        assert journal.authority("other") == Authority("other", version=reply["version"])
+    assert journal.authority("other").version == 2
+
+
+def test_every_verdict_is_told_once(receiver, journal):
+    for began_ns in (1, 2, 3):
+        assert ask(receiver, "v02", **frozen("v01"), began_ns=began_ns)["verdict"] == "wait"
+    ((_, event),) = journal.timeline()
+    assert event.sentence == "fence-peer of voms01 on v02: wait, v01 holds the authority over voms01"
 
 
 def test_a_token_is_its_hosts_own(receiver, journal):
@@ -115,7 +130,7 @@ def test_a_token_is_its_hosts_own(receiver, journal):
         question(began_ns=-1),
         question(began_ns=2**63),
         question(began_ns="1"),
-        question(version=0),
+        question(version=-1),
         question(version=True),
         question(role="primary"),
         question(up_to_date=1),
@@ -134,51 +149,94 @@ def test_a_huge_question_is_413(receiver):
     assert post(receiver, "v01", b" " * (MAX_QUESTION_BYTES + 1)).status_code == 413
 
 
-def test_no_verdict_is_given_that_is_not_durable(tmp_path, journal):
+@pytest.mark.parametrize("failing", [1, 2])
+def test_no_verdict_is_given_that_is_not_durable(journal, failing):
+    """The first write is that the hook has begun, the second its grant."""
+    writes = []
+
     class Failing:
         def __getattr__(self, name):
             return getattr(journal, name)
 
         def commit(self, **change):
-            raise JournalError("disk full")
+            writes.append(change)
+            if len(writes) == failing:
+                raise JournalError("disk full")
+            journal.commit(**change)
 
     with served(Failing()) as receiver:
-        answer = post(receiver, "v01", question(**frozen("v02")))
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"] == "1"
-    assert journal.authority("voms01").version == 1
+        first = post(receiver, "v01", question(**frozen("v02")))
+        answers = [first]
+        if first.status_code == 200:
+            answers.append(post(receiver, "v01", question(**frozen("v02"), version=first.json()["version"])))
+        assert [it.status_code for it in answers] == [*[200] * (failing - 1), 503]
+        assert answers[-1].headers["Retry-After"] == "1"
+        assert not journal.authority("voms01").granted
+        assert ask(receiver, "v01", **frozen("v02"))["verdict"] == "grant"
+    assert journal.authority("voms01").granted
 
 
 def test_the_race_has_one_winner(receiver, journal):
-    """Both ask at the same time, again and again, while the authority is moved back and forth."""
+    """Both hosts ask again and again while the authority is taken back and forth: each grant is of one version."""
     stop = threading.Event()
-    grants = {"v01": 0, "v02": 0}
+    granted = {}
 
-    def hook(host, peer):
-        began_ns = 10_000
+    def hook(host, peer, began_ns):
         while not stop.is_set():
             began_ns += 1
-            reply = ask(receiver, host, **frozen(peer), began_ns=began_ns)
+            first = post(receiver, host, question(**frozen(peer), began_ns=began_ns)).json()
+            reply = post(
+                receiver, host, question(**frozen(peer), began_ns=began_ns, version=first["version"])
+            ).json()
             if reply["verdict"] == "grant":
-                grants[host] += 1
-                return reply["version"]
-        return None
+                assert granted.setdefault(reply["version"], host) == host
+                it = journal.authority("voms01")
+                assert (it.holder, it.granted) == (host, True) or it.version > reply["version"]
 
-    for _ in range(20):
-        with ThreadPoolExecutor(2) as pool:
-            asked = [pool.submit(hook, *pair) for pair in (("v01", "v02"), ("v02", "v01"))]
-            while not any(it.done() for it in asked):
-                threading.Event().wait(0.001)
-            stop.set()
-            versions = [it.result() for it in asked]
-        assert versions.count(None) == 1
-        stop.clear()
+    def take(number):
+        """As an operator would: the authority moves, and both are admitted."""
         it = journal.authority("voms01")
-        assert (it.granted, it.version) == (True, max(it.version, *filter(None, versions)))
-        other = "v02" if it.holder == "v01" else "v01"
-        again = {"holder": other, "admitted": frozenset(it.hosts), "granted": False, "newest": False}
-        journal.commit(authorities=[replace(it, version=it.version + 1, **again)])
-    assert grants == {"v01": 10, "v02": 10}
+        after = replace(it, version=it.version + 1, holder=it.hosts[number % 2], granted=False, newest=False)
+        with contextlib.suppress(Conflict):
+            journal.commit(authorities=[replace(after, admitted=frozenset(it.hosts))])
+
+    with ThreadPoolExecutor(4) as pool:
+        pairs = (("v01", "v02"), ("v02", "v01"))
+        hooks = [pool.submit(hook, *pair, 10_000 * number) for pair in pairs for number in (1, 2)]
+        for number in range(60):
+            take(number)
+            threading.Event().wait(0.02)
+        stop.set()
+        for it in hooks:
+            it.result()
+    assert set(granted.values()) == {"v01", "v02"}
+
+
+def test_two_changes_made_from_one_version_are_not_both_written(journal):
+    """Whoever comes second looks at what the first has written."""
+    read, arbiter = threading.Barrier(2), []
+
+    class Slow:
+        def __getattr__(self, name):
+            return getattr(journal, name)
+
+        def authority(self, resource):
+            it = journal.authority(resource)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                read.wait(1)
+            return it
+
+    arbiter = Arbiter(Slow(), SystemClock(threading.Event()))
+    asks = [
+        ("v01", {"hook": "before-resync-source", "peer": "v02"}),
+        ("v02", {"hook": "attach", "peer": None}),
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        replies = list(
+            pool.map(lambda it: arbiter.reply(it[0], parse(json.dumps(question(**it[1])).encode())), asks)
+        )
+    assert sorted(reply.version for reply in replies) == [2, 3]
+    assert len(journal.authority("voms01").runs) == 2
 
 
 def test_what_was_granted_is_there_after_a_restart(tmp_path):

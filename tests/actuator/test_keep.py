@@ -10,7 +10,7 @@ from actuator.core.progress import claimed
 from actuator.keep import Keeper
 from actuator.model import Authority, DomainRecord, Plan, Promote
 from actuator.ports import Conflict, Ports, Unanswered
-from exporter.drbd import parse_events2
+from exporter.drbd import Role, parse_events2
 from tests.actuator.world import Clock, Serial, settings
 from tests.exporter.drbd_samples import command, drbd84
 
@@ -114,6 +114,43 @@ def test_a_grant_is_over_when_the_primary_sees_its_peer_up_to_date(keeper, hosts
     keeper.turn()
     it = journal.authority("voms01")
     assert (it.admitted, it.granted, it.newest) == (BOTH, False, False)
+
+
+def test_a_holder_that_lost_its_disk_is_excluded_and_its_peer_is_what_counts(keeper, hosts, journal):
+    """Granted, reconnected without being heard, then its disk was lost: the record must not say the reverse."""
+    put(journal, holder="v02", admitted=frozenset({"v02"}), granted=True, newest=True)
+    hosts.says("14-connected-primary-secondary")
+    hosts.said = {"v02": diskless_primary()}
+    keeper.turn()
+    it = journal.authority("voms01")
+    assert (it.admitted, it.granted, it.newest) == ({"v01"}, False, False)
+
+
+def diskless_primary():
+    """v02 as in the capture of a Primary whose peer is Diskless, the other way round."""
+    text = command(drbd84("41-diskless-secondary.v02"), "drbdsetup events2").replace(
+        "conn-name:peer", "conn-name:v01"
+    )
+    text = text.replace(" disk:UpToDate", " disk:Diskless").replace(
+        "peer-disk:Diskless", "peer-disk:UpToDate"
+    )
+    return parse_events2(text)
+
+
+def test_an_excluded_holder_lets_go(keeper, hosts, journal):
+    """L1: it booted and excluded itself; its peer, admitted, gets the authority."""
+    put(journal, holder="v02", admitted=frozenset({"v01"}))
+    hosts.says("19-standalone-v02")
+    hosts.said = {"v01": replace_role(hosts.said["v01"])}
+    keeper.turn()
+    it = journal.authority("voms01")
+    assert (it.holder, it.admitted) == ("v01", {"v01"})
+
+
+def replace_role(snapshot):
+    """The same with the resource Secondary."""
+    resources = tuple(replace(resource, role=Role.SECONDARY) for resource in snapshot.resources)
+    return replace(snapshot, resources=resources)
 
 
 def test_two_secondaries_that_have_met_are_admitted(keeper, hosts, journal):

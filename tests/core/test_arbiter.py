@@ -13,18 +13,19 @@ from actuator.core.arbiter import (
     Verdict,
     accepted,
     adopted,
+    as_primary_sees,
     before_attach,
     before_resync,
     began,
-    excluded,
     fence_peer,
     given_back,
     intended,
     let_go,
+    looked_at,
     met,
-    readmitted,
     side_of,
     taken,
+    unfence_peer,
     why_not,
 )
 from actuator.model import Authority, HookRun
@@ -42,17 +43,33 @@ def subsets(hosts):
     return [frozenset(some) for some in chain(*(combinations(hosts, n) for n in range(len(hosts) + 1)))]
 
 
+FENCE, RESYNC, ATTACH, UNFENCE = "fence-peer", "before-resync-source", "attach", "unfence-peer"
+RUNS = {f"{host} {hook}": RUN for host in HOSTS for hook in (FENCE, RESYNC, ATTACH, UNFENCE)}
 STATES = [
-    Authority("voms01", HOSTS, 7, holder, admitted, granted, newest, {"v01": RUN, "v02": RUN})
+    Authority("voms01", HOSTS, 7, holder, admitted, granted, newest, RUNS)
     for holder, admitted, granted, newest in product(HOSTS, subsets(HOSTS), YES_NO, YES_NO)
 ]
 FENCE_ASKS = [
-    FencePeer(host, run, version, peer, role, up_to_date)
-    for host, run, version, peer, role, up_to_date in product(
-        (*HOSTS, "v09"), (RUN, OLD_RUN, HookRun("other boot", 1)), (6, 7), (*HOSTS, "v09"), ROLES, YES_NO
+    FencePeer(host, FENCE, run, version, peer, role, up_to_date, connected)
+    for host, run, version, peer, role, up_to_date, connected in product(
+        (*HOSTS, "v09"),
+        (RUN, OLD_RUN, HookRun("other boot", 1)),
+        (6, 7),
+        (*HOSTS, "v09"),
+        ROLES,
+        YES_NO,
+        YES_NO,
     )
 ]
-ASKS = [Ask(host, run, version) for host, run, version in product((*HOSTS, "v09"), (RUN, OLD_RUN), (6, 7))]
+
+
+def asks(hook):
+    return [
+        Ask(host, hook, run, version)
+        for host, run, version in product((*HOSTS, "v09"), (RUN, OLD_RUN), (6, 7))
+    ]
+
+
 SIDES = [
     Side(host, role, *rest)
     for host, role, rest in product(HOSTS, ROLES, product(YES_NO, (*HOSTS, "v09"), YES_NO, YES_NO, YES_NO))
@@ -77,28 +94,25 @@ def check_step(before, after):
 # ---- fence-peer --------------------------------------------------------------------------------------------
 
 
+def sane(ask):
+    return ask.host in HOSTS and ask.peer in HOSTS and ask.peer != ask.host and not ask.connected
+
+
 def test_who_is_granted():
     verdicts = set()
     for it, ask in product(STATES, FENCE_ASKS):
         after, answer = fence_peer(it, ask)
         verdicts.add(answer.verdict)
         check_step(it, after)
-        may = (
-            current(ask)
-            and ask.host == it.holder
-            and ask.host in it.admitted
-            and ask.up_to_date
-            and ask.peer in HOSTS
-            and ask.peer != ask.host
-        )
+        fit = sane(ask) and ask.host == it.holder and ask.host in it.admitted and ask.up_to_date
+        granted_before = it.granted and ask.peer not in it.admitted
+        may = fit and (current(ask) or granted_before)
         assert (answer.verdict is Verdict.GRANT) == may
         if may:
-            assert after.granted
-            assert after.admitted == {ask.host}
-            assert after.holder == ask.host
+            assert (after.granted, after.admitted, after.holder) == (True, {ask.host}, ask.host)
+            assert (after is it) == granted_before
             # Told to one who did not hear: the same again, and nothing is written.
-            again = replace(ask, version=after.version)
-            assert fence_peer(after, again) == (after, answer)
+            assert fence_peer(after, replace(ask, version=after.version)) == (after, answer)
         else:
             assert after is it
             assert answer.sentence
@@ -106,11 +120,11 @@ def test_who_is_granted():
 
 
 def test_nobody_but_a_frozen_loser_of_a_durable_grant_is_released():
+    """It asks as the latest run, on evidence of now, and is not connected: else it may be the only running copy."""
     for it, ask in product(STATES, FENCE_ASKS):
-        loser = ask.host in HOSTS and ask.host != it.holder and ask.host not in it.admitted
-        sane = ask.peer in HOSTS and ask.peer != ask.host
+        loser = ask.host != it.holder and ask.host not in it.admitted and ask.role is Role.PRIMARY
         released = fence_peer(it, ask)[1].verdict is Verdict.RELEASE
-        assert released == (loser and sane and it.granted and ask.role is Role.PRIMARY)
+        assert released == (sane(ask) and current(ask) and loser and it.granted)
 
 
 def test_both_orders_of_the_race_are_safe():
@@ -128,13 +142,13 @@ def test_both_orders_of_the_race_are_safe():
 
 
 def ask_of(it, host, peer, *, up_to_date=True, role=Role.PRIMARY):
-    return FencePeer(host, RUN, it.version, peer, role, up_to_date)
+    return FencePeer(host, FENCE, RUN, it.version, peer, role, up_to_date, False)
 
 
 @pytest.mark.parametrize("peer_left", HOSTS[1:])
 def test_of_three_hosts_only_the_peer_that_is_gone_is_excluded(peer_left):
     three = (*HOSTS, "v03")
-    it = Authority("r", three, 1, "v01", frozenset(three), runs={"v01": RUN})
+    it = Authority("r", three, 1, "v01", frozenset(three), runs=RUNS)
     after, answer = fence_peer(it, ask_of(it, "v01", peer_left))
     assert answer.verdict is Verdict.GRANT
     assert (after.admitted, after.granted, after.newest) == (frozenset({"v01", "v03"}), True, False)
@@ -147,7 +161,7 @@ def test_of_three_hosts_only_the_peer_that_is_gone_is_excluded(peer_left):
 
 def test_a_resync_excludes_its_target_first_and_never_overwrites_a_granted_holder():
     verdicts = set()
-    for it, ask, target in product(STATES, ASKS, (*HOSTS, "v09")):
+    for it, ask, target in product(STATES, asks(RESYNC), (*HOSTS, "v09")):
         after, answer = before_resync(it, ask, target)
         verdicts.add(answer.verdict)
         check_step(it, after)
@@ -163,7 +177,7 @@ def test_a_resync_excludes_its_target_first_and_never_overwrites_a_granted_holde
 
 
 def test_who_attaches_is_excluded_unless_its_disk_is_known_to_be_the_newest():
-    for it, ask in product(STATES, ASKS):
+    for it, ask in product(STATES, asks(ATTACH)):
         after, answer = before_attach(it, ask)
         check_step(it, after)
         assert (answer.verdict is Verdict.ALLOW) == (ask.host in HOSTS and current(ask))
@@ -178,19 +192,69 @@ def test_who_attaches_is_excluded_unless_its_disk_is_known_to_be_the_newest():
 
 def test_only_the_latest_run_of_a_hook_counts():
     it = Authority("voms01", HOSTS, 7, "v01", frozenset(HOSTS))
-    assert fence_peer(it, ask_of(it, "v01", "v02"))[1].verdict is Verdict.WAIT
-    first = began(it, "v01", OLD_RUN)
+
+    def ask(state, run=RUN, host="v01"):
+        return replace(ask_of(state, host, "v02"), run=run)
+
+    assert fence_peer(it, ask(it))[1].verdict is Verdict.WAIT
+    first = began(it, ask(it, OLD_RUN))
     assert first.version == 8
-    assert began(first, "v01", OLD_RUN) is first
-    second = began(first, "v01", RUN)
+    assert began(first, ask(first, OLD_RUN)) is first
+    second = began(first, ask(first))
     assert second.version == 9
-    assert began(second, "v01", OLD_RUN) is second
-    assert began(second, "v09", RUN) is second
-    ghost = replace(ask_of(second, "v01", "v02"), run=OLD_RUN)
-    assert fence_peer(second, ghost)[1].verdict is Verdict.WAIT
-    assert fence_peer(second, ask_of(second, "v01", "v02"))[1].verdict is Verdict.GRANT
-    rebooted = began(second, "v01", HookRun("another boot", 1))
-    assert fence_peer(rebooted, ask_of(rebooted, "v01", "v02"))[1].verdict is Verdict.WAIT
+    assert began(second, ask(second, OLD_RUN)) is second
+    assert began(second, ask(second, host="v09")) is second
+    assert fence_peer(second, ask(second, OLD_RUN))[1].verdict is Verdict.WAIT
+    assert fence_peer(second, ask(second))[1].verdict is Verdict.GRANT
+    rebooted = began(second, ask(second, HookRun("another boot", 1)))
+    assert fence_peer(rebooted, ask(rebooted))[1].verdict is Verdict.WAIT
+
+
+def test_hooks_of_one_host_that_run_side_by_side_do_not_silence_each_other():
+    """One for each volume, or for each peer of DRBD 9."""
+    it = Authority("voms01", HOSTS, 7, "v01", frozenset(HOSTS))
+    for minor in ("0", "1"):
+        it = began(it, Ask("v01", f"{RESYNC} v02 {minor}", HookRun("boot", 1000 - int(minor)), 0))
+    for minor in ("0", "1"):
+        ask = Ask("v01", f"{RESYNC} v02 {minor}", HookRun("boot", 1000 - int(minor)), it.version)
+        assert before_resync(it, ask, "v02")[1].verdict is Verdict.ALLOW
+
+
+def test_of_a_resource_never_seen_in_order_nobody_is_granted_and_nothing_is_held_up():
+    """Its first resync could not run otherwise. Each change makes an adoption look again."""
+    it = Authority("voms01")
+    assert fence_peer(it, ask_of(it, "v01", "v02")) == (it, fence_peer(it, ask_of(it, "v01", "v02"))[1])
+    assert fence_peer(it, ask_of(it, "v01", "v02"))[1].verdict is Verdict.WAIT
+    for after, answer in (
+        before_resync(it, Ask("v01", RESYNC, RUN, 0), "v02"),
+        before_attach(it, Ask("v01", ATTACH, RUN, 0)),
+    ):
+        assert answer.verdict is Verdict.ALLOW
+        assert after == replace(it, version=1)
+    assert unfence_peer(it, Ask("v01", UNFENCE, RUN, 0), PAIR[0])[1].verdict is Verdict.REFUSE
+    assert isinstance(taken(it, "v01", None), str)
+    assert why_not(it, "v01")
+
+
+PAIR = (
+    Side("v01", Role.PRIMARY, True, "v02", True, True, False),
+    Side("v02", Role.SECONDARY, True, "v01", True, True, False),
+)
+
+
+def test_the_end_of_a_resync_is_the_word_of_the_primary_that_holds_it():
+    verdicts = set()
+    for it, side in product(STATES, SIDES):
+        for run, version in ((RUN, 7), (OLD_RUN, 7), (RUN, 6)):
+            after, answer = unfence_peer(it, Ask(side.host, UNFENCE, run, version), side)
+            verdicts.add(answer.verdict)
+            fresh = (run, version) == (RUN, 7) and {side.host, side.peer} == set(HOSTS)
+            assert after == (as_primary_sees(it, side) if fresh else it)
+            if answer.verdict is Verdict.ALLOW:
+                assert fresh
+                assert side.host == it.holder
+                assert side.peer in after.admitted
+    assert verdicts == {Verdict.ALLOW, Verdict.WAIT, Verdict.REFUSE}
 
 
 # ---- looks at the hosts ------------------------------------------------------------------------------------
@@ -201,29 +265,23 @@ def sees_both(side):
     return known and side.connected and side.up_to_date and side.peer_up_to_date
 
 
-def test_readmission_is_the_word_of_the_primary_that_holds_the_authority():
+def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_else():
     for it, side in product(STATES, SIDES):
-        after = readmitted(it, side)
+        after = as_primary_sees(it, side)
         check_step(it, after)
-        may = side.host == it.holder and side.role is Role.PRIMARY and sees_both(side)
-        if not may:
+        assert after.holder == it.holder
+        heard = side.host == it.holder and side.role is Role.PRIMARY and not side.frozen
+        if not heard or side.peer not in HOSTS or side.peer == side.host:
             assert after is it
+            continue
+        mirrored = side.connected and side.peer_up_to_date
+        assert (side.peer in after.admitted) == mirrored
+        assert after.granted == (it.granted and not mirrored)
+        assert after.newest == (it.newest and after.granted and side.up_to_date)
+        if side.up_to_date:
+            assert (side.host in after.admitted) == (mirrored or side.host in it.admitted)
         else:
-            assert after.admitted == set(HOSTS)
-            assert not after.granted
-            assert after.holder == it.holder
-
-
-def test_exclusion_follows_the_primary_that_writes_alone():
-    for it, side in product(STATES, SIDES):
-        after = excluded(it, side)
-        check_step(it, after)
-        alone = side.role is Role.PRIMARY and not side.frozen and not side.peer_up_to_date
-        if side.host == it.holder and side.peer != it.holder and alone:
-            assert after.admitted == it.admitted - {side.peer}
-            assert (after.holder, after.granted, after.newest) == (it.holder, it.granted, it.newest)
-        else:
-            assert after is it
+            assert side.host not in after.admitted
 
 
 def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only():
@@ -281,20 +339,46 @@ def test_an_ungranted_holder_that_cannot_be_promoted_lets_go():
     assert let
 
 
-def test_the_first_record_is_made_of_a_pair_in_order_only():
+def test_a_resource_is_adopted_of_a_pair_in_order_only():
     made = 0
+    new = Authority("voms01", version=3)
     for one, other in product(SIDES, SIDES):
-        it = adopted("voms01", HOSTS, one, other, "v02")
+        it = adopted(new, (one, other))
         roles = [one.role, other.role]
         pair = {one.host, other.host} == set(HOSTS) == {one.peer, other.peer} and one.peer == other.host
         in_order = sees_both(one) and sees_both(other) and not (one.frozen or other.frozen)
         known = Role.UNKNOWN not in roles and roles.count(Role.PRIMARY) <= 1
-        assert (it is not None) == (pair and in_order and known)
-        if it is not None:
+        assert (it is not new) == (pair and in_order and known)
+        if it is not new:
             made += 1
             primaries = [side.host for side in (one, other) if side.role is Role.PRIMARY]
-            assert it == Authority("voms01", HOSTS, 1, (*primaries, "v02")[0], frozenset(HOSTS))
+            assert it == Authority("voms01", HOSTS, 4, (*primaries, "v01")[0], frozenset(HOSTS))
+            assert adopted(it, (one, other)) is it
     assert made == 6
+
+
+def test_a_name_that_more_than_two_hosts_have_is_not_adopted():
+    """Three replicas were not searched; or two pairs have named their resources alike."""
+    far = (
+        Side("v03", Role.PRIMARY, True, "v04", True, True, False),
+        Side("v04", Role.SECONDARY, True, "v03", True, True, False),
+    )
+    new = Authority("voms01")
+    assert adopted(new, (*PAIR, *far)) is new
+    assert adopted(new, (*PAIR, far[0])) is new
+    it = adopted(new, PAIR)
+    assert it.hosts == HOSTS
+    granted = replace(it, admitted=frozenset({"v01"}), granted=True)
+    assert looked_at(granted, far) is granted
+
+
+def test_who_has_met_without_the_holder_has_not_met_it():
+    """v03 writes alone; v01 and v02 are connected, Secondary and UpToDate, and old."""
+    three = (*HOSTS, "v03")
+    it = Authority("voms01", three, 7, "v03", frozenset({"v03"}), granted=True, newest=True)
+    secondaries = [replace(side, role=Role.SECONDARY) for side in PAIR]
+    assert met(it, *secondaries) is it
+    assert looked_at(it, secondaries) is it
 
 
 # ---- plans and people --------------------------------------------------------------------------------------
@@ -330,25 +414,26 @@ def test_an_intent_raises_the_version_and_a_person_may_accept_a_loss():
 
 def test_an_ask_that_was_read_before_any_change_is_turned_away():
     """Each kind of change makes evidence that was read before it worthless (R2)."""
-    it = Authority("voms01", HOSTS, 7, "v01", frozenset(HOSTS), runs=dict.fromkeys(HOSTS, RUN))
+    it = Authority("voms01", HOSTS, 7, "v01", frozenset(HOSTS), runs=RUNS)
     both = Side("v01", Role.PRIMARY, True, "v02", True, True, False)
     changes = [
         intended(it),
         accepted(it, "v01"),
-        before_attach(it, Ask("v02", RUN, 7))[0],
-        before_resync(it, Ask("v01", RUN, 7), "v02")[0],
+        before_attach(it, Ask("v02", ATTACH, RUN, 7))[0],
+        before_resync(it, Ask("v01", RESYNC, RUN, 7), "v02")[0],
         fence_peer(it, ask_of(it, "v01", "v02"))[0],
-        began(it, "v02", HookRun("boot", 2000)),
+        began(it, Ask("v02", FENCE, HookRun("boot", 2000), 0)),
         taken(taken(it, "v02", None), "v01", None),
-        readmitted(replace(it, admitted=frozenset({"v01"})), both),
-        excluded(it, replace(both, peer_up_to_date=False)),
+        as_primary_sees(replace(it, admitted=frozenset({"v01"})), both),
+        as_primary_sees(it, replace(both, peer_up_to_date=False)),
     ]
     for after in changes:
         assert after.version > 7
         late = ask_of(it, "v01", "v02")
-        assert fence_peer(after, late)[1].verdict is Verdict.WAIT
-        assert before_resync(after, late, "v02")[1].verdict is Verdict.WAIT
-        assert before_attach(after, late)[1].verdict is Verdict.WAIT
+        if not after.granted:  # what is granted already may be told to anyone who lost the answer
+            assert fence_peer(after, late)[1].verdict is Verdict.WAIT
+        assert before_resync(after, replace(late, hook=RESYNC), "v02")[1].verdict is Verdict.WAIT
+        assert before_attach(after, replace(late, hook=ATTACH))[1].verdict is Verdict.WAIT
 
 
 # ---- how a host sees itself --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from actuator.config import RestartSettings
 from actuator.core.decide import ATTEMPTS, decide
-from actuator.core.guard import RESTART, START, check
+from actuator.core.guard import PROMOTE, RESTART, START, authority_is_held, check
 from actuator.model import (
     Authority,
     Confirm,
@@ -191,35 +191,47 @@ def test_each_guard_refuses_its_hazard(guard):
 
 def test_every_guard_of_a_restart_has_its_hazard_here():
     named = {guard.__name__ for guard in RESTART}
-    assert named == set(REFUSED) | {"evidence_is_fresh", "authority_is_held"}
+    assert named == set(REFUSED) | {"evidence_is_fresh", "authority_may_be_taken"}
 
 
 AUTHORITY = Authority("voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}))
+EXCLUDED = {"admitted": frozenset({"v02"})}
+ALONE = {"granted": True, "newest": True}
 
 
 @pytest.mark.parametrize("role", [Role.PRIMARY, Role.SECONDARY])
 @pytest.mark.parametrize(
-    ("authority", "said"),
+    ("authority", "may_be_taken", "is_held"),
     [
-        (AUTHORITY, None),
-        (replace(AUTHORITY, granted=True, newest=True, admitted=frozenset({"v01"})), None),
-        (replace(AUTHORITY, holder="v02"), "v02 holds the authority over voms01, not v01"),
-        (replace(AUTHORITY, admitted=frozenset({"v02"})), "the replica of voms01 on v01 is excluded"),
-        (replace(AUTHORITY, resource="other"), "nobody has yet been given the authority over voms01"),
+        (AUTHORITY, None, None),
+        (replace(AUTHORITY, **ALONE, admitted=frozenset({"v01"})), None, None),
+        (replace(AUTHORITY, holder="v02"), None, "v02 holds the authority over voms01, not v01"),
+        (replace(AUTHORITY, holder="v02", **ALONE), "v02 was granted voms01 alone", "v02 holds"),
+        (replace(AUTHORITY, **EXCLUDED), "the replica of voms01 on v01 is excluded", "is excluded"),
+        (replace(AUTHORITY, holder="v02", **EXCLUDED), "is excluded", "v02 holds"),
+        (Authority("voms01"), "nobody has yet been given the authority over voms01", "holds the authority"),
+        (replace(AUTHORITY, resource="other"), "nobody has yet been given the authority", "holds"),
+        (None, "changed while they were looked at", "holds"),
     ],
 )
-def test_where_drbd_asks_the_arbiter_only_its_holder_is_restarted(authority, said, role):
+def test_where_drbd_asks_the_arbiter_only_its_holder_is_promoted_or_started(
+    authority, may_be_taken, is_held, role
+):
+    """The plan may rest on an authority that its first intent takes; what is called may not."""
+    written = None if authority is None else {authority.resource: authority}
     seen = evidence(drbd_here=snapshot(resource(role=role)))
-    arbitrated = situation(seen, arbitrated=True, authorities={authority.resource: authority})
-    refusals = [check(guards, arbitrated) for guards in (RESTART, START)]
-    if said is None:
-        assert refusals[0] is None
-    else:
-        assert {it.guard for it in refusals} == {"authority_is_held"}
-        assert said in refusals[0].sentence
-    assert check(RESTART, situation(seen, authorities={authority.resource: authority})) is None
-    changed = check(RESTART, situation(seen, arbitrated=True, authorities=None))
-    assert changed.guard == "authority_is_held"
+    it = situation(seen, arbitrated=True, authorities=written)
+    refusal = check(RESTART, it)
+    assert (refusal is None) == (may_be_taken is None)
+    if may_be_taken is not None:
+        assert refusal.guard == "authority_may_be_taken"
+        assert may_be_taken in refusal.sentence
+    refusal = check((authority_is_held,), it)
+    assert (refusal is None) == (is_held is None)
+    assert is_held is None or is_held in refusal.sentence
+    assert {PROMOTE[-1], START[-1]} == {authority_is_held}
+    if authority is not None:
+        assert check(PROMOTE, replace(it, arbitrated=False)) is None
 
 
 @pytest.mark.parametrize(("now", "fresh"), [(0.0, True), (6.0, True), (6.1, False), (-0.1, False)])

@@ -26,6 +26,7 @@ LOST = PROC.replace(
 )
 PROMOTING = LOST.replace("ro:Primary", "ro:Secondary")
 SOON = 20.0
+PATIENCE = 0.3
 
 # ---- what it sees ------------------------------------------------------------------------------------------
 
@@ -113,7 +114,8 @@ class Host:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(fence_peer, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(fence_peer, "PATIENCE_SECONDS", dict.fromkeys(fence_peer.HOOKS, PATIENCE))
+    monkeypatch.setattr(fence_peer, "UNKNOWN_ROLE_SECONDS", 4 * PATIENCE)
     monkeypatch.setattr(fence_peer, "PAUSE_SECONDS", 0.02)
     monkeypatch.setattr(fence_peer, "say", lambda sentence: None)
 
@@ -167,7 +169,7 @@ def test_a_frozen_primary_asks_until_it_is_answered(tmp_path, journal):
     host, statuses = Host(tmp_path, "v01", port), []
     handler = threading.Thread(target=lambda: statuses.append(host.run()))
     handler.start()
-    handler.join(5 * fence_peer.PATIENCE_SECONDS)
+    handler.join(5 * PATIENCE)
     assert handler.is_alive()
     with served(journal, port):
         handler.join(SOON)
@@ -178,11 +180,78 @@ def test_a_frozen_primary_ends_when_it_is_connected_again(v02):
     statuses = []
     handler = threading.Thread(target=lambda: statuses.append(v02.run()))
     handler.start()
-    handler.join(3 * fence_peer.PATIENCE_SECONDS)
+    handler.join(3 * PATIENCE)
     assert handler.is_alive()  # v01 holds the authority: it waits
     v02.proc.write_text(PROC)
     handler.join(SOON)
     assert statuses == [fence_peer.DENIED]
+
+
+def test_a_promoting_holder_is_granted_too(v01, journal):
+    v01.proc.write_text(PROMOTING)
+    assert v01.run() == fence_peer.GRANTED
+    assert journal.authority("voms01").admitted == {"v01"}
+
+
+def test_a_connected_peer_is_not_asked_about(v01, v02, journal):
+    """It came back while the handler started: to exclude it, or to release this side, would be wrong."""
+    for host in (v01, v02):
+        host.proc.write_text(PROC)
+        assert host.run() == fence_peer.DENIED
+    assert journal.authority("voms01").admitted == {"v01", "v02"}
+
+
+def test_a_primary_that_cannot_be_looked_at_is_asked_for_longer(v01, monkeypatch):
+    looks = []
+
+    def look(*_):
+        looks.append(time.monotonic())
+        raise OSError("drbdsetup hangs")
+
+    monkeypatch.setattr(fence_peer, "read_state", look)
+    assert v01.run() == fence_peer.DENIED
+    assert looks[-1] - looks[0] > 3 * PATIENCE
+
+
+def test_a_configuration_that_changes_while_it_asks_is_read_again(v01, journal):
+    right = v01.config.read_text()
+    v01.config.write_text(right.replace(".token", ".old"))
+    v01.config.with_suffix(".old").write_text("another token\n")
+    statuses = []
+    handler = threading.Thread(target=lambda: statuses.append(v01.run()))
+    handler.start()
+    handler.join(2 * PATIENCE)
+    v01.config.write_text("half a li")
+    handler.join(2 * PATIENCE)
+    assert handler.is_alive()
+    v01.config.write_text(right)
+    handler.join(SOON)
+    assert statuses == [fence_peer.GRANTED]
+
+
+def test_drbd_9_is_asked_through_drbdsetup_and_heard_to_the_end(v01, journal, tmp_path):
+    """An answer that ends after the first volume, or with an error, is none."""
+    v01.proc.write_text("version: 9.2.18 (api:2/proto:86-122)\n")
+    lines = drbd9("08b-connected-uptodate-primary-secondary", "v01", "events2-now-statistics.txt")
+    name = parse_events2(lines).resources[0].name
+    lines = lines.replace(f"name:{name} ", "name:voms01 ").replace(
+        "connection:Connected", "connection:Connecting"
+    )
+    program = tmp_path / "bin" / "drbdsetup"
+    program.parent.mkdir()
+    v01.environment |= {"DRBD_PEER_NODE_ID": "1", "DRBD_NODE_ID_1": "v02"}
+    for text, status, granted in (
+        (lines.removesuffix("exists -\n"), 0, False),
+        (lines, 1, False),
+        ("", 0, False),
+        (lines, 0, True),
+    ):
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\nexit {status}\n")
+        program.chmod(0o755)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+            assert v01.run() == (fence_peer.GRANTED if granted else fence_peer.DENIED), (text, status)
+        assert journal.authority("voms01").granted == granted
 
 
 def test_the_first_address_that_answers_will_do(v01):
@@ -235,6 +304,15 @@ def test_what_is_no_answer_grants_nothing(v01, monkeypatch, answer):
         begun = time.monotonic()
         assert v01.run() == fence_peer.DENIED
         assert time.monotonic() - begun < SOON
+        v01.proc.write_text(LOST)
+        statuses = []
+        handler = threading.Thread(target=lambda: statuses.append(v01.run()))
+        handler.start()
+        handler.join(2 * PATIENCE)
+        assert handler.is_alive()  # a frozen Primary asks on
+        v01.proc.write_text(PROC)
+        handler.join(SOON)
+        assert statuses == [fence_peer.DENIED]
 
 
 @contextlib.contextmanager

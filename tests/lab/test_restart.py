@@ -187,7 +187,9 @@ def test_actuator_killed_between_any_two_journal_writes(site, vms):
         if killed:
             site.start("actuator")
             site.wait_ready("actuator")
-        wait_until(again, f"{vm.name} to write again", 300)  # one start may fail on a busy host, and is repeated
+        wait_until(
+            again, f"{vm.name} to write again", 300
+        )  # one start may fail on a busy host, and is repeated
         site.wait_watching()
         site.lab.witness.assert_nothing_lost(vm)
         new = boots(site, vm)[len(before) :]
