@@ -28,7 +28,7 @@ from actuator.adapters.ssh import SshAccess
 from actuator.arbitrate import Arbiter
 from actuator.config import ConfigError, Settings, check_readable, load, read_secret
 from actuator.model import Event
-from actuator.ports import JournalError, Ports
+from actuator.ports import Journal, JournalError, Ports
 from actuator.receive import Server
 from actuator.report import Report, WatchedJournal, status
 from actuator.serve import Actuator
@@ -112,15 +112,16 @@ def serve(config_path: Path, log_format: str) -> None:
                 webhook=settings.webhook,
                 wake=actuator.wake,
                 registry=report.registry,
-                status=partial(_status, settings, actuator),
+                status=partial(_status, settings, actuator, ports.journal),
             )
             with server:
                 structlog.get_logger().info("serving", listen=settings.listen, mode=settings.mode.value)
                 stopping.wait()
 
 
-def _status(settings: Settings, actuator: Actuator) -> Mapping[str, object]:
-    return status(settings, actuator.protected, actuator.reconciler.last_at, actuator.worker.busy)
+def _status(settings: Settings, actuator: Actuator, journal: Journal) -> Mapping[str, object]:
+    reconciled_at, busy = actuator.reconciler.last_at, actuator.worker.busy
+    return status(settings, actuator.protected, journal.authorities(), reconciled_at, busy)
 
 
 def _hook_tokens(settings: Settings) -> dict[str, str]:
@@ -246,7 +247,7 @@ def _count_alerts(source: Alertmanager | Prometheus) -> str:
 @click.option("--url", help="The running actuator, when it is not where the configuration says.")
 @json_option
 def show_status(config_path: Path, url: str | None, as_json: bool) -> None:
-    """Show the protected domains, open plans and standing warnings of the running actuator."""
+    """Show protected domains, open plans, standing warnings, and who may be Primary of each resource."""
     with _faults_are_said():
         if url is None:
             host, port = load(config_path).listen_address
@@ -265,6 +266,14 @@ def show_status(config_path: Path, url: str | None, as_json: bool) -> None:
             click.echo(
                 f"  {escalation['kind']} since {_time(escalation['since_at'])}: {escalation['sentence']}"
             )
+    for resource in answer["resources"]:
+        admitted = ", ".join(resource["admitted"]) or "nobody"
+        holder = (
+            f"{resource['holder']}{' alone' if resource['granted'] else ''}"
+            if resource["holder"]
+            else "nobody"
+        )
+        click.echo(f"{resource['resource']}: {holder} holds the authority, admitted: {admitted}")
 
 
 def _ask(url: str) -> dict[str, Any]:

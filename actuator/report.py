@@ -237,7 +237,11 @@ class _Measured:
 
 
 def status(
-    settings: Settings, protected: Protected, reconciled_at: float | None, busy: int
+    settings: Settings,
+    protected: Protected,
+    authorities: Sequence[Authority],
+    reconciled_at: float | None,
+    busy: int,
 ) -> Mapping[str, object]:
     """What ``/api/v1/status`` answers.
 
@@ -260,5 +264,16 @@ def status(
                 "escalation": record.escalation,
             }
             for record in protected.records()
+        ],
+        "resources": [
+            {
+                "resource": it.resource,
+                "hosts": it.hosts,
+                "holder": it.holder,
+                "admitted": sorted(it.admitted),
+                "granted": it.granted,
+                "version": it.version,
+            }
+            for it in authorities
         ],
     }

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 
 import pytest
 import requests
@@ -19,6 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from actuator.__main__ import main
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.model import Authority
+from exporter import fence_peer
 from tests.actuator.world import settings
 
 TOKEN = "s3cret"
@@ -150,6 +154,47 @@ def test_it_serves_until_it_is_told_to_stop(serve, config, number):
     assert "Traceback" not in errors
     assert TOKEN not in errors
     assert run("status", "--config", config)[0] == 1
+
+
+def test_drbds_handler_asks_the_running_program(serve, config, tmp_path):
+    """Each host by its own token; who holds what is shown."""
+    document = yaml.safe_load(config.read_text())
+    for host in ("v01", "v02"):
+        (tmp_path / host).write_text(f"token-of-{host}")
+        document["hosts"][host]["arbiter_token_file"] = str(tmp_path / host)
+    config.write_text(yaml.safe_dump(document))
+    with closing(SqliteJournal(tmp_path / "journal")) as journal:
+        held = Authority("voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}))
+        journal.commit(authorities=[held, Authority("other", version=1)])
+    program = serve(config)
+    program.wait_ready()
+    proc = tmp_path / "proc"
+    proc.write_text(" 0: cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C r-----\n")
+    statuses = {}
+    for host, peer in (("v01", "v02"), ("v02", "v01")):
+        asks = tmp_path / f"{host}.conf"
+        asks.write_text(f"actuator {program.url.removeprefix('http://')}\ntoken_file {tmp_path / host}\n")
+        environment = {"DRBD_RESOURCE": "voms01", "DRBD_MINOR": "0", "DRBD_PEER": peer}
+        statuses[host] = fence_peer.run([], environment, str(asks), str(proc))
+    assert statuses == {"v01": fence_peer.GRANTED, "v02": fence_peer.DENIED}
+    _, out, _ = run("status", "--config", config)
+    assert out.splitlines()[-2:] == [
+        "other: nobody holds the authority, admitted: nobody",
+        "voms01: v01 alone holds the authority, admitted: v01",
+    ]
+    code, errors = program.end(signal.SIGTERM)
+    assert (code, "Traceback" in errors, "token-of-" in errors) == (0, False, False)
+
+
+def test_two_hosts_with_the_same_token_are_refused(config, tmp_path):
+    document = yaml.safe_load(config.read_text())
+    for host in ("v01", "v02"):
+        document["hosts"][host]["arbiter_token_file"] = str(tmp_path / "token")
+    config.write_text(yaml.safe_dump(document))
+    status, _, errors = run("check", "--config", config)
+    assert status == 2
+    assert f"hosts.v02.arbiter_token_file: {tmp_path / 'token'}: the same token as that of v01" in errors
+    assert TOKEN not in errors
 
 
 def test_killed_it_goes_on_where_it_was(serve, config, tmp_path):
