@@ -117,6 +117,7 @@ def _impatient(monkeypatch):
     monkeypatch.setattr(fence_peer, "PATIENCE_SECONDS", dict.fromkeys(fence_peer.HOOKS, PATIENCE))
     monkeypatch.setattr(fence_peer, "UNKNOWN_ROLE_SECONDS", 4 * PATIENCE)
     monkeypatch.setattr(fence_peer, "PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(fence_peer, "ASK_SECONDS", SOON)
     monkeypatch.setattr(fence_peer, "say", lambda sentence: None)
 
 

@@ -9,7 +9,7 @@ from tests.lab.image import REPO
 from tests.lab.machine import Accelerator, Machine
 from tests.lab.network import Network
 from tests.lab.ssh import CommandError, Completed, Connection, Keys
-from tests.lab.vm import VOLUME_GROUP, Resource, Vm
+from tests.lab.vm import FENCE_PEER, VOLUME_GROUP, Resource, Vm
 from tests.lab.waiting import LabError, LabTimeoutError, wait_until
 
 SSH_TIMEOUT_SECONDS = 300.0
@@ -20,6 +20,16 @@ import sys
 
 sys.path.insert(0, "/opt/vmheal/src")
 from exporter.__main__ import main
+
+main()
+"""
+# -I and -S spare most of the interpreter's start: a VM's I/O stands still meanwhile.
+FENCE_PEER_LAUNCHER = """\
+#!/usr/bin/python3 -IS
+import sys
+
+sys.path.insert(0, "/opt/vmheal/src")
+from exporter.fence_peer import main
 
 main()
 """
@@ -243,6 +253,18 @@ class Host:
         self.run(["systemctl", "daemon-reload"], timeout_seconds=120)
         self.run(["systemctl", "restart", EXPORTER_UNIT.name], timeout_seconds=120)
 
+    def install_fence_peer(self, actuator: str, token: str) -> None:
+        """Copy the checkout's DRBD handler to the host; it asks the actuator at this address and port."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for name in ("__init__.py", "fence_peer.py"):
+                tar.add(REPO / "exporter" / name, f"opt/vmheal/src/exporter/{name}")
+            _add_program(tar, FENCE_PEER.removeprefix("/"), FENCE_PEER_LAUNCHER)
+            _add_file(tar, "etc/vmheal/fence-peer.token", f"{token}\n", 0o600)
+            config = f"actuator {actuator}\ntoken_file /etc/vmheal/fence-peer.token\n"
+            _add_file(tar, "etc/vmheal/fence-peer.conf", config, 0o644)
+        self.run(["tar", "-x", "-C", "/"], stdin=archive.getvalue())
+
     def virsh(self, uri: str, *words: str, timeout_seconds: float = 180, check: bool = True) -> str:
         """Run virsh and return what it printed.
 
@@ -303,8 +325,12 @@ def _table_file(resource: Resource) -> str:
 
 
 def _add_program(tar: tarfile.TarFile, path: str, text: str) -> None:
+    _add_file(tar, path, text, 0o755)
+
+
+def _add_file(tar: tarfile.TarFile, path: str, text: str, mode: int) -> None:
     info = tarfile.TarInfo(path)
-    info.mode, info.size = 0o755, len(text)
+    info.mode, info.size = mode, len(text)
     tar.addfile(info, io.BytesIO(text.encode()))
 
 

@@ -166,9 +166,11 @@ class Lab:
         disks: int = 1,
         interval_ms: int = 125,
         on_crash: OnCrash = "destroy",
+        *,
+        fenced: bool = False,
     ) -> Vm:
         """Make a VM: its volumes and DRBD resources, mirrored and UpToDate, Primary on the first host, and
-        its domain, defined on both and not started.
+        its domain, defined on both and not started. With `fenced`, DRBD asks the arbiter (see `Site`).
 
         Raises:
             LabError: no console port is left, or a host refused something.
@@ -176,7 +178,9 @@ class Lab:
         if len(self.vms) == GUEST_PORTS or name in self.vms:
             raise LabError(f"No room for a VM {name!r}: there are {sorted(self.vms)} (at most {GUEST_PORTS})")
         resources = tuple(
-            Resource(name if position == 0 else f"{name}-{position + 1}", self._resources + position, on)
+            Resource(
+                name if position == 0 else f"{name}-{position + 1}", self._resources + position, on, fenced
+            )
             for position in range(disks)
         )
         self._resources += disks

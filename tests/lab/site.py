@@ -17,6 +17,7 @@ import yaml
 from tests.lab.host import Host
 from tests.lab.image import REPO
 from tests.lab.lab import Lab, in_parallel
+from tests.lab.network import MONITOR, address
 from tests.lab.vm import LIBVIRT_URIS, Vm
 from tests.lab.waiting import LabError, stage, wait_until
 from tests.watching import wait_looked, wait_watched
@@ -64,11 +65,13 @@ class Site:
         self._http = requests.Session()
         self._http.trust_env = False
         self.token = secrets.token_hex(16)
+        fenced = any(resource.fenced for vm in self.vms for resource in vm.resources)
+        self._hook_tokens = {host: secrets.token_hex(16) for host in lab.hosts} if fenced else {}
 
     def __enter__(self) -> Self:
         self._write_files()
         with stage(self.lab.progress, "site: exporters on the hosts"):
-            in_parallel(self._install_exporter, self.lab.hosts.values())
+            in_parallel(self._install, self.lab.hosts.values())
         with stage(self.lab.progress, "site: Prometheus, Alertmanager, actuator"):
             for name in PORTS:
                 self.start(name)
@@ -211,8 +214,15 @@ class Site:
         headers = {"Authorization": f"Bearer {token or self.token}", "Content-Type": "application/json"}
         return self._http.post(self.url("actuator", "alerts"), data=body, headers=headers, timeout=10)
 
-    def _install_exporter(self, host: Host) -> None:
-        """Install it and wait until it serves: its start takes the processor from the first logins."""
+    def resource(self, name: str) -> dict[str, Any]:
+        """What the arbiter says of a DRBD resource; nothing while it knows none."""
+        found: list[dict[str, Any]] = self.get("actuator", "api/v1/status")["resources"]
+        return next((it for it in found if it["resource"] == name), {})
+
+    def _install(self, host: Host) -> None:
+        """Install what runs on a host, and wait until it serves: its start takes the processor from logins."""
+        if token := self._hook_tokens.get(host.name):
+            host.install_fence_peer(f"{address(MONITOR)}:{PORTS['actuator']}", token)
         host.install_exporter()
 
         def serves() -> bool:
@@ -233,6 +243,8 @@ class Site:
         if shipped != [targets]:
             (self.folder / "hosts.yml").write_text(yaml.safe_dump([{"targets": targets}]))
         (self.folder / "webhook.token").write_text(self.token)
+        for host, token in self._hook_tokens.items():
+            (self.folder / f"{host}.token").write_text(token)
         self.config.write_text(yaml.safe_dump(self.actuator_settings(), sort_keys=False))
 
     def actuator_settings(self) -> dict[str, Any]:
@@ -248,7 +260,11 @@ class Site:
             "alertmanager": {"url": f"http://localhost:{PORTS['alertmanager']}"},
             "ssh": {"user": "root", "key_file": str(keys.client), "known_hosts_file": str(keys.known_hosts)},
             "hosts": {
-                host: {"address": host, "libvirt_uri": f"{scheme}+ssh://root@{host}/{rest.split('/')[-1]}"}
+                host: {
+                    "address": host,
+                    "libvirt_uri": f"{scheme}+ssh://root@{host}/{rest.split('/')[-1]}",
+                }
+                | ({"arbiter_token_file": str(self.folder / f"{host}.token")} if self._hook_tokens else {})
                 for host in self.lab.hosts
             },
             "domains": {vm.name: {"host": vm.hosts[0], "hosts": list(vm.hosts)} for vm in self.vms},

@@ -11,6 +11,7 @@ VmFlavour = Literal["xen", "qemu", "lxc"]
 OnCrash = Literal["destroy", "preserve"]
 
 LIBVIRT_URIS = {"xen": "xen:///system", "qemu": "qemu:///system", "lxc": "lxc:///system"}
+FENCE_PEER = "/usr/bin/vmheal-fence-peer"
 DISK_MIB = 32
 VOLUME_GROUP = "vg0"
 _FIRST_PORT = 7700
@@ -42,8 +43,18 @@ resource {name} {{
         c-plan-ahead 0;
         resync-rate 50M;
         c-min-rate 0;
+{fencing}    }}
+{handlers}{sides}}}
+"""
+_FENCING = """\
+        fencing resource-and-stonith;
+"""
+_HANDLERS = f"""\
+    handlers {{
+        fence-peer "{FENCE_PEER}";
+        unfence-peer "{FENCE_PEER} unfence-peer";
+        before-resync-source "{FENCE_PEER} before-resync-source";
     }}
-{sides}}}
 """
 _SIDE = """\
     on {host} {{
@@ -60,6 +71,8 @@ class Resource:
     name: str
     minor: int
     hosts: tuple[str, str]
+    fenced: bool = False
+    """DRBD freezes its I/O when it loses the peer, and asks the arbiter."""
 
     @property
     def device(self) -> str:
@@ -82,7 +95,13 @@ class Resource:
             )
             for host in self.hosts
         )
-        return _RESOURCE.format(name=self.name, minor=self.minor, sides=sides)
+        return _RESOURCE.format(
+            name=self.name,
+            minor=self.minor,
+            fencing=_FENCING if self.fenced else "",
+            handlers=_HANDLERS if self.fenced else "",
+            sides=sides,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,6 +260,8 @@ class Line:
             },
             # Tests let the same VM fail again and again; the limits are tested elsewhere.
             "restart": {"max_attempts": 100, "backoff_seconds": 0},
+            # What is told here comes by alerts, also when Prometheus is slow for once.
+            "reconcile": {"grace_seconds": 60},
             "domains": {domain: {"host": "v01", "hosts": list(HOSTS)} for domain in self.domains},
         }
         self._configuration.write_text(yaml.safe_dump(settings))

@@ -136,6 +136,7 @@ def test_an_actuator_killed_after_any_journal_write_of_a_restart(line: Line) -> 
         try:
             with line.mortal_actuator(write) as mortal:
                 line.wait_ready(mortal)
+                line.wait_watched(FAILING)
                 killed = line.kill(FAILING)
                 wait_until(lambda it=mortal: it.ended or line.alerts(FAILING), "the alert, or a kill", SOON)
                 wait_until(lambda it=mortal: it.ended or not line.alerts(FAILING), "its end, or a kill", SOON)
