@@ -4,6 +4,7 @@ Each ends with what the guest printed: nothing lost, on neither disk.
 """
 
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -48,7 +49,7 @@ def is_admitted_on_both(site, vm):
 def longest_silence(lab, vm, since):
     """The longest time without a record since then, in seconds."""
     moments = [line.at for line in lab.witness.lines(vm) if line.kind == "record" and line.at >= since]
-    return max(later - earlier for earlier, later in zip(moments, moments[1:], strict=False))
+    return max(later - earlier for earlier, later in pairwise(moments))
 
 
 def test_a_primary_that_loses_its_peer_is_granted_and_goes_on(lab, vm, site):
