@@ -20,6 +20,7 @@ from exporter.collectors.libvirt_state import LibvirtState
 from exporter.collectors.libvirt_stats import LibvirtStats
 from exporter.collectors.lvm import Lvm
 from exporter.collectors.process import Process
+from exporter.memory import keep_small
 from exporter.scrape import Scraper
 from exporter.web import AddressError, Server, listen
 from exporter.web_config import Guard, WebConfigError, WebConfigFile
@@ -181,6 +182,7 @@ def main(
     Pages: /metrics (?collect[]=NAME limits it to some collectors), /-/healthy, and / with links to them.
     """
     configure_logging(log_level, log_format)
+    keep_small()
     if not telemetry_path.startswith("/") or telemetry_path in {"/", "/-/healthy"}:
         raise click.UsageError(
             f"--web.telemetry-path: {telemetry_path!r} is no path of its own that begins with /"
