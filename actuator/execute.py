@@ -6,6 +6,7 @@ calls and writes down.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from actuator.config import Settings
 from actuator.core import progress
@@ -184,7 +185,7 @@ class Executor:
         }
         sentence = f"{describe(step)}: {_say(result.outcome)}"
         events = [plan_event(now, "outcome", sentence, plan, detail), *following(plan, now)]
-        authorities = claims(plan, self._written(record.host))
+        authorities = claims(plan, partial(self._authority, record.host))
         self._ports.journal.commit(record=after, authorities=authorities, events=events)
         return after
 
@@ -218,6 +219,9 @@ class Executor:
         found = self._ports.journal.authorities() if self._arbitrated(host) else ()
         return {it.resource: it for it in found}
 
+    def _authority(self, host: str, resource: str) -> Authority | None:
+        return self._ports.journal.authority(resource) if self._arbitrated(host) else None
+
     def _as_written(self, it: Situation) -> bool:
         """Whether the arbiter's records of the domain's resources are still those of the situation."""
         known = it.authorities or {}
@@ -239,7 +243,7 @@ def following(plan: PlanRecord, now: float) -> list[Event]:
     return [plan_event(now, "intent", describe(plan.steps[index].step), plan, {})]
 
 
-def claims(plan: PlanRecord, written: Mapping[str, Authority]) -> tuple[Authority, ...]:
+def claims(plan: PlanRecord, written: Callable[[str], Authority | None]) -> tuple[Authority, ...]:
     """What an intent to promote changes of the arbiter's records.
 
     The host takes the authority, and evidence from before is worthless (R2). One that may not be taken is
@@ -247,8 +251,7 @@ def claims(plan: PlanRecord, written: Mapping[str, Authority]) -> tuple[Authorit
     """
     index = None if plan.finished else progress.next_index(plan)
     step = None if index is None else plan.steps[index].step
-    authority = written.get(step.resource) if isinstance(step, Promote) else None
-    if authority is None or not isinstance(step, Promote):
+    if not isinstance(step, Promote) or (authority := written(step.resource)) is None:
         return ()
     after = taken(authority, step.host, None)
     return () if isinstance(after, str) else (intended(authority) if after is authority else after,)

@@ -344,7 +344,7 @@ class Worker:
         decided = Event(now, "decided", f"{plan.reason}: {steps}", plan.domain, plan.host, opened.id)
         self._ports.journal.commit(
             record=claimed,
-            authorities=claims(opened, seen.authorities or {}),
+            authorities=claims(opened, (seen.authorities or {}).get),
             events=[*said, decided, *following(opened, now)],
             settled=received,
         )

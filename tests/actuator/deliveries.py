@@ -23,6 +23,7 @@ from actuator.receive import Server
 TOKEN = "not-a-real-secret"
 HOOKS = {"a-token-of-v01": "v01", "a-token-of-v02": "v02"}
 """Host by the token of its hooks."""
+TOKENS = {host: token for token, host in HOOKS.items()}
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 
 

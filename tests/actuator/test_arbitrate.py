@@ -16,9 +16,8 @@ from actuator.arbitrate import Arbiter, parse
 from actuator.model import Authority
 from actuator.ports import Conflict, JournalError
 from actuator.receive import ARBITRATE, MAX_QUESTION_BYTES
-from tests.actuator.deliveries import HOOKS, TOKEN, patient_journal, served
+from tests.actuator.deliveries import TOKEN, TOKENS, patient_journal, served
 
-TOKENS = {host: token for token, host in HOOKS.items()}
 BOOT = "0a1b2c3d-0000-4000-8000-000000000000"
 
 

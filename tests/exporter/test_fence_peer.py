@@ -15,10 +15,9 @@ from actuator.model import Authority
 from exporter import fence_peer
 from exporter.drbd import parse_events2
 from exporter.drbd_proc import agrees, parse_proc
-from tests.actuator.deliveries import HOOKS, patient_journal, served
+from tests.actuator.deliveries import TOKENS, patient_journal, served
 from tests.exporter.drbd_samples import command, drbd9, drbd84, snaps9, snaps84
 
-TOKENS = {host: token for token, host in HOOKS.items()}
 PROC = command(drbd84("14-connected-primary-secondary.v01"), "cat /proc/drbd")
 LOST = PROC.replace(
     "cs:Connected ro:Primary/Secondary ds:UpToDate/UpToDate",
