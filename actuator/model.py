@@ -84,6 +84,29 @@ class DomainView:
     disks: tuple[Disk, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a host could give to one more domain."""
+
+    free_memory_bytes: int
+    """QEMU, LXC: memory that can be had without swapping. Xen: the hypervisor's free memory."""
+    memory_bytes: int
+    cpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMigration:
+    """How a domain is moved while it runs; see ``config.LiveSettings``."""
+
+    migrate_uri: str
+    """Where the source's QEMU sends the memory: ``tcp://ADDRESS`` of the target."""
+    target_uri: str
+    """How the source's libvirtd reaches the target's (peer to peer)."""
+    auto_converge: bool = True
+    post_copy: bool = False
+    max_downtime_seconds: float = 0.3
+
+
 # ---- notifications ---------------------------------------------------------------------------------------
 
 

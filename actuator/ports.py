@@ -17,10 +17,12 @@ from typing import Protocol, TypeVar
 from actuator.model import (
     Authority,
     CallOutcome,
+    Capacity,
     DomainRecord,
     DomainState,
     DomainView,
     Event,
+    LiveMigration,
     Notification,
     OutgoingAlert,
     Received,
@@ -67,6 +69,50 @@ class Hypervisor(Protocol):
     def start(self, host: str, domain: str, *, timeout_seconds: float) -> CallOutcome:
         """Start the defined, inactive domain (virDomainCreate). ``Failed`` when it is active already."""
 
+    def shut_down(self, host: str, domain: str, domain_id: int, *, timeout_seconds: float) -> CallOutcome:
+        """Ask the guest with this id to shut down, wait until its id is gone, and end it at the deadline.
+
+        For a planned move: whatever its state is, nothing of it is left when this says ``Done``, which it
+        also does when it was gone already. ``Failed`` without touching anything when the id is another one.
+        ``timeout_seconds`` is for the guest; ending it takes some seconds more.
+        """
+
+    def definition(self, host: str, domain: str, *, timeout_seconds: float) -> str | None:
+        """The persistent definition as XML (inactive, with secrets left out); None: not defined there.
+
+        Raises:
+            Unanswered: host or libvirtd not reached, or no answer in time.
+        """
+
+    def define(self, host: str, domain: str, xml: str, *, timeout_seconds: float) -> CallOutcome:
+        """Define the domain there (virDomainDefineXML), autostart off; ``Done`` when it is defined already.
+
+        ``Failed`` when the XML is of another name, or libvirt refuses it.
+        """
+
+    def capacity(self, host: str, *, timeout_seconds: float) -> Capacity:
+        """What the host could give to one more domain.
+
+        Raises:
+            Unanswered: host or libvirtd not reached, or no answer in time.
+        """
+
+    def migrate(
+        self,
+        source: str,
+        target: str,
+        domain: str,
+        domain_id: int,
+        options: LiveMigration,
+        *,
+        timeout_seconds: float,
+    ) -> CallOutcome:
+        """Move the running domain live, peer to peer; it is aborted when not done in time, and reads back.
+
+        ``Done``: it runs on the target and is gone from the source. ``Failed``: it still runs on the source,
+        and nothing of it is left on the target. ``Indeterminate``: either, or both hold a part of it.
+        """
+
 
 class Storage(Protocol):
     """DRBD on every host, 8.4 and 9."""
@@ -90,6 +136,41 @@ class Storage(Protocol):
 
     def demote(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
         """``drbdadm secondary RESOURCE``, never with --force. ``Done`` also when it is Secondary already."""
+
+    def allow_two_primaries(
+        self, host: str, resource: str, *, allowed: bool, timeout_seconds: float
+    ) -> CallOutcome:
+        """Open or close the dual-Primary window on this side (``drbdadm net-options``), run-time only.
+
+        On 8.4 and 9 the connected peer takes it over. It cannot be closed while both are Primary: ``Failed``.
+        """
+
+    def connect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
+        """``drbdadm connect RESOURCE``; ``Done`` also when it is not StandAlone. Proves nothing about later.
+
+        Refused (``Failed``) when a local disk of it is not attached (arbiter's rule R4).
+        """
+
+
+class Fencing(Protocol):
+    """Fence agents: the programs of Debian's ``fence-agents``, one configured for each host that has one."""
+
+    def power_off(self, host: str, *, timeout_seconds: float) -> CallOutcome:
+        """Have the host powered off, and read back that it is: ``Done`` only when the agent's own status says
+        off, before (then nothing is done) or after. ``Failed``: it is on, or has no agent. An agent that lies
+        is believed: that is its documented limit.
+        """
+
+
+class Programs(Protocol):
+    """What the configuration lets alerts run."""
+
+    def run(self, name: str, alert: Notification, *, timeout_seconds: float) -> CallOutcome:
+        """Run the named program: alert as JSON on stdin, labels in the environment as ``VMHEAL_LABEL_name``.
+
+        ``Done`` with the end of its output when it exits 0 in time, else ``Failed`` with the same; it never
+        outlives the deadline.
+        """
 
 
 class Alerts(Protocol):
