@@ -108,7 +108,7 @@ def serve(config_path: Path, log_format: str) -> None:
                 clock=ports.clock,
                 token=token,
                 hooks=hooks,
-                arbiter=Arbiter(ports.journal, ports.clock),
+                arbiter=Arbiter(ports.journal, ports.clock, actuator.contacts),
                 webhook=settings.webhook,
                 wake=actuator.wake,
                 registry=report.registry,

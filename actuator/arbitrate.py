@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from actuator.contact import Contacts
 from actuator.core.arbiter import (
     Answer,
     Ask,
@@ -95,11 +96,13 @@ class Arbiter:
     Args:
         journal: where it is durable before anybody hears of it.
         clock: for the timeline.
+        contacts: a host that asks is not isolated.
     """
 
-    def __init__(self, journal: Journal, clock: Clock) -> None:
+    def __init__(self, journal: Journal, clock: Clock, contacts: Contacts) -> None:
         self._journal = journal
         self._clock = clock
+        self._contacts = contacts
         self._lock = Lock()
         self._said: OrderedDict[tuple[str, ...], Answer] = OrderedDict()
         """What each hook was told last: one that asks again and again is no news."""
@@ -110,6 +113,7 @@ class Arbiter:
         Raises:
             JournalError: nothing was granted; it may ask again.
         """
+        self._contacts.heard(host, self._clock.monotonic())
         conflict: Conflict | None = None
         for _ in range(MAX_ATTEMPTS):
             before = self._journal.authority(question.resource) or Authority(question.resource)

@@ -44,6 +44,8 @@ class Mode(StrEnum):
 
     OBSERVE = "observe"
     """Say what would be done, do nothing."""
+    APPROVE = "approve"
+    """Each plan waits for a person's word."""
     ENFORCE = "enforce"
     """Act unattended."""
 
@@ -58,8 +60,6 @@ def _absolute(value: object) -> object:
 
 
 def _mode(value: object) -> object:
-    if value == "approve":
-        raise ValueError("mode 'approve' is not available in this version; use 'observe' or 'enforce'")
     return Mode(value) if isinstance(value, str) and value in set(Mode) else value
 
 
@@ -107,12 +107,34 @@ class SshSettings(_Section):
     port: int = Field(default=22, ge=1, le=65535)
 
 
+class FenceSettings(_Section):
+    """A fence agent: one of Debian's ``fence-agents`` programs."""
+
+    agent: Annotated[str, StringConstraints(pattern=r"^fence_[a-z0-9_]+$")]
+    options: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")], str] = Field(
+        default_factory=dict
+    )
+    """What it is given on standard input, beside the action: ``ip``, ``username``, ``plug`` ..."""
+    password_file: AbsolutePath | None = None
+    """Holds the secret alone, one line; given as ``password``."""
+    timeout_seconds: Seconds = 20.0
+    """For one run of it."""
+
+
 class HostSettings(_Section):
     """One hypervisor, under the name that DRBD's configuration gives it."""
 
     address: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")]
     """Name or IP address for SSH."""
     libvirt_uri: Annotated[str, StringConstraints(pattern=r"^[a-z]+(\+[a-z0-9]+)?://\S*$")]
+    migrate_address: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")] | None = None
+    """Where other hosts' QEMU sends a domain's memory in a live migration; else ``address``."""
+    migrate_libvirt_uri: Annotated[str, StringConstraints(pattern=r"^[a-z]+(\+[a-z0-9]+)?://\S*$")] | None = (
+        None
+    )
+    """How other hosts' libvirtd reaches this one's (peer to peer); else ``libvirt_uri``."""
+    fence: FenceSettings | None = None
+    """How the host is powered off; without it there is no proof ``power``."""
     arbiter_token_file: AbsolutePath | None = None
     """Holds the bearer token, alone, one line, with which this host's DRBD hooks ask the arbiter; no other
     host has the same. Without it the host's hooks are not answered."""
@@ -127,6 +149,8 @@ class DomainSettings(_Section):
     """Every host that holds a replica of its disks, ``host`` included. They are all asked before a start."""
     mode: ModeWord | None = None
     """Instead of the global mode."""
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    """Of a dead host's domains the highest comes first."""
 
     @field_validator("hosts", mode="before")
     @classmethod
@@ -161,9 +185,51 @@ class RestartSettings(_Section):
 class ReconcileSettings(_Section):
     """Looking for what no webhook said."""
 
+    drbd_interval_seconds: Seconds = 1.0
+    """Between two looks at DRBD on all hosts: how soon a lost peer is known, and a replica admitted again."""
+
     interval_seconds: Seconds = 5.0
     grace_seconds: Seconds = 3.0
     """A domain that is down is first left to its alert, for this long."""
+
+
+class FailoverSettings(_Section):
+    """Bringing up what ran on a host that is lost."""
+
+    isolation_timeout_seconds: Seconds = 5.0
+    """As in the hosts' fence-peer.conf: an isolated host ends its frozen domains after so long."""
+    witnesses: bool = False
+    """The hosts' fence-peer.conf names witnesses: then they do so after ``hard_timeout_seconds`` only."""
+    hard_timeout_seconds: Seconds = 60.0
+    margin_seconds: Seconds = 3.0
+    """On top of it: DRBD's own detection (ping-int and ping-timeout), and the time that ending a domain takes."""
+    release_timeout_seconds: Seconds = 180.0
+    """A host that answers again has so long to end the domain and give its disks up."""
+    power_off_timeout_seconds: Seconds = 60.0
+    max_dark_hosts: int = Field(default=1, ge=1, le=1000)
+    """More hosts dark at once mean that the fault is on our side: nothing is failed over then."""
+    drbd_only: bool = False
+    """Take DRBD's word for a proof: its Secondary promotes also while its cut-off peer writes. Dangerous."""
+
+    @property
+    def isolation_seconds(self) -> float:
+        """After so long without contact a lost host has ended the domain by itself."""
+        timeout = self.hard_timeout_seconds if self.witnesses else self.isolation_timeout_seconds
+        return timeout + self.margin_seconds
+
+
+class MoveSettings(_Section):
+    """Moving a domain in order."""
+
+    live: bool = True
+    """A domain that runs well is moved live where its driver can (not Xen's)."""
+    cold: bool = False
+    """Where that cannot be, a domain that runs is shut down for it."""
+    live_timeout_seconds: Seconds = 120.0
+    shut_down_timeout_seconds: Seconds = 60.0
+    """For the guest; then it is ended."""
+    suspect_seconds: Annotated[float, Field(ge=0, le=30 * 86400)] = 3600.0
+    """For so long a domain is not sent back to a host where it failed again and again."""
 
 
 class LimitSettings(_Section):
@@ -192,6 +258,8 @@ class Settings(_Section):
     domains: dict[Name, DomainSettings] = Field(default_factory=dict)
     evidence: EvidenceSettings = EvidenceSettings()
     restart: RestartSettings = RestartSettings()
+    move: MoveSettings = MoveSettings()
+    failover: FailoverSettings = FailoverSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     limits: LimitSettings = LimitSettings()
 

@@ -6,14 +6,15 @@ calls and writes down.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 from actuator.config import Settings
 from actuator.core import progress
 from actuator.core.arbiter import intended, taken
-from actuator.core.guard import Situation
+from actuator.core.guard import Situation, guards_of
 from actuator.core.words import describe
+from actuator.contact import Contacts
 from actuator.model import (
+    AllowTwo,
     Authority,
     CallOutcome,
     Confirm,
@@ -23,10 +24,18 @@ from actuator.model import (
     Done,
     Event,
     Failed,
+    ForbidTwo,
     Indeterminate,
+    LiveMigration,
+    Migrate,
+    Outlast,
+    Plan,
     PlanRecord,
+    PlanStatus,
+    PowerOff,
     Promote,
     Refusal,
+    ShutDown,
     Start,
     Step,
 )
@@ -39,6 +48,9 @@ STILL_THE_SAME_LOOK_SECONDS = 0.5
 """A plan's first step may rest on the look that the plan was made from, when no more than this has passed
 since that look ended: the time to make plan and intent durable. Another look would be as old when it ends."""
 
+PEER_NOT_OUTDATED, HELD_OPEN = -7, -12
+"""DRBD's reasons for a refusal. The first promotion after a peer was lost unnoticed is refused although the
+arbiter has granted it; the device of a domain that was ended is closed a moment after libvirt said so."""
 
 LOOKS_MORE = 2
 """How often a look is repeated when the arbiter's records changed during it."""
@@ -65,6 +77,7 @@ class Executor:
         observer: looks at it.
         settings: deadlines.
         protected: where domains may run.
+        contacts: since when a lost host is quiet.
         stopping: true when no further step may begin.
     """
 
@@ -74,17 +87,19 @@ class Executor:
         observer: Observer,
         settings: Settings,
         protected: Protected,
+        contacts: Contacts,
         stopping: Callable[[], bool],
     ) -> None:
         self._ports = ports
         self._observer = observer
         self._settings = settings
         self._protected = protected
+        self._contacts = contacts
         self._stopping = stopping
 
-    def situation(self, record: DomainRecord) -> Situation:
-        """One fresh look at the record's domain."""
-        return self._situation(record, self._protected.hosts(record), storage=True)
+    def situation(self, record: DomainRecord, *, lost: bool = False) -> Situation:
+        """One fresh look at the record's domain; ``lost``: its own host is not expected to answer."""
+        return self._situation(record, None, self._protected.hosts(record), storage=True, lost=lost)
 
     def run(self, record: DomainRecord, *, seen: Situation | None) -> DomainRecord:
         """Carry the record's open plan to its end.
@@ -105,43 +120,83 @@ class Executor:
             index = progress.next_index(plan)
             assert index is not None, "an open plan has a next step"
             begun = self._ports.clock.monotonic()
-            result = self._step(record, plan.steps[index].step, seen, resumed=resumed)
+            result = self._step(record, plan, plan.steps[index].step, seen, resumed=resumed)
             record = self._conclude(record, index, result, self._ports.clock.monotonic() - begun)
             seen, resumed = None, False
         return record
 
-    def _step(self, record: DomainRecord, step: Step, seen: Situation | None, *, resumed: bool) -> _Result:
+    def _step(
+        self, record: DomainRecord, plan: PlanRecord, step: Step, seen: Situation | None, *, resumed: bool
+    ) -> _Result:
         now = self._ports.clock.monotonic()
-        fresh = seen is not None and now - seen.now <= STILL_THE_SAME_LOOK_SECONDS
-        if seen is not None and fresh and self._as_written(seen):
-            verdict = progress.judge(step, replace(seen, now=now))
+        same = None if seen is None else _of_plan(seen, plan.plan)
+        fresh = same is not None and now - same.now <= STILL_THE_SAME_LOOK_SECONDS
+        if same is not None and fresh and self._as_written(same):
+            verdict = progress.judge(step, replace(same, now=now), guards_of(plan.plan))
         else:
-            verdict = self._judge(record, step)
+            verdict = self._judge(record, plan.plan, step)
         match verdict:
             case progress.Perform():
-                return self._call_and_settle(record, step)
+                return self._call_and_settle(record, plan.plan, step)
             case progress.Wait():
-                return _Result(self._wait_for(record, step, Indeterminate("not seen in time")), ours=False)
+                return _Result(
+                    self._wait_for(record, plan.plan, step, Indeterminate("not seen in time")), ours=False
+                )
             case Refusal():
                 return _Result(Failed(verdict.sentence), ours=False)
             case Done():
                 return _Result(verdict, ours=resumed)
 
-    def _call_and_settle(self, record: DomainRecord, step: Step) -> _Result:
+    def _call_and_settle(self, record: DomainRecord, plan: Plan, step: Step) -> _Result:
         called_at = self._ports.clock.wall()
         try:
             outcome = self._call(step)
+            if self._deserves_another(step, outcome):
+                outcome = self._again(record, plan, step, outcome)
+        except Stopping:
+            raise
         except Exception as error:  # noqa: BLE001  a fault of ours must not become a call without an outcome
             outcome = Indeterminate(f"{type(error).__name__}: {error}")
         if isinstance(outcome, Indeterminate):
-            outcome = self._wait_for(record, step, outcome)
+            outcome = self._wait_for(record, plan, step, outcome)
         return _Result(outcome, True, called_at)
 
-    def _wait_for(self, record: DomainRecord, step: Step, otherwise: Indeterminate) -> CallOutcome:
-        """Look until the step's effect is there; what stands at the deadline is the outcome."""
+    def _deserves_another(self, step: Step, outcome: CallOutcome) -> bool:
+        if not isinstance(outcome, Failed):
+            return False
+        if isinstance(step, Promote) and outcome.code == PEER_NOT_OUTDATED:
+            written = self._ports.journal.authority(step.resource)
+            return written is not None and written.granted and written.holder == step.host
+        return isinstance(step, Demote) and outcome.code == HELD_OPEN
+
+    def _again(self, record: DomainRecord, plan: Plan, step: Step, outcome: CallOutcome) -> CallOutcome:
+        """Call once more, a promotion at once, a demotion until the device is closed; on fresh looks."""
         deadline = self._ports.clock.monotonic() + self._settings.restart.confirm_timeout_seconds
+        while self._deserves_another(step, outcome) and self._ports.clock.monotonic() < deadline:
+            if isinstance(step, Demote):
+                self._ports.clock.pause(POLL_SECONDS)
+            if self._stopping():
+                raise Stopping
+            match self._judge(record, plan, step):
+                case progress.Perform():
+                    outcome = self._call(step)
+                case Done() as done:
+                    return done
+                case Refusal(sentence=sentence):
+                    return Failed(sentence)
+                case progress.Wait():
+                    pass
+            if isinstance(step, Promote):
+                break
+        return outcome
+
+    def _wait_for(
+        self, record: DomainRecord, plan: Plan, step: Step, otherwise: Indeterminate
+    ) -> CallOutcome:
+        """Look until the step's effect is there; what stands at the deadline is the outcome."""
+        deadline = self._ports.clock.monotonic() + self._patience_seconds(step)
         while self._ports.clock.monotonic() < deadline and not self._stopping():
-            match self._judge(record, step):
+            match self._judge(record, plan, step):
                 case Done() as done:
                     return done
                 case Refusal(sentence=sentence) if isinstance(step, Confirm):
@@ -151,29 +206,72 @@ class Executor:
             raise Stopping
         return otherwise
 
-    def _judge(self, record: DomainRecord, step: Step) -> Done | Refusal | progress.Perform | progress.Wait:
-        if isinstance(step, Confirm):
-            return progress.judge(step, self._situation(record, (step.host,), storage=False))
-        return progress.judge(step, self.situation(record))
+    def _patience_seconds(self, step: Step) -> float:
+        match step:
+            case Outlast():
+                failover = self._settings.failover
+                return failover.isolation_seconds + failover.release_timeout_seconds
+            case Migrate():
+                return self._settings.move.live_timeout_seconds
+            case _:
+                return self._settings.restart.confirm_timeout_seconds
 
-    def _call(self, step: Step) -> CallOutcome:
+    def _judge(
+        self, record: DomainRecord, plan: Plan, step: Step
+    ) -> Done | Refusal | progress.Perform | progress.Wait:
+        confirms = isinstance(step, Confirm)
+        asked = (step.host,) if confirms else self._protected.hosts(record)
+        lost = plan.verb == "failover"
+        situation = self._situation(record, plan, asked, storage=not confirms, lost=lost)
+        return progress.judge(step, situation, guards_of(plan))
+
+    def _call(self, step: Step) -> CallOutcome:  # noqa: PLR0911  a table
         hypervisor, storage, limits = self._ports.hypervisor, self._ports.storage, self._settings.restart
+        change_seconds = limits.promote_timeout_seconds
         match step:
             case Destroy(host, domain, domain_id):
                 timeout = limits.destroy_timeout_seconds
                 return hypervisor.destroy(host, domain, domain_id, timeout_seconds=timeout)
+            case ShutDown(host, domain, domain_id):
+                timeout = self._settings.move.shut_down_timeout_seconds
+                return hypervisor.shut_down(host, domain, domain_id, timeout_seconds=timeout)
             case Promote(host, resource):
-                return storage.promote(host, resource, timeout_seconds=limits.promote_timeout_seconds)
+                return storage.promote(host, resource, timeout_seconds=change_seconds)
             case Demote(host, resource):
-                return storage.demote(host, resource, timeout_seconds=limits.promote_timeout_seconds)
+                return storage.demote(host, resource, timeout_seconds=change_seconds)
+            case AllowTwo(host, resource):
+                return storage.allow_two_primaries(
+                    host, resource, allowed=True, timeout_seconds=change_seconds
+                )
+            case ForbidTwo(host, resource):
+                return storage.allow_two_primaries(
+                    host, resource, allowed=False, timeout_seconds=change_seconds
+                )
             case Start(host, domain):
                 return hypervisor.start(host, domain, timeout_seconds=limits.start_timeout_seconds)
-            case Confirm():
-                raise AssertionError("a confirmation is looked for, not called")
+            case PowerOff(host):
+                timeout = self._settings.failover.power_off_timeout_seconds
+                return self._ports.fencing.power_off(host, timeout_seconds=timeout)
+            case Migrate(host, source, domain, domain_id):
+                timeout = self._settings.move.live_timeout_seconds
+                options = self._live_options(host)
+                return hypervisor.migrate(source, host, domain, domain_id, options, timeout_seconds=timeout)
+            case Confirm() | Outlast():
+                raise AssertionError("what is looked for is not called")
+
+    def _live_options(self, target: str) -> LiveMigration:
+        host = self._settings.hosts[target]
+        return LiveMigration(
+            migrate_uri=f"tcp://{host.migrate_address or host.address}",
+            target_uri=host.migrate_libvirt_uri or host.libvirt_uri,
+        )
 
     def _conclude(self, record: DomainRecord, index: int, result: _Result, seconds: float) -> DomainRecord:
         now = self._ports.clock.wall()
-        after = progress.concluded(record, index, result.outcome, ours=result.ours, now=now)
+        hold_seconds = self._settings.move.suspect_seconds
+        after = progress.concluded(
+            record, index, result.outcome, ours=result.ours, now=now, hold_seconds=hold_seconds
+        )
         plan = after.plan
         assert plan is not None, "it was open"
         step = plan.steps[index].step
@@ -185,47 +283,51 @@ class Executor:
         }
         sentence = f"{describe(step)}: {_say(result.outcome)}"
         events = [plan_event(now, "outcome", sentence, plan, detail), *following(plan, now)]
-        authorities = claims(plan, partial(self._authority, record.host))
+        authorities = claims(plan, self._ports.journal.authority)
         self._ports.journal.commit(record=after, authorities=authorities, events=events)
         return after
 
-    def _situation(self, record: DomainRecord, asked: tuple[str, ...], *, storage: bool) -> Situation:
-        situation = self._look(record, asked, storage=storage)
+    def _situation(
+        self, record: DomainRecord, plan: Plan | None, asked: tuple[str, ...], *, storage: bool, lost: bool
+    ) -> Situation:
+        situation = self._look(record, plan, asked, storage=storage, lost=lost)
         for _ in range(LOOKS_MORE):
             if self._as_written(situation):
                 return situation
-            situation = self._look(record, asked, storage=storage)
+            situation = self._look(record, plan, asked, storage=storage, lost=lost)
         return situation if self._as_written(situation) else replace(situation, authorities=None)
 
-    def _look(self, record: DomainRecord, asked: tuple[str, ...], *, storage: bool) -> Situation:
-        written = self._written(record.host)  # before the look: R2
-        evidence = self._observer.look(record.domain, asked, storage=storage)
-        return Situation(
+    def _look(
+        self, record: DomainRecord, plan: Plan | None, asked: tuple[str, ...], *, storage: bool, lost: bool
+    ) -> Situation:
+        written = {it.resource: it for it in self._ports.journal.authorities()}  # before the look: R2
+        source = plan.source if plan else record.host
+        evidence = self._observer.look(record.domain, asked, storage=storage, lost={source} if lost else ())
+        settings = self._settings
+        situation = Situation(
             domain=record.domain,
             host=record.host,
             hosts=self._protected.hosts(record),
             evidence=evidence,
             now=self._ports.clock.monotonic(),
-            max_age_seconds=self._settings.evidence.max_age_seconds,
-            arbitrated=self._arbitrated(record.host),
+            max_age_seconds=settings.evidence.max_age_seconds,
+            arbitrated=settings.hosts[record.host].arbiter_token_file is not None,
             authorities=written,
+            xen=settings.hosts[record.host].libvirt_uri.startswith("xen"),
+            isolation_seconds=settings.failover.isolation_seconds,
         )
+        return situation if plan is None else self._with_quiet(_of_plan(situation, plan))
 
-    def _arbitrated(self, host: str) -> bool:
-        return self._settings.hosts[host].arbiter_token_file is not None
-
-    def _written(self, host: str) -> dict[str, Authority]:
-        """What the arbiter has written, by resource; nothing for a host that does not ask it."""
-        found = self._ports.journal.authorities() if self._arbitrated(host) else ()
-        return {it.resource: it for it in found}
-
-    def _authority(self, host: str, resource: str) -> Authority | None:
-        return self._ports.journal.authority(resource) if self._arbitrated(host) else None
+    def _with_quiet(self, it: Situation) -> Situation:
+        if not it.source:
+            return it
+        names = tuple(resource.name for resource in it.resources)
+        return replace(it, quiet_seconds=self._contacts.quiet_for(it.source, it.host, names, it.now))
 
     def _as_written(self, it: Situation) -> bool:
         """Whether the arbiter's records of the domain's resources are still those of the situation."""
         known = it.authorities or {}
-        names = [resource.name for resource in it.resources] if it.arbitrated else []
+        names = [resource.name for resource in it.resources]
         return all(self._ports.journal.authority(name) == known.get(name) for name in names)
 
 
@@ -246,15 +348,33 @@ def following(plan: PlanRecord, now: float) -> list[Event]:
 def claims(plan: PlanRecord, written: Callable[[str], Authority | None]) -> tuple[Authority, ...]:
     """What an intent to promote changes of the arbiter's records.
 
-    The host takes the authority, and evidence from before is worthless (R2). One that may not be taken is
-    left as it is: a guard stops the promotion then.
+    The host takes the authority over all that the plan still promotes, or over nothing, and evidence from
+    before is worthless (R2). Where it may not be taken, a guard stops the promotion.
     """
     index = None if plan.finished else progress.next_index(plan)
     step = None if index is None else plan.steps[index].step
-    if not isinstance(step, Promote) or (authority := written(step.resource)) is None:
+    # Live, the domain holds the disks on its source until it has moved: the authority goes after it.
+    kind = Demote if any(isinstance(entry.step, Migrate) for entry in plan.steps) else Promote
+    if plan.status is not PlanStatus.OPEN or not isinstance(step, kind):
         return ()
-    after = taken(authority, step.host, None)
-    return () if isinstance(after, str) else (intended(authority) if after is authority else after,)
+    changed = []
+    for entry in plan.steps:
+        if not isinstance(entry.step, kind) or entry.outcome is not None:
+            continue
+        if (authority := written(entry.step.resource)) is None:
+            continue
+        after = taken(authority, plan.plan.host, plan.plan.proof)
+        if isinstance(after, str):
+            return ()
+        if after is authority and entry.step == step:
+            after = intended(authority)
+        changed += [after] if after is not authority else []
+    return tuple(changed)
+
+
+def _of_plan(it: Situation, plan: Plan) -> Situation:
+    """The situation as the plan's steps are to see it."""
+    return replace(it, host=plan.host, source=plan.source, proof=plan.proof)
 
 
 def plan_event(now: float, kind: str, sentence: str, plan: PlanRecord, detail: Mapping[str, object]) -> Event:

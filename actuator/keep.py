@@ -1,30 +1,44 @@
 """Keeping the authorities up with what the hosts say: what no hook tells, or a hook could not.
 
 A hook runs when DRBD runs it, and asks once. So all hosts are looked at again and again, and what the
-arbiter's rules make of that is written down, over the version that was read before the look.
+arbiter's rules make of that is written down, over the version that was read before the look. Also where no
+hook asks: then it is the memory of whose data were current before a host was lost.
 """
 
 import functools
+import math
+from collections.abc import Mapping
 from itertools import permutations
 
 import structlog
 
-from actuator.config import Settings
-from actuator.core.arbiter import Side, adopted, given_back, looked_at, side_of
+from actuator.config import Mode, Settings
+from actuator.contact import Contacts
+from actuator.core.arbiter import Side, adopted, armed, given_back, looked_at, side_of
 from actuator.model import Authority, Demote, DomainRecord, Event, Promote
 from actuator.ports import Conflict, JournalError, Ports, Unanswered
-from exporter.drbd import Snapshot
+from exporter.drbd import Role, Snapshot
+
+LOOK_SECONDS = 2.0
+"""A host that needs longer is looked at again in the next turn."""
+ARMED_SECONDS = 20.0
+RECONNECT_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
 
 
 class Keeper:
-    """One ``turn`` each interval, for the resources of all hosts that have an arbiter's token."""
+    """One ``turn`` each interval, for the resources of all hosts."""
 
-    def __init__(self, ports: Ports, settings: Settings) -> None:
+    def __init__(self, ports: Ports, settings: Settings, contacts: Contacts) -> None:
         self._ports = ports
-        self._hosts = tuple(name for name, host in settings.hosts.items() if host.arbiter_token_file)
-        self._timeout_seconds = settings.evidence.timeout_seconds
+        self._hosts = tuple(settings.hosts)
+        self._timeout_seconds = min(LOOK_SECONDS, settings.evidence.timeout_seconds)
+        self._act = settings.mode is Mode.ENFORCE
+        self._contacts = contacts
+        self._armed: dict[str, Mapping[str, bool]] = {}
+        self._armed_at = -math.inf
+        self._reconnected_at: dict[str, float] = {}
 
     def turn(self) -> None:
         """Look at all hosts once, and write down what follows. Handles its own errors."""
@@ -32,15 +46,20 @@ class Keeper:
             # Both before the look (R2): a plan that is opened later raises the version.
             known = {it.resource: it for it in self._ports.journal.authorities()}
             moving = _moving(self._ports.journal.records())
+            self._look_at_fencing()
             sides = self._look()
             again: dict[str, Snapshot | None] = {}
             for resource in sorted(sides):
                 before = known.get(resource) or Authority(resource)
                 after = looked_at(adopted(before, sides[resource]), sides[resource])
+                if after is before:
+                    after = self._as_armed(before)
                 if after is before and resource not in moving:
                     after = self._give_back(before, sides[resource], again)
                 if after is not before:
                     self._write(before, after)
+                elif self._act and resource not in moving:
+                    self._reconnect(before, sides[resource])
         except JournalError as error:
             log.error("journal", error=str(error))  # noqa: TRY400  said in one line, no traceback
 
@@ -55,11 +74,57 @@ class Keeper:
         for host, answer in answers.items():
             if isinstance(answer, Unanswered):
                 continue
+            now = self._ports.clock.monotonic()
+            self._contacts.heard(host, now)
+            self._contacts.saw(host, answer, now)
             for resource in answer.resources:
                 if not answer.problems_of(resource.name):
                     seen = tuple(side_of(host, resource, it.name) for it in resource.connections)
                     sides[resource.name] = (*sides.get(resource.name, ()), *seen)
         return sides
+
+    def _look_at_fencing(self) -> None:
+        """Ask now and then whose DRBD freezes and asks when it loses its peer."""
+        now = self._ports.clock.monotonic()
+        if now - self._armed_at < ARMED_SECONDS:
+            return
+        self._armed_at = now
+        storage, timeout = self._ports.storage, self._timeout_seconds
+        calls = {
+            host: functools.partial(storage.armed, host, timeout_seconds=timeout) for host in self._hosts
+        }
+        answers = self._ports.tasks.gather(calls, timeout_seconds=timeout)
+        self._armed |= {
+            host: answer for host, answer in answers.items() if not isinstance(answer, Unanswered)
+        }
+
+    def _as_armed(self, it: Authority) -> Authority:
+        for host in it.hosts:
+            is_armed = self._armed.get(host, {}).get(it.resource)
+            if is_armed is not None and (after := armed(it, host, is_armed=is_armed)) is not it:
+                return after
+        return it
+
+    def _reconnect(self, it: Authority, sides: tuple[Side, ...]) -> None:
+        """The holder dropped a connection, as after its peer was released: nobody else would mend that (L1).
+
+        Only the holder, with its disk, that was granted alone: then DRBD overwrites the peer's replica, or
+        refuses. What a person disconnected stays so.
+        """
+        now = self._ports.clock.monotonic()
+        for side in sides:
+            wants = it.granted and side.host == it.holder and side.standalone and side.up_to_date
+            behind = any(
+                other.host == side.peer and other.role is Role.SECONDARY and other.attached for other in sides
+            )
+            due = now - self._reconnected_at.get(it.resource, -math.inf) >= RECONNECT_SECONDS
+            if wants and behind and due:
+                self._reconnected_at[it.resource] = now
+                timeout = self._timeout_seconds
+                outcome = self._ports.storage.connect(side.host, it.resource, timeout_seconds=timeout)
+                sentence = f"{it.resource} on {side.host} was StandAlone; connect: {outcome.kind}"
+                event = Event(self._ports.clock.wall(), "reconnected", sentence, host=side.host)
+                self._ports.journal.commit(events=[event])
 
     def _give_back(
         self, it: Authority, sides: tuple[Side, ...], again: dict[str, Snapshot | None]

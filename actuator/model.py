@@ -120,7 +120,7 @@ class Notification:
     only with its resolution)."""
     firing: bool
     labels: Mapping[str, str]
-    source: Literal["webhook", "alertmanager", "prometheus", "reconcile"] = "webhook"
+    source: Literal["webhook", "alertmanager", "prometheus", "reconcile", "operator"] = "webhook"
 
     @property
     def action(self) -> str:
@@ -131,6 +131,11 @@ class Notification:
     def domain(self) -> str:
         """The domain that the alert is about; empty when it names none."""
         return self.labels.get("domain", "")
+
+    @property
+    def host(self) -> str:
+        """The host that the alert is about; empty when it names none."""
+        return self.labels.get("host", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,19 @@ class Evidence:
     """By host; None: libvirt answered, and no such domain is defined there."""
     storage: Mapping[str, Observed[Snapshot] | Unknown]
     """By host: the DRBD resources that are up in that host's kernel. One that is down is not in it."""
+
+
+class Proof(StrEnum):
+    """Why a host that does not say so itself cannot write any more."""
+
+    ARBITRATED = "arbitrated"
+    """Its DRBD freezes a resource that lost its peer, and asks the arbiter, which has decided for the other."""
+    POWER = "power"
+    """A fence agent reported it off."""
+    OPERATOR = "operator"
+    """A named person confirmed that it is down."""
+    DRBD_ONLY = "drbd-only"
+    """None: DRBD let the other side be promoted. Only where the configuration says so."""
 
 
 # ---- decisions -------------------------------------------------------------------------------------------
@@ -209,20 +227,97 @@ class Confirm:
     kind: Literal["confirm"] = "confirm"
 
 
-Step: TypeAlias = Destroy | Promote | Demote | Start | Confirm
+@dataclass(frozen=True, slots=True)
+class PowerOff:
+    """Have the fence agent power the host off, and read back that it is."""
+
+    host: str
+    kind: Literal["power_off"] = "power_off"
+
+
+@dataclass(frozen=True, slots=True)
+class ShutDown:
+    """End a domain that is to run elsewhere: the guest is asked first, and ended at its deadline."""
+
+    host: str
+    domain: str
+    domain_id: int
+    kind: Literal["shut_down"] = "shut_down"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlast:
+    """Wait until the domain cannot run on the host any more: seen gone, or the host isolated for so long that
+    it has ended the domain itself (arbiter's rule R7)."""
+
+    host: str
+    domain: str
+    kind: Literal["outlast"] = "outlast"
+
+
+@dataclass(frozen=True, slots=True)
+class AllowTwo:
+    """Let a resource be Primary on both its hosts, for a live migration; set on one host, DRBD tells the peer."""
+
+    host: str
+    resource: str
+    kind: Literal["allow_two"] = "allow_two"
+
+
+@dataclass(frozen=True, slots=True)
+class ForbidTwo:
+    """End that."""
+
+    host: str
+    resource: str
+    kind: Literal["forbid_two"] = "forbid_two"
+
+
+@dataclass(frozen=True, slots=True)
+class Migrate:
+    """Move the running domain to the host, live."""
+
+    host: str
+    source: str
+    domain: str
+    domain_id: int
+    kind: Literal["migrate"] = "migrate"
+
+
+Step: TypeAlias = (
+    Destroy
+    | Promote
+    | Demote
+    | Start
+    | Confirm
+    | PowerOff
+    | ShutDown
+    | Outlast
+    | AllowTwo
+    | ForbidTwo
+    | Migrate
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be done, in order. Made by the pure core, carried out by the executor."""
 
-    verb: Literal["restart"]
+    verb: Literal["restart", "migrate", "failover"]
     domain: str
     host: str
     """Where the domain runs when the plan has succeeded."""
     reason: str
     """One sentence: what was seen that asks for it."""
     steps: tuple[Step, ...]
+    source: str = ""
+    """Where it ran, or should have; empty when it does not move."""
+    proof: Proof | None = None
+    """Of a failover: why the source cannot write any more."""
+    rejected: Mapping[str, str] = field(default_factory=dict)
+    """By host: why the domain does not go there."""
+    suspect: bool = False
+    """The source has failed the domain: it is not sent back there for a while."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +449,39 @@ class Escalation:
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """What a person told vmheal, until taken back or over."""
+
+    by: str
+    at: float
+    """Wall clock, Unix seconds."""
+    reason: str = ""
+    until_at: float | None = None
+    """Wall clock; None: until it is taken back."""
+
+    def stands(self, now: float) -> bool:
+        """Whether it holds at this moment of the wall clock."""
+        return self.until_at is None or now < self.until_at
+
+
+@dataclass(frozen=True, slots=True)
+class HostRecord:
+    """What vmheal knows about one host beyond the live system; the host "" stands for all of them."""
+
+    host: str
+    version: int = 0
+    """Raised by one with every change, as of a domain's record; 0: nothing has been written yet."""
+    failed_at: float | None = None
+    """Wall clock: since when an alert has asked for its failover; None once it was seen alive again."""
+    drained: Order | None = None
+    """Its domains are to leave it, and none is to come."""
+    down: Order | None = None
+    """A named person confirmed that it is down. Over as soon as it is seen alive."""
+    paused: Order | None = None
+    """Nothing is begun for its domains."""
+
+
+@dataclass(frozen=True, slots=True)
 class DomainRecord:
     """What vmheal knows about one protected domain beyond the live system."""
 
@@ -367,6 +495,12 @@ class DomainRecord:
     attempts_at: tuple[float, ...] = ()
     """When plans first called something, oldest first, as far back as the limits look."""
     escalation: Escalation | None = None
+    suspects: Mapping[str, float] = field(default_factory=dict)
+    """Hosts that failed the domain, and until when (wall clock) it is not sent there."""
+    paused: Order | None = None
+    """Nothing is begun for it."""
+    approved: str = ""
+    """Mode ``approve``: the plan that a person has released, by its proposal."""
 
     @property
     def open_plan(self) -> PlanRecord | None:
@@ -403,6 +537,9 @@ class Authority:
     """Granted, and no resync from the holder has begun since: its disk is known to be the newest."""
     runs: Mapping[str, HookRun] = field(default_factory=dict)
     """The latest run of each hook that asked, by host, hook, peer and minors."""
+    armed: frozenset[str] = frozenset()
+    """Hosts whose DRBD was last seen with protocol C and ``fencing resource-and-stonith``: without that a
+    Primary that lost its peer writes on and asks nobody."""
 
 
 @dataclass(frozen=True, slots=True)

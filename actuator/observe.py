@@ -1,8 +1,10 @@
 """One look at the live system: every host of a domain is asked at the same time, libvirt and DRBD."""
 
 import functools
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
+from actuator.contact import Contacts
 from actuator.model import DomainView, Evidence, Observed, Unknown
 from actuator.ports import Ports, Unanswered
 from exporter.drbd import Snapshot
@@ -13,20 +15,29 @@ if TYPE_CHECKING:
 HYPERVISOR = "libvirt"
 STORAGE = "DRBD"
 
+LOST_SECONDS = 0.25
+"""How long a host that is lost has to answer: many times what one that is well needs."""
+
 
 class Observer:
     """Asks, and notes who said what and when. A look takes no longer than ``timeout_seconds``."""
 
-    def __init__(self, ports: Ports, timeout_seconds: float) -> None:
+    def __init__(self, ports: Ports, timeout_seconds: float, contacts: Contacts) -> None:
         self._ports = ports
         self._timeout_seconds = timeout_seconds
+        self._contacts = contacts
 
-    def look(self, domain: str, hosts: tuple[str, ...], *, storage: bool = True) -> Evidence:
-        """What every host says about the domain now, and with ``storage`` about DRBD."""
+    def look(
+        self, domain: str, hosts: tuple[str, ...], *, storage: bool = True, lost: Collection[str] = ()
+    ) -> Evidence:
+        """What every host says about the domain now, and with ``storage`` about DRBD.
+
+        Hosts that are ``lost`` are not waited for: that they do not answer is what is to be seen.
+        """
         at = self._ports.clock.monotonic()
-        timeout = self._timeout_seconds
         calls: dict[tuple[str, str], Callable[[], DomainView | Snapshot | None]] = {}
         for host in hosts:
+            timeout = min(LOST_SECONDS, self._timeout_seconds) if host in lost else self._timeout_seconds
             calls[HYPERVISOR, host] = functools.partial(
                 self._ports.hypervisor.look, host, domain, timeout_seconds=timeout
             )
@@ -34,16 +45,19 @@ class Observer:
                 calls[STORAGE, host] = functools.partial(
                     self._ports.storage.status, host, timeout_seconds=timeout
                 )
-        answers = self._ports.tasks.gather(calls, timeout_seconds=timeout)
+        answers = self._ports.tasks.gather(calls, timeout_seconds=self._timeout_seconds)
         domains: dict[str, Observed[DomainView | None] | Unknown] = {}
         snapshots: dict[str, Observed[Snapshot] | Unknown] = {}
         for (who, host), answer in answers.items():
             source = f"{who} on {host}"
             if isinstance(answer, Snapshot):
                 snapshots[host] = Observed(answer, source, at)
+                self._contacts.saw(host, answer, self._ports.clock.monotonic())
             elif isinstance(answer, Unanswered):
                 facts = domains if who == HYPERVISOR else snapshots
                 facts[host] = Unknown(str(answer))
+                continue
             else:
                 domains[host] = Observed(answer, source, at)
+            self._contacts.heard(host, self._ports.clock.monotonic())
         return Evidence(domain, at, domains, snapshots)

@@ -22,6 +22,7 @@ from actuator.model import (
     DomainState,
     DomainView,
     Event,
+    HostRecord,
     LiveMigration,
     Notification,
     OutgoingAlert,
@@ -126,6 +127,14 @@ class Storage(Protocol):
 
         Raises:
             Unanswered: host not reached, no answer in time, or output that is not understood as a whole.
+        """
+
+    def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, bool]:
+        """By resource that is up: its connections have protocol C, and ``fencing resource-and-stonith`` holds
+        for all of its disks, so that a Primary without its peer freezes and asks (``drbdsetup show``).
+
+        Raises:
+            Unanswered: host not reached, no answer in time, or output that is not understood.
         """
 
     def promote(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
@@ -238,6 +247,9 @@ class Journal(Protocol):
     def record(self, domain: str) -> DomainRecord | None:
         """One domain's record; None when there is none yet."""
 
+    def hosts(self) -> tuple[HostRecord, ...]:
+        """Every host's record that has ever been written; the host "" stands for all."""
+
     def authorities(self) -> tuple[Authority, ...]:
         """What is written about every DRBD resource."""
 
@@ -249,10 +261,11 @@ class Journal(Protocol):
         *,
         record: DomainRecord | None = None,
         authorities: Sequence[Authority] = (),
+        hosts: Sequence[HostRecord] = (),
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
-        """One transaction: put record and authorities, append events, take what is settled out of the inbox.
+        """One transaction: put record, authorities and hosts, append events, take what is settled out of the inbox.
 
         The version of each thing put is one above the version that it was made from (1: there was none). A
         settled notification that was received again meanwhile stays in the inbox.
@@ -310,6 +323,8 @@ class Ports:
 
     hypervisor: Hypervisor
     storage: Storage
+    fencing: Fencing
+    programs: Programs
     alerts: Alerts
     metrics: Metrics
     journal: Journal

@@ -1,7 +1,7 @@
 """The protected domains and where each should run: the configuration's word at first, then the journal's."""
 
 from actuator.config import ConfigError, Settings
-from actuator.model import DomainRecord
+from actuator.model import DomainRecord, HostRecord
 from actuator.ports import Journal
 
 
@@ -28,6 +28,14 @@ class Protected:
         """
         stored = {record.domain: record for record in self._journal.records()}
         return tuple(stored.get(domain) or self._initial(domain) for domain in self._settings.domains)
+
+    def host(self, host: str) -> HostRecord:
+        """A host's record; version 0 when the journal has none yet. The host "" stands for all.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        return next((it for it in self._journal.hosts() if it.host == host), HostRecord(host))
 
     def hosts(self, record: DomainRecord) -> tuple[str, ...]:
         """Every host where the domain may run, the one where it should run first."""

@@ -7,14 +7,16 @@ way as a webhook does.
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from actuator.alarm import Alarm
 from actuator.config import Settings
+from actuator.contact import Contacts
 from actuator.core.guard import DOWN, RUNNING
-from actuator.model import DomainRecord, DomainState, Notification
+from actuator.model import DomainRecord, DomainState, Event, HostRecord, Notification
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
 from actuator.worker import Worker
@@ -32,13 +34,20 @@ class Reconciler:
     """One ``turn`` each interval."""
 
     def __init__(
-        self, ports: Ports, settings: Settings, protected: Protected, worker: Worker, alarm: Alarm
+        self,
+        ports: Ports,
+        settings: Settings,
+        protected: Protected,
+        worker: Worker,
+        alarm: Alarm,
+        contacts: Contacts,
     ) -> None:
         self._ports = ports
         self._settings = settings
         self._protected = protected
         self._worker = worker
         self._alarm = alarm
+        self._contacts = contacts
         self._down_since: dict[str, float] = {}
         self.last_at: float | None = None
         """Wall clock of the last turn that reached its end."""
@@ -63,7 +72,8 @@ class Reconciler:
             ALERTMANAGER: functools.partial(self._ports.alerts.firing, timeout_seconds=servers),
             PROMETHEUS: functools.partial(self._ports.metrics.firing, timeout_seconds=servers),
         }
-        hosts = sorted({record.host for record in records})
+        known = {it.host: it for it in self._ports.journal.hosts()}
+        hosts = sorted(set(known) & set(self._settings.hosts) | {record.host for record in records})
         states = {
             _of(host): functools.partial(hypervisor.states, host, timeout_seconds=timeout) for host in hosts
         }
@@ -76,9 +86,31 @@ class Reconciler:
                 self._take_alerts(firing)
                 break
             log.warning("no alerts from there", source=source, error=str(firing))
+        for host in hosts:
+            if not isinstance(answers[_of(host)], Unanswered):
+                self._alive(known.get(host) or HostRecord(host))
         for record in records:
             seen = answers[_of(record.host)]
             self._look_at(record, None if isinstance(seen, Unanswered | tuple) else seen)
+            self._leaves(record, known.get(record.host))
+
+    def _alive(self, record: HostRecord) -> None:
+        """A host that answers has not failed, and is not down, whatever was said before."""
+        self._contacts.heard(record.host, self._ports.clock.monotonic())
+        if record.failed_at is None and record.down is None:
+            return
+        after = replace(record, version=record.version + 1, failed_at=None, down=None)
+        event = Event(self._ports.clock.wall(), "alive", f"{record.host} answers again", host=record.host)
+        self._ports.journal.commit(hosts=[after], events=[event])
+
+    def _leaves(self, record: DomainRecord, host: HostRecord | None) -> None:
+        """What is still to leave a host that failed, or is drained, is looked at each time."""
+        if host is None:
+            return
+        if host.failed_at is not None:
+            self._worker.suspect(record.domain, f"{host.host} has failed")
+        elif host.drained is not None and host.drained.stands(self._ports.clock.wall()):
+            self._worker.suspect(record.domain, f"{host.host} is drained by {host.drained.by}")
 
     def _take_alerts(self, firing: tuple[Notification, ...]) -> None:
         """Receive what was not taken up yet."""

@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from actuator.config import Mode, Settings
-from actuator.model import Authority, DomainRecord, Event, Notification, Received
+from actuator.model import Authority, DomainRecord, Event, HostRecord, Notification, Received
 from actuator.ports import Journal, JournalError
 from actuator.protected import Protected
 from exporter import __version__
@@ -192,6 +192,10 @@ class WatchedJournal:
         """See ``ports.Journal``."""
         return self._journal.record(domain)
 
+    def hosts(self) -> tuple[HostRecord, ...]:
+        """See ``ports.Journal``."""
+        return self._journal.hosts()
+
     def authorities(self) -> tuple[Authority, ...]:
         """See ``ports.Journal``."""
         return self._journal.authorities()
@@ -205,12 +209,15 @@ class WatchedJournal:
         *,
         record: DomainRecord | None = None,
         authorities: Sequence[Authority] = (),
+        hosts: Sequence[HostRecord] = (),
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
         """See ``ports.Journal``."""
         with _Measured(self._report):
-            self._journal.commit(record=record, authorities=authorities, events=events, settled=settled)
+            self._journal.commit(
+                record=record, authorities=authorities, hosts=hosts, events=events, settled=settled
+            )
         for event in events:
             self._report.happened(event)
 

@@ -9,6 +9,7 @@ import structlog
 
 from actuator.alarm import Alarm
 from actuator.config import Settings
+from actuator.contact import Contacts
 from actuator.execute import Executor
 from actuator.keep import Keeper
 from actuator.observe import Observer
@@ -44,12 +45,13 @@ class Actuator:
         self._stopping = stopping
         self._woken = threading.Event()
         self.protected = Protected(settings, ports.journal)
+        self.contacts = Contacts(ports.clock.monotonic())
         alarm = Alarm(ports, settings.alertmanager.timeout_seconds)
-        observer = Observer(ports, settings.evidence.timeout_seconds)
-        executor = Executor(ports, observer, settings, self.protected, stopping.is_set)
-        self.worker = Worker(ports, settings, self.protected, executor, alarm, self.wake)
-        self.reconciler = Reconciler(ports, settings, self.protected, self.worker, alarm)
-        self._keeper = Keeper(ports, settings)
+        observer = Observer(ports, settings.evidence.timeout_seconds, self.contacts)
+        executor = Executor(ports, observer, settings, self.protected, self.contacts, stopping.is_set)
+        self.worker = Worker(ports, settings, self.protected, executor, self.contacts, alarm, self.wake)
+        self.reconciler = Reconciler(ports, settings, self.protected, self.worker, alarm, self.contacts)
+        self._keeper = Keeper(ports, settings, self.contacts)
         self._threads = tuple(
             threading.Thread(target=loop, name=name, daemon=True)
             for name, loop in {
@@ -97,7 +99,7 @@ class Actuator:
     def _keep(self) -> None:
         while not self._stopping.is_set():
             self._guarded("keeper", self._keeper.turn)
-            self._stopping.wait(self._settings.reconcile.interval_seconds)
+            self._stopping.wait(self._settings.reconcile.drbd_interval_seconds)
 
     def _reconcile(self) -> None:
         while not self._stopping.is_set():

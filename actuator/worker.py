@@ -7,28 +7,35 @@ One thing at a time for a domain; many domains side by side, bounded per host.
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 import structlog
 
 from actuator.alarm import Alarm
 from actuator.config import Mode, Settings
+from actuator.contact import Contacts
 from actuator.core import progress
-from actuator.core.admit import admit
-from actuator.core.decide import ATTEMPTS, decide
+from actuator.core.admit import OF_HOSTS, admit
+from actuator.core.decide import ATTEMPTS, Hosts, Limits, Wish, decide, proposal
 from actuator.core.guard import Situation
+from actuator.core.replica import resources_here
 from actuator.core.words import describe, summary
 from actuator.execute import Executor, Stopping, claims, following
 from actuator.model import (
     DomainRecord,
+    Done,
     EscalationKind,
     Event,
+    HostRecord,
     Nothing,
+    Order,
     Notification,
     Plan,
     PlanStatus,
     Postpone,
+    PowerOff,
     Received,
     Refusal,
 )
@@ -38,6 +45,14 @@ from actuator.protected import Protected
 RETRY_SECONDS = 1.0
 """After a failure of the journal or of a plan, before the domain is looked at again."""
 IDLE_SECONDS = 60.0
+PAUSED_SECONDS = 5.0
+"""Before a paused domain is looked at again."""
+RETRIED = {"source_is_dark", "link_to_source_is_lost", "no_storm", "authority_may_be_taken"}
+"""What may be otherwise a moment later, and a dead host's domains should not wait for reconcile."""
+DARK_SECONDS = 5.0
+"""A host that nobody has heard of for so long counts for the storm guard."""
+AGENT_SECONDS = 300.0
+"""For so long another proof is looked for after a fence agent failed."""
 INBOX_PAGE = 1000
 KNOWN_ALERTS = 20_000
 
@@ -72,6 +87,7 @@ class Worker:
         settings: limits and modes.
         protected: the domains and where they should run.
         executor: carries out plans.
+        contacts: which hosts are dark.
         alarm: tells people.
         wake: called when ``turn`` should be called again soon; from any thread.
     """
@@ -82,6 +98,7 @@ class Worker:
         settings: Settings,
         protected: Protected,
         executor: Executor,
+        contacts: Contacts,
         alarm: Alarm,
         wake: Callable[[], None],
     ) -> None:
@@ -89,6 +106,8 @@ class Worker:
         self._settings = settings
         self._protected = protected
         self._executor = executor
+        self._contacts = contacts
+        self._limits = _limits(settings)
         self._alarm = alarm
         self.wake = wake
         self._lock = threading.Lock()
@@ -154,6 +173,7 @@ class Worker:
         settled: list[Received] = []
         refused: list[tuple[Notification, Refusal]] = []
         events: list[Event] = []
+        asked: dict[str, list[Notification]] = {}
         for received in page:
             notification = received.notification
             if not (notification.firing and notification.action):
@@ -162,9 +182,14 @@ class Worker:
             refusal = admit(
                 notification,
                 protected=self._settings.domains,
+                hosts=self._settings.hosts,
                 now=now,
                 max_age_seconds=self._settings.limits.max_alert_age_seconds,
             )
+            if refusal is None and notification.action in OF_HOSTS:
+                asked.setdefault(notification.host, []).append(notification)
+                settled.append(received)
+                continue
             if refusal is None:
                 admitted.append(received)
                 continue
@@ -172,7 +197,9 @@ class Worker:
             refused.append((notification, refusal))
             events.append(_refused(now, notification.domain, notification.labels.get("host", ""), refusal))
         if settled:
-            self._ports.journal.commit(events=events, settled=settled)
+            hosts = [self._asked_of(host, of_it, now) for host, of_it in asked.items()]
+            self._ports.journal.commit(hosts=hosts, events=events, settled=settled)
+        self._suspect_all(asked)
         for notification, refusal in refused:
             self._alarm.not_admitted(notification, refusal)
         with self._lock:
@@ -185,6 +212,26 @@ class Worker:
                 case.received[_key(received.notification)] = received
             for received in page:
                 self._remember(_key(received.notification))
+
+    def _asked_of(self, host: str, asked: list[Notification], now: float) -> HostRecord:
+        """The host's record with what alerts ask for all of its domains: it outlives the alerts."""
+        record = self._protected.host(host)
+        after = replace(record, version=record.version + 1)
+        for it in asked:
+            if it.action == "failover":
+                after = replace(after, failed_at=record.failed_at or now)
+            elif after.drained is None:
+                after = replace(
+                    after, drained=Order(it.labels.get("alertname", "an alert"), now, "its alert")
+                )
+        return after
+
+    def _suspect_all(self, asked: Mapping[str, list[Notification]]) -> None:
+        if asked:
+            for record in self._protected.records():
+                for notification in asked.get(record.host, ()):
+                    why = f"{notification.labels.get('alertname', '?')} asks to {notification.action} {record.host}"
+                    self.suspect(record.domain, why)
 
     def _remember(self, key: Key) -> None:
         self._known[key] = None
@@ -201,12 +248,19 @@ class Worker:
             due = [domain for domain in waiting if self._cases[domain].due <= now]
             later = [self._cases[domain].due - now for domain in waiting if self._cases[domain].due > now]
             load = Counter(case.busy_on for case in self._cases.values() if case.busy_on)
-        for domain in due:
-            host = self._protected.record(domain).host
+        failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None} if due else set()
+        for domain in sorted(due, key=lambda it: -self._settings.domains[it].priority):
+            host = self._where_it_is_handled(domain, failed)
             if load[host] < self._settings.limits.plans_per_host:
                 load[host] += 1
                 self._begin(domain, host)
         return min(later, default=IDLE_SECONDS)
+
+    def _where_it_is_handled(self, domain: str, failed: Collection[str]) -> str:
+        """The host that its plan burdens: a dead host's domains come up elsewhere."""
+        record = self._protected.record(domain)
+        hosts = self._protected.hosts(record)
+        return next((host for host in hosts if host not in failed), record.host)
 
     def _begin(self, domain: str, host: str) -> None:
         with self._lock:
@@ -259,9 +313,14 @@ class Worker:
                 self._ports.journal.commit(settled=received)
                 return
             record = self._run(record, None)
-        situation = self._executor.situation(record)
+        hosts = self._hosts(record)
+        if paused := self._paused(record):
+            self._postpone(record, paused, [], received, suspicion, self._ports.clock.wall())
+            return
+        situation = self._executor.situation(record, lost=record.host in hosts.failed)
         now = self._ports.clock.wall()
-        decision = decide(situation, record, self._settings.restart, now=now)
+        wish = _wish(received)
+        decision = decide(situation, record, self._limits, wish=wish, hosts=hosts, now=now)
         said = [_observed(now, situation), *([_suspected(now, record, suspicion)] if not received else [])]
         match decision:
             case Nothing():
@@ -272,6 +331,44 @@ class Worker:
                 self._postpone(record, decision, said, received, suspicion, now)
             case Plan():
                 self._act(record, decision, situation, said, received, now)
+
+    def _paused(self, record: DomainRecord) -> Postpone | None:
+        """A person has said that nothing is to be begun for it."""
+        now = self._ports.clock.wall()
+        of_hosts = {it.host: it.paused for it in self._ports.journal.hosts()}
+        orders = {
+            record.domain: record.paused,
+            record.host: of_hosts.get(record.host),
+            "all": of_hosts.get(""),
+        }
+        for what, order in orders.items():
+            if order is not None and order.stands(now):
+                until = "" if order.until_at is None else f" until {_clock(order.until_at)}"
+                why = f": {order.reason}" if order.reason else ""
+                sentence = (
+                    f"{what} is paused by {order.by}{until}{why}; 'vmheal-actuator resume {what}' ends it"
+                )
+                return Postpone(now + PAUSED_SECONDS, sentence)
+        return None
+
+    def _hosts(self, record: DomainRecord) -> Hosts:
+        now, wall = self._ports.clock.monotonic(), self._ports.clock.wall()
+        known = self._ports.journal.hosts()
+        load = Counter(it.host for it in self._protected.records())
+        silent = {host: self._contacts.silent_for(host, now) for host in self._settings.hosts}
+        return Hosts(
+            failed=frozenset(it.host for it in known if it.failed_at is not None),
+            dark=frozenset(host for host, seconds in silent.items() if seconds >= DARK_SECONDS),
+            drained=frozenset(it.host for it in known if it.drained and it.drained.stands(wall)),
+            confirmed_down=frozenset(it.host for it in known if it.down and it.down.stands(wall)),
+            fenceable=frozenset(
+                name
+                for name, host in self._settings.hosts.items()
+                if host.fence and not _agent_failed(record, wall)
+            ),
+            drbd_only=self._settings.failover.drbd_only,
+            load=load,
+        )
 
     def _nothing(
         self,
@@ -307,6 +404,8 @@ class Worker:
             self._ports.journal.commit(record=after, events=events, settled=received)
         if after is not None:
             self._alarm.changed(record, after)
+        if refusal.guard in RETRIED:
+            self.suspect(record.domain, "it was refused a moment ago", after_seconds=RETRY_SECONDS)
 
     def _postpone(
         self,
@@ -338,17 +437,28 @@ class Worker:
                 event = Event(now, "would", sentence, record.domain, record.host)
                 self._ports.journal.commit(events=[*said, event], settled=received)
             return
+        if self._settings.mode_of(record.domain) is Mode.APPROVE and record.approved != proposal(plan):
+            refusal = Refusal(
+                "is_approved",
+                f"{plan.reason}. vmheal would: {steps}. 'vmheal-actuator approve {record.domain} {proposal(plan)}'"
+                " lets it",
+            )
+            self._refuse(record, refusal, said, received, now)
+            return
         claimed = progress.claimed(record, plan, now=now)
         opened = claimed.open_plan
         assert opened is not None, "just claimed"
         decided = Event(now, "decided", f"{plan.reason}: {steps}", plan.domain, plan.host, opened.id)
+        authorities = claims(opened, (seen.authorities or {}).get)
         self._ports.journal.commit(
             record=claimed,
-            authorities=claims(opened, (seen.authorities or {}).get),
+            authorities=authorities,
             events=[*said, decided, *following(opened, now)],
             settled=received,
         )
-        self._run(claimed, seen)
+        # Written over what was read before the look, so the look still holds.
+        written = {**(seen.authorities or {}), **{it.resource: it for it in authorities}}
+        self._run(claimed, replace(seen, authorities=written))
 
     def _run(self, record: DomainRecord, seen: Situation | None) -> DomainRecord:
         after = self._executor.run(record, seen=seen)
@@ -364,12 +474,49 @@ class Worker:
         return new
 
 
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_attempts=settings.restart.max_attempts,
+        window_seconds=settings.restart.window_seconds,
+        backoff_seconds=settings.restart.backoff_seconds,
+        live=settings.move.live,
+        cold=settings.move.cold,
+        max_dark_hosts=settings.failover.max_dark_hosts,
+    )
+
+
+def _wish(received: tuple[Received, ...]) -> Wish:
+    """What the notifications ask for, together: a move outdoes a restart, and a person an alert."""
+    moves = [it.notification for it in received if it.notification.action == "migrate"]
+    if not moves:
+        return Wish()
+    persons = [it for it in moves if it.source == "operator"]
+    to = persons[-1].labels.get("to", "") if persons else ""
+    return Wish("migrate", to, leave=bool(persons))
+
+
+def _agent_failed(record: DomainRecord, now: float) -> bool:
+    """The fence agent has just failed for this domain's last plan: another proof may do."""
+    plan = record.plan
+    if plan is None or plan.status is not PlanStatus.FAILED or plan.finished_at is None:
+        return False
+    failed = any(
+        isinstance(it.step, PowerOff) and not isinstance(it.outcome, Done | None) for it in plan.steps
+    )
+    return failed and 0 <= now - plan.finished_at < AGENT_SECONDS
+
+
+def _clock(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
 def _key(notification: Notification) -> Key:
     return notification.fingerprint, notification.starts_at
 
 
 def _observed(now: float, situation: Situation) -> Event:
-    names = frozenset(resource.name for resource in situation.resources)
+    evidence = situation.evidence
+    names = frozenset(it.name for host in evidence.domains for it in resources_here(evidence, host))
     seconds = round(situation.now - situation.evidence.at, 3)
     sentence = summary(situation.evidence, names)
     return Event(now, "observed", sentence, situation.domain, situation.host, detail={"seconds": seconds})

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from actuator.model import Authority, DomainRecord, Event, Notification, Received
+from actuator.model import Authority, DomainRecord, Event, HostRecord, Notification, Received
 from actuator.ports import Conflict, JournalError
 
 SCHEMA_VERSION = 2
@@ -80,10 +80,11 @@ _NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?
 
 _RECORD = TypeAdapter(DomainRecord)
 _AUTHORITY = TypeAdapter(Authority)
+_HOST = TypeAdapter(HostRecord)
 _NOTIFICATION = TypeAdapter(Notification)
 _EVENT = TypeAdapter(Event)
 
-DOMAIN, RESOURCE = "domain", "resource"
+DOMAIN, RESOURCE, HOST = "domain", "resource", "host"
 """The kinds of records."""
 
 Change = Callable[[sqlite3.Connection], None]
@@ -182,6 +183,10 @@ class SqliteJournal:
         rows = self._read(_ONE, DOMAIN, domain)
         return _RECORD.validate_json(rows[0][0]) if rows else None
 
+    def hosts(self) -> tuple[HostRecord, ...]:
+        """See ``ports.Journal``."""
+        return tuple(_HOST.validate_json(row[0]) for row in self._read(_ALL, HOST))
+
     def authorities(self) -> tuple[Authority, ...]:
         """See ``ports.Journal``."""
         return tuple(_AUTHORITY.validate_json(row[0]) for row in self._read(_ALL, RESOURCE))
@@ -196,6 +201,7 @@ class SqliteJournal:
         *,
         record: DomainRecord | None = None,
         authorities: Sequence[Authority] = (),
+        hosts: Sequence[HostRecord] = (),
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
@@ -203,6 +209,7 @@ class SqliteJournal:
         puts = [
             _Put(RESOURCE, it.resource, it.version, _AUTHORITY.dump_json(it).decode()) for it in authorities
         ]
+        puts += [_Put(HOST, it.host, it.version, _HOST.dump_json(it).decode()) for it in hosts]
         if record is not None:
             puts.append(_Put(DOMAIN, record.domain, record.version, _RECORD.dump_json(record).decode()))
         rows = [_event_row(event) for event in events]

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations
 
-from actuator.model import Authority, HookRun
+from actuator.model import Authority, HookRun, Proof
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, UnknownWord
 
 
@@ -57,15 +57,6 @@ class Answer:
     sentence: str
 
 
-class Proof(StrEnum):
-    """Why another host cannot write any more, though it does not say so itself."""
-
-    POWER = "power"
-    """A fence agent reported it off."""
-    OPERATOR = "operator"
-    """A named person confirmed that it is down."""
-
-
 @dataclass(frozen=True, slots=True)
 class Side:
     """What one host says of its own replica and of its connection to one peer; of all volumes the worst."""
@@ -78,6 +69,10 @@ class Side:
     peer_up_to_date: bool
     frozen: bool
     """Its I/O is suspended."""
+    standalone: bool = False
+    """It has given the connection up, and waits to be told to connect."""
+    attached: bool = True
+    """It has its own disk."""
 
 
 def side_of(host: str, resource: Resource, peer: str) -> Side:
@@ -93,7 +88,18 @@ def side_of(host: str, resource: Resource, peer: str) -> Side:
         connected=connection is not None and connection.connection_state is ConnectionState.CONNECTED,
         peer_up_to_date=len(theirs) == len(disks) and _all_up_to_date(theirs),
         frozen=bool(resource.suspended),
+        standalone=connection is not None and connection.connection_state is ConnectionState.STAND_ALONE,
+        attached=bool(disks) and not any(disk in _WITHOUT_DISK for disk in disks),
     )
+
+
+_WITHOUT_DISK = {
+    DiskState.DISKLESS,
+    DiskState.ATTACHING,
+    DiskState.DETACHING,
+    DiskState.FAILED,
+    DiskState.NEGOTIATING,
+}
 
 
 def _all_up_to_date(disks: Sequence[DiskState | UnknownWord]) -> bool:
@@ -364,12 +370,19 @@ def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
         return f"the replica of {it.resource} on {target} is excluded: it may lack what {it.holder} wrote"
     if target == it.holder:
         return it
-    if it.granted and proof is None:
+    if it.granted and proof not in {Proof.POWER, Proof.OPERATOR}:
         return (
             f"{it.holder} was granted {it.resource} alone and may become Primary without asking: only a proof"
             " that it is off takes the authority from it"
         )
     return _changed(it, holder=target, granted=False, newest=False)
+
+
+def armed(it: Authority, host: str, *, is_armed: bool) -> Authority:
+    """What DRBD's configuration in a host's kernel says: does it freeze and ask when it loses its peer?"""
+    if host not in it.hosts or (host in it.armed) is is_armed:
+        return it
+    return _changed(it, armed=it.armed | {host} if is_armed else it.armed - {host})
 
 
 def intended(it: Authority) -> Authority:

@@ -1,66 +1,158 @@
-"""What to do about a domain: evidence, history and limits give a plan, or the reason for none."""
+"""What to do about a domain: evidence, history, orders and limits give a plan, or the reason for none."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Literal
 
-from actuator.core.guard import KNOWN, RESTART, RUNNING, Situation, active_on, check, runs_nowhere_else
+from actuator.core.guard import (
+    FAILOVER,
+    KNOWN,
+    LIVE,
+    MOVE,
+    RESTART,
+    RUNNING,
+    Guard,
+    Situation,
+    active_on,
+    authority_may_be_taken,
+    check,
+    disk_is_up_to_date,
+    is_down,
+    runs_nowhere_else,
+)
 from actuator.model import (
+    AllowTwo,
     Confirm,
     Decision,
+    Demote,
     Destroy,
     DomainRecord,
     DomainView,
     EscalationKind,
+    ForbidTwo,
+    Migrate,
     Nothing,
+    Outlast,
     Plan,
     PlanStatus,
     Postpone,
+    PowerOff,
     Promote,
+    Proof,
     Refusal,
+    ShutDown,
     Start,
     Step,
 )
 from exporter.drbd import Role
 
 
-class RestartLimits(Protocol):
-    """The limits of the verb; see ``config.RestartSettings``."""
-
-    @property
-    def max_attempts(self) -> int:
-        """Within the window."""
-
-    @property
-    def window_seconds(self) -> float:
-        """How far back attempts count."""
-
-    @property
-    def backoff_seconds(self) -> float:
-        """Before the second attempt; doubled before each further one."""
+def proposal(plan: Plan) -> str:
+    """A short name of exactly this plan, for a person to approve."""
+    return sha256(repr((plan.verb, plan.source, plan.host, plan.steps)).encode()).hexdigest()[:10]
 
 
 ATTEMPTS = "attempts_are_left"
 """The name of the refusal when the limit is used up."""
 
 
-def decide(situation: Situation, record: DomainRecord, limits: RestartLimits, *, now: float) -> Decision:
-    """Decide about a domain that has no open plan. ``now`` is wall clock.
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How often, and how; see ``config.RestartSettings``, ``config.MoveSettings``, ``config.FailoverSettings``."""
 
-    The order matters: what is not known refuses first; a domain that runs needs nothing, whatever the
-    history; one that was given up stays so until it was seen running; then safety, limits and the plan.
+    max_attempts: int
+    """Within the window."""
+    window_seconds: float
+    """How far back attempts count."""
+    backoff_seconds: float
+    """Before the second attempt; doubled before each further one."""
+    live: bool = True
+    """A domain that runs is moved live where its driver can."""
+    cold: bool = False
+    """Where it cannot be, it is shut down and started on its target."""
+    max_dark_hosts: int = 1
+    """More dark hosts at once mean that it is we who see nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked for a domain, beyond that it should run."""
+
+    verb: Literal["restart", "migrate", "failover"] = "restart"
+    to: str = ""
+    """The host that a person named; empty: any."""
+    leave: bool = False
+    """It is to leave its host also when it runs there well: a person's word, or the host is drained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """What is known of hosts beyond the look."""
+
+    failed: frozenset[str] = frozenset()
+    """An alert asked for their failover, and they were not seen alive since."""
+    dark: frozenset[str] = frozenset()
+    """Nobody has heard of them for a while, on no way."""
+    drained: frozenset[str] = frozenset()
+    confirmed_down: frozenset[str] = frozenset()
+    """By a named person."""
+    fenceable: frozenset[str] = frozenset()
+    """They have a fence agent, and it has not just failed."""
+    drbd_only: bool = False
+    """DRBD's word alone is proof enough: the site has said so."""
+    load: Mapping[str, int] = field(default_factory=dict)
+    """How many protected domains should run on each."""
+
+
+def decide(
+    situation: Situation, record: DomainRecord, limits: Limits, *, wish: Wish, hosts: Hosts, now: float
+) -> Decision:
+    """Decide about a domain that has no open plan. ``now`` is wall clock; ``situation`` is that of its own host.
+
+    The order matters: a host that is dark is another question than one that answers; what is not known refuses
+    first; a domain that runs needs nothing, whatever the history, but for a wish that it leaves; one that was
+    given up stays so until it was seen running; then safety, limits and the plan.
     """
+    if wish.verb == "failover" or situation.host in hosts.failed:
+        return _failover(situation, record, limits, hosts, now)
     if refusal := check(KNOWN, situation):
         return refusal
     view = situation.view
     assert view is not None, "is_defined"
     if view.state in RUNNING:
-        return _running(situation, view)
+        return _running(situation, record, view, limits, wish, hosts, now)
     if record.escalation is not None and record.escalation.kind is EscalationKind.GAVE_UP:
         return Refusal(ATTEMPTS, record.escalation.sentence)
-    return check(RESTART, situation) or _limited(record, limits, now) or _plan(situation, view)
+    if refusal := check((is_down,), situation):
+        return refusal
+    suspect = wish.verb == "migrate" or record.suspects.get(situation.host, 0.0) > now
+    if suspect or situation.host in hosts.drained:
+        return _move(situation, record, view, limits, wish, hosts, now, suspect=suspect)
+    refusal = check(RESTART, situation)
+    if refusal is not None and refusal.guard in _ELSEWHERE:
+        moved = _move(situation, record, view, limits, wish, hosts, now, suspect=False)
+        return moved if isinstance(moved, Plan) else refusal
+    limited = refusal or _limited(record, limits, now)
+    if isinstance(limited, Refusal) and limited.guard == ATTEMPTS:
+        moved = _move(situation, record, view, limits, wish, hosts, now, suspect=True)
+        return moved if isinstance(moved, Plan) else _both(limited, moved)
+    return limited or _restart(situation, view)
 
 
-def _running(situation: Situation, view: DomainView) -> Refusal | Nothing:
+_ELSEWHERE = {authority_may_be_taken.__name__, disk_is_up_to_date.__name__}
+"""Where its own host cannot have it, another one may: the arbiter gave it the disks, or the disk here is lost."""
+
+
+def _running(
+    situation: Situation,
+    record: DomainRecord,
+    view: DomainView,
+    limits: Limits,
+    wish: Wish,
+    hosts: Hosts,
+    now: float,
+) -> Decision:
     for disk in view.disks:
         if disk.attached is False:
             return Refusal(
@@ -74,10 +166,12 @@ def _running(situation: Situation, view: DomainView) -> Refusal | Nothing:
             runs_nowhere_else.__name__,
             f"{view.name} runs on {situation.host}, and also on {', '.join(twins)}: end one of them at once",
         )
+    if wish.leave or situation.host in hosts.drained:
+        return _move(situation, record, view, limits, wish, hosts, now, suspect=False)
     return Nothing(f"{view.name} is {view.state} on {situation.host}")
 
 
-def _limited(record: DomainRecord, limits: RestartLimits, now: float) -> Refusal | Postpone | None:
+def _limited(record: DomainRecord, limits: Limits, now: float) -> Refusal | Postpone | None:
     # An attempt in the future means that the wall clock went back: it counts as just now.
     recent = [at for at in record.attempts_at if now - at < limits.window_seconds]
     if len(recent) >= limits.max_attempts:
@@ -95,22 +189,30 @@ def _limited(record: DomainRecord, limits: RestartLimits, now: float) -> Refusal
     return None
 
 
+def _both(limited: Refusal, moved: Decision) -> Refusal:
+    why = moved.sentence if isinstance(moved, Refusal | Postpone) else "it has nowhere to go"
+    return Refusal(limited.guard, f"{limited.sentence}; nor can it move: {why}")
+
+
 def _last_failure(record: DomainRecord) -> str:
     failed = record.plan is not None and record.plan.status is PlanStatus.FAILED
     return f" (the last: {record.plan.sentence})" if failed and record.plan else ""
 
 
-def _plan(situation: Situation, view: DomainView) -> Plan:
+# ---- restart ----------------------------------------------------------------------------------------------
+
+
+def _restart(situation: Situation, view: DomainView) -> Plan:
     return Plan(
         verb="restart",
         domain=situation.domain,
         host=situation.host,
         reason=f"{view.name} is {view.state} on {situation.host} (reason: {view.reason})",
-        steps=tuple(_steps(situation, view)),
+        steps=tuple(_restart_steps(situation, view)),
     )
 
 
-def _steps(situation: Situation, view: DomainView) -> Iterator[Step]:
+def _restart_steps(situation: Situation, view: DomainView) -> Iterator[Step]:
     if view.id is not None:
         yield Destroy(situation.host, situation.domain, view.id)
     for resource in situation.resources:
@@ -118,3 +220,203 @@ def _steps(situation: Situation, view: DomainView) -> Iterator[Step]:
             yield Promote(situation.host, resource.name)
     yield Start(situation.host, situation.domain)
     yield Confirm(situation.host, situation.domain)
+
+
+# ---- to another host ---------------------------------------------------------------------------------------
+
+
+def _targets(
+    home: Situation, record: DomainRecord, wish: Wish, hosts: Hosts, guards: tuple[Guard, ...], now: float
+) -> tuple[Situation | None, dict[str, str], Refusal | None]:
+    """The best of the hosts that may have the domain; why each other one may not; and the last refusal.
+
+    The least loaded first, then by name: the same question has the same answer.
+    """
+    rejected: dict[str, str] = {}
+    last: Refusal | None = None
+    fit: list[Situation] = []
+    for host in home.hosts:
+        if host == home.host:
+            continue
+        there = replace(home, host=host, source=home.host)
+        refusal = _unwanted(record, host, wish, hosts, now) or check(guards, there)
+        if refusal is None:
+            fit.append(there)
+        else:
+            rejected[host] = refusal.sentence
+            last = refusal
+    fit.sort(key=lambda it: (hosts.load.get(it.host, 0), it.host))
+    rejected |= {it.host: f"{fit[0].host} has fewer domains, or comes first" for it in fit[1:]}
+    return (fit[0] if fit else None), rejected, last
+
+
+def _unwanted(record: DomainRecord, host: str, wish: Wish, hosts: Hosts, now: float) -> Refusal | None:
+    if wish.to and host != wish.to:
+        return Refusal("is_asked_for", f"{record.domain} was to go to {wish.to}, not to {host}")
+    if host in hosts.drained:
+        return Refusal(
+            "not_drained",
+            f"{record.domain} does not go to {host}, which is drained: 'vmheal-actuator undrain {host}' when it may be used again",
+        )
+    if host in hosts.failed:
+        return Refusal("not_failed", f"{record.domain} does not go to {host}, which has failed too")
+    if (until := record.suspects.get(host, 0.0)) > now and not wish.to:
+        return Refusal(
+            "not_suspect",
+            f"{record.domain} failed on {host} again and again, and is not sent back there for another"
+            f" {until - now:.0f} s; 'vmheal-actuator migrate {record.domain} --to {host}' does it at once",
+        )
+    return None
+
+
+def _nowhere(domain: str, verb: str, rejected: Mapping[str, str], last: Refusal | None) -> Refusal:
+    """Say why a domain goes nowhere; the guard is that of the last host that was asked."""
+    if last is None:
+        return Refusal("has_a_target", f"{domain} has no other host with its disks: it cannot be {verb}")
+    if len(rejected) == 1:
+        return last
+    return Refusal(last.guard, "; ".join(f"{host}: {sentence}" for host, sentence in rejected.items()))
+
+
+def _move(
+    home: Situation,
+    record: DomainRecord,
+    view: DomainView,
+    limits: Limits,
+    wish: Wish,
+    hosts: Hosts,
+    now: float,
+    *,
+    suspect: bool,
+) -> Decision:
+    """Move in order from a host that answers: live when it runs well, else down, and up on the target."""
+    runs = view.state in RUNNING
+    if runs and limits.live and not home.xen:
+        target, rejected, last = _targets(home, record, wish, hosts, LIVE, now)
+        if target is not None:
+            return _limited_move(record, limits, now) or _live(target, view, rejected)
+        if not limits.cold:
+            return _nowhere(home.domain, "moved", rejected, last)
+    elif runs and not limits.cold:
+        return Refusal(
+            "may_be_shut_down",
+            f"{home.domain} runs on {home.host} and cannot be moved live: move.cold allows to shut it down for"
+            " that, or shut it down yourself",
+        )
+    target, rejected, last = _targets(home, record, wish, hosts, MOVE, now)
+    if target is None:
+        return _nowhere(home.domain, "moved", rejected, last)
+    return _limited_move(record, limits, now) or _cold(target, view, rejected, suspect=suspect)
+
+
+def _limited_move(record: DomainRecord, limits: Limits, now: float) -> Postpone | None:
+    """A move that failed is not tried again at once."""
+    last = record.plan
+    if (
+        last is None
+        or last.status is not PlanStatus.FAILED
+        or not last.plan.source
+        or last.finished_at is None
+    ):
+        return None
+    until = min(last.finished_at, now) + limits.backoff_seconds
+    return (
+        Postpone(until, f"{record.domain}: the last move failed; the next one is tried later")
+        if now < until
+        else None
+    )
+
+
+def _cold(target: Situation, view: DomainView, rejected: Mapping[str, str], *, suspect: bool) -> Plan:
+    source, domain = target.source, target.domain
+    steps: list[Step] = []
+    if view.id is not None:
+        runs = view.state in RUNNING
+        steps.append((ShutDown if runs else Destroy)(source, domain, view.id))
+    names = [resource.name for resource in target.resources]
+    steps += [Demote(source, name) for name in names]
+    steps += [Promote(target.host, name) for name in names]
+    steps += [Start(target.host, domain), Confirm(target.host, domain)]
+    why = ", and failed there again and again" if suspect else ""
+    return Plan(
+        verb="migrate",
+        domain=domain,
+        host=target.host,
+        reason=f"{domain} is {view.state} on {source} (reason: {view.reason}){why}: it moves to {target.host}",
+        steps=tuple(steps),
+        source=source,
+        rejected=rejected,
+        suspect=suspect,
+    )
+
+
+def _live(target: Situation, view: DomainView, rejected: Mapping[str, str]) -> Plan:
+    source, domain = target.source, target.domain
+    assert view.id is not None, "it runs"
+    names = [resource.name for resource in target.resources]
+    return Plan(
+        verb="migrate",
+        domain=domain,
+        host=target.host,
+        reason=f"{domain} runs on {source} and is to leave it: it moves to {target.host}, live",
+        steps=(
+            *(AllowTwo(source, name) for name in names),
+            *(Promote(target.host, name) for name in names),
+            Migrate(target.host, source, domain, view.id),
+            *(Demote(source, name) for name in names),
+            *(ForbidTwo(source, name) for name in names),
+            Confirm(target.host, domain),
+        ),
+        source=source,
+        rejected=rejected,
+    )
+
+
+def _failover(home: Situation, record: DomainRecord, limits: Limits, hosts: Hosts, now: float) -> Decision:
+    """Bring a dead host's domain up where its disks are."""
+    if len(hosts.dark) > limits.max_dark_hosts:
+        return Refusal(
+            "no_storm",
+            f"{len(hosts.dark)} hosts are dark at once ({', '.join(sorted(hosts.dark))}), more than"
+            f" failover.max_dark_hosts ({limits.max_dark_hosts}): perhaps it is vmheal that sees nothing; nothing is"
+            " failed over before some of them are seen again",
+        )
+    home = replace(home, proof=_proof(home, hosts))
+    target, rejected, last = _targets(home, record, Wish(), hosts, FAILOVER, now)
+    if target is None:
+        return _nowhere(home.domain, "failed over", rejected, last)
+    limited = _limited(record, limits, now)
+    if limited is not None:
+        return limited
+    return Plan(
+        verb="failover",
+        domain=home.domain,
+        host=target.host,
+        reason=f"{home.host} is dead: {home.domain} comes up on {target.host}",
+        steps=tuple(_failover_steps(target)),
+        source=home.host,
+        proof=home.proof,
+        rejected=rejected,
+    )
+
+
+def _failover_steps(it: Situation) -> Iterator[Step]:
+    if it.proof is Proof.POWER:
+        yield PowerOff(it.source)
+    for resource in it.resources:
+        yield Promote(it.host, resource.name)
+    if it.proof not in {Proof.POWER, Proof.OPERATOR}:
+        yield Outlast(it.source, it.domain)
+    yield Start(it.host, it.domain)
+    yield Confirm(it.host, it.domain)
+
+
+def _proof(home: Situation, hosts: Hosts) -> Proof | None:
+    """The strongest proof that can be had that the host does not write any more."""
+    if home.host in hosts.confirmed_down:
+        return Proof.OPERATOR
+    if home.host in hosts.fenceable:
+        return Proof.POWER
+    if home.arbitrated:
+        return Proof.ARBITRATED
+    return Proof.DRBD_ONLY if hosts.drbd_only else None

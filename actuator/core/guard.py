@@ -10,8 +10,10 @@ only whether the peer has become Primary meanwhile. It has not when its own host
 connected to it, or when DRBD here holds the peer's disk for Outdated (``replica.Standing``). In every other
 case nobody can know: the peer may be cut off from us, and Primary by somebody's hand. Then we refuse,
 although the domain ran here a moment ago. A resource that is Secondary here is promoted only with the peer
-connected, answering for itself, Secondary, and seeing our disk UpToDate: without the peer a promotion needs
-a fence proof, and this verb has none.
+connected, answering for itself, Secondary, and seeing our disk UpToDate. Without the peer a promotion needs a
+fence proof: that of a failover, or an earlier grant of the arbiter to this very host.
+
+A move asks the same of its target, and of its source that it has let the domain go, or cannot have it.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +22,18 @@ from enum import StrEnum
 
 from actuator.core.arbiter import taken, why_not
 from actuator.core.replica import Standing, peers, resource_of, resources_here
-from actuator.model import Authority, DomainState, DomainView, Evidence, Observed, Refusal, Unknown
+from actuator.model import (
+    Authority,
+    DomainState,
+    DomainView,
+    Evidence,
+    Migrate,
+    Observed,
+    Plan,
+    Proof,
+    Refusal,
+    Unknown,
+)
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, UnknownWord
 
 RUNNING = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
@@ -43,11 +56,25 @@ class Situation:
     """Its host's DRBD asks the arbiter."""
     authorities: Mapping[str, Authority] | None = field(default_factory=dict)
     """By resource, read before the look; None: not the same any more after it (arbiter's rule R2)."""
+    xen: bool = False
+    """Its driver is Xen's, which has no live migration of paravirtual guests under Debian."""
+    source: str = ""
+    """The host that the domain leaves for ``host``; empty when it does not move."""
+    proof: Proof | None = None
+    """Of a failover: why the source cannot write any more."""
+    quiet_seconds: float = 0.0
+    """For so long nobody has heard of the source, on no way, while its DRBD peers had lost it."""
+    isolation_seconds: float = float("inf")
+    """After so long a quiet source has ended its frozen domains by itself (arbiter's rule R7)."""
 
     @property
     def view(self) -> DomainView | None:
         """The domain on its host; None when not defined there or not known."""
-        fact = self.evidence.domains.get(self.host)
+        return self.view_on(self.host)
+
+    def view_on(self, host: str) -> DomainView | None:
+        """The domain on a host; None when not defined there or not known."""
+        fact = self.evidence.domains.get(host)
         return fact.value if isinstance(fact, Observed) else None
 
     @property
@@ -148,8 +175,17 @@ def runs_nowhere_else(it: Situation) -> str | None:
     A host whose libvirt does not answer cannot be running the domain with its disks while none of them is
     Primary there; whether that is known is the word of DRBD (see ``peer_is_known``, asked right here).
     """
+    return _runs_on_another(it, {it.host})
+
+
+def runs_on_no_third(it: Situation) -> str | None:
+    """A move takes the domain from its source: no other host may have it."""
+    return _runs_on_another(it, {it.host, it.source})
+
+
+def _runs_on_another(it: Situation, but: set[str]) -> str | None:
     for host in it.hosts:
-        if host == it.host:
+        if host in but:
             continue
         if view := active_on(it, host):
             return (
@@ -289,6 +325,8 @@ def may_be_promoted(it: Situation) -> str | None:
             continue
         if not resource.connections:
             return f"{resource.name} is Secondary on {it.host} and has no peer: 'drbdadm connect' it"
+        if _was_granted(it, resource):
+            continue
         for connection in resource.connections:
             peer = connection.name
             if connection.connection_state is not ConnectionState.CONNECTED:
@@ -307,6 +345,18 @@ def may_be_promoted(it: Situation) -> str | None:
     return None
 
 
+def _was_granted(it: Situation, resource: Resource) -> bool:
+    """The arbiter has excluded its peers for this host: DRBD asks it once more when it is promoted."""
+    authority = _authority(it, resource.name)
+    return (
+        it.arbitrated
+        and authority.granted
+        and authority.holder == it.host
+        and authority.admitted == {it.host}
+        and it.host in authority.armed
+    )
+
+
 def _sees_us_up_to_date(theirs: Resource, us: str) -> bool:
     for connection in theirs.connections:
         if connection.name == us:
@@ -321,20 +371,21 @@ def _sees_us_up_to_date(theirs: Resource, us: str) -> bool:
 
 
 def authority_may_be_taken(it: Situation) -> str | None:
-    """Where DRBD asks the arbiter: the host holds the authority over each disk, or may take it."""
+    """Where DRBD asks the arbiter, or the other host is lost: it holds the authority over each disk, or may
+    take it. What is written there is also the memory of whose data were current before a host was lost."""
     if it.authorities is None:
         return (
             f"what the arbiter has written about {it.domain}'s disks changed while they were looked at; they"
             " are looked at again by itself"
         )
-    for resource in it.resources if it.arbitrated else ():
+    for resource in it.resources if it.arbitrated or it.proof else ():
         authority = _authority(it, resource.name)
         if not authority.hosts:
             return (
                 f"nobody has yet been given the authority over {resource.name}: it goes to its Primary by"
                 " itself once both its hosts are connected and UpToDate"
             )
-        after = taken(authority, it.host, None)
+        after = taken(authority, it.host, it.proof)
         if isinstance(after, str):
             return f"{after}; {it.domain} is not started on {it.host}"
     return None
@@ -346,7 +397,7 @@ def _authority(it: Situation, resource: str) -> Authority:
 
 def authority_is_held(it: Situation) -> str | None:
     """Where DRBD asks the arbiter: only the host that it would grant is made Primary, or has the VM (R3)."""
-    for resource in it.resources if it.arbitrated else ():
+    for resource in it.resources if it.arbitrated or it.proof else ():
         if why := why_not(_authority(it, resource.name), it.host):
             return f"{why}; {it.domain} is not started on {it.host}"
     return None
@@ -370,6 +421,136 @@ def is_primary_here(it: Situation) -> str | None:
     return None
 
 
+# ---- moves -------------------------------------------------------------------------------------------------
+
+
+def source_is_dark(it: Situation) -> str | None:
+    """A host that answers is not dead, whatever an alert says."""
+    for who, facts in (("libvirt", it.evidence.domains), ("DRBD", it.evidence.storage)):
+        if isinstance(facts.get(it.source), Observed):
+            return (
+                f"{who} on {it.source} answers: the host is not dead, and {it.domain} is not failed over; see"
+                f" what is wrong there, or drain it ('vmheal-actuator drain {it.source}')"
+            )
+    return None
+
+
+def link_to_source_is_lost(it: Situation) -> str | None:
+    """One plane alone is no proof of anything: a host whose replication link is up is alive."""
+    for resource in it.resources:
+        for connection in resource.connections:
+            if connection.name == it.source and connection.connection_state is ConnectionState.CONNECTED:
+                return (
+                    f"DRBD on {it.host} is still connected to {it.source} ({resource.name}): {it.source} is"
+                    f" alive, and only the way to it is broken; mend that, {it.domain} runs on"
+                )
+    return None
+
+
+def is_not_standalone(it: Situation) -> str | None:
+    """Two sides that refuse each other have different data, and nobody but a person knows which to keep."""
+    for resource in it.resources:
+        for connection in resource.connections:
+            if connection.connection_state is ConnectionState.STAND_ALONE:
+                return (
+                    f"{resource.name} on {it.host} is StandAlone to {connection.name}: perhaps a split brain;"
+                    f" find out whose data count, then 'drbdadm connect {resource.name}'"
+                )
+    return None
+
+
+def there_is_a_proof(it: Situation) -> str | None:
+    """DRBD promotes a Secondary that lost its peer, also while that peer writes."""
+    if it.proof is not None:
+        return None
+    return (
+        f"there is no proof that {it.source} does not write to {it.domain}'s disks any more: make sure that it is"
+        f" off, then 'vmheal-actuator confirm-down {it.source}'"
+    )
+
+
+def source_is_armed(it: Situation) -> str | None:
+    """The arbiter's decision stops only a host whose DRBD asks it."""
+    if it.proof is not Proof.ARBITRATED:
+        return None
+    for resource in it.resources:
+        if it.source not in _authority(it, resource.name).armed:
+            return (
+                f"{resource.name} was not seen with protocol C and fencing resource-and-stonith on {it.source}:"
+                f" it may write without asking; make sure that it is off, then 'vmheal-actuator confirm-down"
+                f" {it.source}'"
+            )
+    return None
+
+
+def source_has_let_go(it: Situation) -> str | None:
+    """One VM, one host: asked right before the start (arbiter's rule R7).
+
+    Seen gone, with its devices free; or off, by proof; or isolated for so long that it ended the domain
+    itself. A frozen disk does not stop a VM's processors.
+    """
+    if not it.source or it.proof in {Proof.POWER, Proof.OPERATOR}:
+        return None
+    domain, storage = it.evidence.domains.get(it.source), it.evidence.storage.get(it.source)
+    if isinstance(domain, Observed) and isinstance(storage, Observed):
+        if view := active_on(it, it.source):
+            return f"{it.domain} is still {view.state} on {it.source}, which answers again"
+        for resource in it.resources:
+            theirs = storage.value.resource(resource.name)
+            if theirs is not None and theirs.role is not Role.SECONDARY:
+                return f"{resource.name} is still in use on {it.source}"
+        return None
+    if (
+        isinstance(domain, Unknown)
+        and isinstance(storage, Unknown)
+        and it.quiet_seconds >= it.isolation_seconds
+    ):
+        return None
+    return f"{it.source} may still have {it.domain}: nobody has heard of it for {it.quiet_seconds:.1f} s only"
+
+
+def source_answers(it: Situation) -> str | None:
+    """What moves in order is ended on its source first, and its disks are given up there."""
+    for who, facts in (("libvirt", it.evidence.domains), ("DRBD", it.evidence.storage)):
+        fact = facts.get(it.source, Unknown("it was not asked"))
+        if isinstance(fact, Unknown):
+            return f"{who} on {it.source} does not answer ({fact.reason}): {it.domain} cannot be moved from there"
+    return None
+
+
+def is_mirrored_here(it: Situation) -> str | None:
+    """The target must have what the source has, in full view of each other."""
+    fact = it.evidence.storage.get(it.source)
+    for resource in it.resources:
+        ours = next((c for c in resource.connections if c.name == it.source), None)
+        theirs = fact.value.resource(resource.name) if isinstance(fact, Observed) else None
+        back = next((c for c in theirs.connections if c.name == it.host), None) if theirs else None
+        connected = (
+            ours is not None
+            and back is not None
+            and ours.connection_state is ConnectionState.CONNECTED
+            and back.connection_state is ConnectionState.CONNECTED
+        )
+        if (
+            not connected
+            or not back
+            or any(device.peer_disk_state is not DiskState.UP_TO_DATE for device in back.peer_devices)
+        ):
+            return (
+                f"{resource.name} on {it.host} is not connected to {it.source} and seen UpToDate from there:"
+                f" see 'drbdadm status {resource.name}' on both"
+            )
+    return None
+
+
+def runs_on_its_source(it: Situation) -> str | None:
+    """Only a healthy domain is moved while it runs."""
+    view = it.view_on(it.source)
+    if view is None or view.state not in RUNNING or any(disk.attached is False for disk in view.disks):
+        return f"{it.domain} does not run on {it.source} with all of its disks: it cannot be moved live"
+    return None
+
+
 KNOWN: tuple[Guard, ...] = (libvirt_answers, drbd_answers, evidence_is_fresh, is_defined)
 """Enough is known to say anything at all."""
 
@@ -389,11 +570,61 @@ RESTART: tuple[Guard, ...] = (
 )
 """Asked before the plan, and again right before each of its steps."""
 
-PROMOTE: tuple[Guard, ...] = (*RESTART, authority_is_held)
-"""Asked right before a promotion, whose intent took the authority."""
+_DISKS: tuple[Guard, ...] = (
+    disks_are_on_drbd,
+    drbd_is_understood,
+    disk_is_up_to_date,
+    io_flows,
+    has_quorum,
+    authority_may_be_taken,
+)
 
-START: tuple[Guard, ...] = (*RESTART, nothing_is_left, is_primary_here, authority_is_held)
-"""Asked right before the start call."""
+_LOST: tuple[Guard, ...] = (
+    *KNOWN,
+    is_down,
+    peer_is_not_primary,
+    runs_on_no_third,
+    *_DISKS,
+    there_is_a_proof,
+    source_is_armed,
+)
+"""The source of a failover may wake at any time: the proof holds all the same."""
+
+FAILOVER: tuple[Guard, ...] = (*_LOST, source_is_dark, link_to_source_is_lost, is_not_standalone)
+"""Asked of each possible target before the plan, and before anything is called."""
+
+MOVE: tuple[Guard, ...] = (*KNOWN, source_answers, is_down, runs_on_no_third, *_DISKS, is_mirrored_here)
+"""Asked of each possible target of a move from a host that answers, before the plan and before it begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """What a verb's steps must pass."""
+
+    begin: tuple[Guard, ...]
+    """Before the plan, and before a step that touches only the source, or ends what is left."""
+    promote: tuple[Guard, ...]
+    """Right before a promotion, whose intent took the authority."""
+    start: tuple[Guard, ...]
+    """Right before the start call."""
+
+
+_AT_START: tuple[Guard, ...] = (nothing_is_left, is_primary_here, authority_is_held)
+
+LIVE = (*MOVE, runs_on_its_source)
+"""Asked of each possible target of a live migration, and before each of its steps until the domain moves."""
+
+_GUARDS: Mapping[str, Guards] = {
+    "restart": Guards(RESTART, (*RESTART, authority_is_held), (*RESTART, *_AT_START)),
+    "migrate": Guards(MOVE, (*RESTART, authority_is_held), (*RESTART, *_AT_START)),
+    "failover": Guards(FAILOVER, (*_LOST, authority_is_held), (*_LOST, source_has_let_go, *_AT_START)),
+}
+_LIVE = Guards(LIVE, LIVE, LIVE)
+
+
+def guards_of(plan: Plan) -> Guards:
+    """The guards of a plan's steps. A move in order ends as a restart on its target: its source has let go."""
+    return _LIVE if any(isinstance(step, Migrate) for step in plan.steps) else _GUARDS[plan.verb]
 
 
 def _word(state: StrEnum | UnknownWord) -> str:

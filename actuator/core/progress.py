@@ -9,9 +9,20 @@ A step becomes an intent in the same write that makes it the next one, and is ca
 
 from dataclasses import replace
 
-from actuator.core.guard import DOWN, KNOWN, PROMOTE, RESTART, RUNNING, START, Situation, check
+from actuator.core.guard import (
+    DOWN,
+    KNOWN,
+    RUNNING,
+    Guards,
+    Situation,
+    active_on,
+    check,
+    is_primary_here,
+    source_has_let_go,
+)
 from actuator.core.words import describe
 from actuator.model import (
+    AllowTwo,
     CallOutcome,
     Confirm,
     Demote,
@@ -21,12 +32,17 @@ from actuator.model import (
     Escalation,
     EscalationKind,
     Failed,
+    ForbidTwo,
+    Migrate,
     Observed,
+    Outlast,
     Plan,
     PlanRecord,
     PlanStatus,
+    PowerOff,
     Promote,
     Refusal,
+    ShutDown,
     Start,
     Step,
     StepRecord,
@@ -47,38 +63,48 @@ class Wait:
 # ---- may this step be done now ----------------------------------------------------------------------------
 
 
-def judge(step: Step, it: Situation) -> Done | Refusal | Perform | Wait:
+def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform | Wait:
     """Whether a step is done already, may be called now, or must not be. Asked on evidence of this moment."""
     match step:
-        case Destroy():
-            return _judge_destroy(step, it)
+        case Destroy() | ShutDown():
+            return _judge_end(step, it, guards)
         case Promote():
-            return _judge_promote(step, it)
+            return _judge_promote(step, it, guards)
         case Start():
-            return _judge_start(it)
+            return _judge_start(it, guards)
         case Confirm():
             return _judge_confirm(it)
         case Demote():
             return _judge_demote(step, it)
+        case PowerOff() | AllowTwo():
+            return check(guards.begin, it) or Perform()
+        case ForbidTwo():
+            return Perform()  # what is closed already is closed once more
+        case Outlast():
+            return Wait() if source_has_let_go(it) else Done(f"nothing of {it.domain} runs on {step.host}")
+        case Migrate():
+            return _judge_migrate(step, it, guards)
 
 
-def _judge_destroy(step: Destroy, it: Situation) -> Done | Refusal | Perform:
+def _judge_end(step: Destroy | ShutDown, it: Situation, guards: Guards) -> Done | Refusal | Perform:
     if refusal := check(KNOWN, it):
         return refusal
-    assert it.view is not None, "is_defined"
-    if it.view.id is None and it.view.state in DOWN:
+    if not isinstance(it.evidence.domains.get(step.host), Observed):
+        return Refusal("libvirt_answers", f"libvirt on {step.host} does not answer: {it.domain} is not ended")
+    view = it.view_on(step.host)
+    if view is None or (view.id is None and view.state in DOWN):
         return Done("nothing of it is left")
-    if refusal := check(RESTART, it):
+    if refusal := check(guards.begin, it):
         return refusal
-    if it.view.id != step.domain_id:
+    if view.id != step.domain_id:
         return Refusal(
-            "same_domain", f"{it.domain} on {it.host} is another one now than the one that crashed"
+            "same_domain", f"{it.domain} on {step.host} is another one now than the one that was seen before"
         )
     return Perform()
 
 
-def _judge_promote(step: Promote, it: Situation) -> Done | Refusal | Perform:
-    if refusal := check(PROMOTE, it):
+def _judge_promote(step: Promote, it: Situation, guards: Guards) -> Done | Refusal | Perform:
+    if refusal := check(guards.promote, it):
         return refusal
     resource = next((resource for resource in it.resources if resource.name == step.resource), None)
     if resource is None:
@@ -86,12 +112,12 @@ def _judge_promote(step: Promote, it: Situation) -> Done | Refusal | Perform:
     return Done("is Primary already") if resource.role is Role.PRIMARY else Perform()
 
 
-def _judge_start(it: Situation) -> Done | Refusal | Perform:
+def _judge_start(it: Situation, guards: Guards) -> Done | Refusal | Perform:
     if refusal := check(KNOWN, it):
         return refusal
     if it.view is not None and it.view.state in RUNNING:
         return Done("runs already")
-    return check(START, it) or Perform()
+    return check(guards.start, it) or Perform()
 
 
 def _judge_confirm(it: Situation) -> Done | Refusal | Wait:
@@ -106,17 +132,29 @@ def _judge_confirm(it: Situation) -> Done | Refusal | Wait:
 
 
 def _judge_demote(step: Demote, it: Situation) -> Done | Refusal | Perform:
-    if refusal := check(KNOWN, it):
-        return refusal
-    assert it.view is not None, "is_defined"
-    if it.view.id is not None or it.view.state not in DOWN:
+    domain, storage = it.evidence.domains.get(step.host), it.evidence.storage.get(step.host)
+    if not isinstance(domain, Observed) or not isinstance(storage, Observed):
+        return Refusal("host_answers", f"{step.host} does not answer: {step.resource} is not demoted there")
+    if view := active_on(it, step.host):
         return Refusal(
-            "nothing_is_left", f"{it.domain} is {it.view.state} on {it.host}: {step.resource} is in use"
+            "nothing_is_left", f"{it.domain} is {view.state} on {step.host}: {step.resource} is in use"
         )
-    storage = it.evidence.storage[it.host]
-    assert isinstance(storage, Observed), "drbd_answers"
     resource = storage.value.resource(step.resource)
     return Done("is Secondary") if resource is None or resource.role is Role.SECONDARY else Perform()
+
+
+def _judge_migrate(step: Migrate, it: Situation, guards: Guards) -> Done | Refusal | Perform:
+    here, there = it.view, it.view_on(step.source)
+    left = isinstance(it.evidence.domains.get(step.source), Observed) and not active_on(it, step.source)
+    if here is not None and here.state in RUNNING and left:
+        return Done(f"runs on {step.host}")
+    if refusal := check(guards.begin, it):
+        return refusal
+    if there is None or there.id != step.domain_id:
+        return Refusal("same_domain", f"{it.domain} on {step.source} is another one now than the one to move")
+    if sentence := is_primary_here(it):
+        return Refusal(is_primary_here.__name__, sentence)
+    return Perform()
 
 
 # ---- what becomes of the record ---------------------------------------------------------------------------
@@ -128,23 +166,25 @@ def claimed(record: DomainRecord, plan: Plan, *, now: float) -> DomainRecord:
     version = record.version + 1
     steps = tuple(StepRecord(step) for step in plan.steps)
     opened = PlanRecord(f"{record.domain}-{version}", plan, PlanStatus.OPEN, claimed_at=now, steps=steps)
-    return replace(record, version=version, plan=_intend_next(opened, now))
+    return replace(record, version=version, plan=_intend_next(opened, now), approved="")
 
 
 def next_index(plan: PlanRecord) -> int | None:
-    """The step that is next: the first without an outcome; while undoing, the first demotion without one."""
-    for index, entry in enumerate(plan.steps):
-        if entry.outcome is None and (plan.status is PlanStatus.OPEN or isinstance(entry.step, Demote)):
+    """The step that is next: the first without an outcome; while undoing, the first that takes back."""
+    first = 0 if plan.status is PlanStatus.OPEN else len(plan.plan.steps)
+    for index, entry in enumerate(plan.steps[first:], first):
+        if entry.outcome is None:
             return index
     return None
 
 
 def concluded(
-    record: DomainRecord, index: int, outcome: CallOutcome, *, ours: bool, now: float
+    record: DomainRecord, index: int, outcome: CallOutcome, *, ours: bool, now: float, hold_seconds: float
 ) -> DomainRecord:
     """The record with a step's outcome, and with what follows: the next intent, the undoing, or the end.
 
     ``ours``: we called it, or may have before a crash. The first such step of a plan makes it an attempt.
+    ``hold_seconds``: for so long a domain is not sent back to a host that failed it.
     """
     plan = record.open_plan
     assert plan is not None, "an open plan"
@@ -159,9 +199,28 @@ def concluded(
     attempts_at = record.attempts_at
     if ours and not any(earlier.ours for earlier in plan.steps[:index]):
         attempts_at = (*attempts_at, now)[-KEEP_ATTEMPTS:]
-    return replace(
+    after = replace(
         record, version=record.version + 1, plan=plan, escalation=escalation, attempts_at=attempts_at
     )
+    return _moved(after, plan, now + hold_seconds) if _belongs_to_target(plan) else after
+
+
+def _belongs_to_target(plan: PlanRecord) -> bool:
+    """From the intent to start it there on, a domain that moves should run on its target; live: once it does."""
+    return any(
+        isinstance(entry.step, Start)
+        and entry.intended_at is not None
+        or isinstance(entry.step, Migrate)
+        and isinstance(entry.outcome, Done)
+        for entry in plan.steps
+    )
+
+
+def _moved(record: DomainRecord, plan: PlanRecord, suspect_until: float) -> DomainRecord:
+    if record.host == plan.plan.host:
+        return record
+    left = {plan.plan.source: suspect_until} if plan.plan.suspect else {}
+    return replace(record, host=plan.plan.host, attempts_at=(), suspects={**record.suspects, **left})
 
 
 def escalated(
@@ -193,23 +252,32 @@ def _intend_next(plan: PlanRecord, now: float) -> PlanRecord:
 
 
 def _undoing(plan: PlanRecord, sentence: str) -> PlanRecord:
-    """Take back our own promotions, last first.
+    """Take back our own promotions, last first, and close the window for two Primaries.
 
-    Not after a start whose answer is missing: it may still come about, and Xen would start the domain without
+    Not the promotions after a start whose answer is missing: it may still come about, and Xen would start the domain without
     its disk. A resource that stays Primary here harms nothing.
     """
     if plan.status is PlanStatus.UNDOING:
         return replace(plan, sentence=f"{plan.sentence}; and taking it back failed: {sentence}")
-    may_have_started = any(
-        isinstance(entry.step, Start) and entry.outcome is not None and not isinstance(entry.outcome, Failed)
+    may_run_here = any(
+        isinstance(entry.step, Start | Migrate)
+        and entry.outcome is not None
+        and not isinstance(entry.outcome, Failed)
         for entry in plan.steps
     )
-    promoted = [
-        entry.step
+    undo: list[Step] = []
+    if not may_run_here:
+        undo += [
+            Demote(entry.step.host, entry.step.resource)
+            for entry in reversed(plan.steps)
+            if isinstance(entry.step, Promote) and entry.ours and not isinstance(entry.outcome, Failed)
+        ]
+    # What lets two be Primary ends whatever happened; DRBD refuses it while both are.
+    undo += [
+        ForbidTwo(entry.step.host, entry.step.resource)
         for entry in plan.steps
-        if isinstance(entry.step, Promote) and entry.ours and not isinstance(entry.outcome, Failed)
+        if isinstance(entry.step, AllowTwo)
     ]
-    undo = () if may_have_started else tuple(Demote(step.host, step.resource) for step in reversed(promoted))
     steps = (*plan.steps, *(StepRecord(step) for step in undo))
     return replace(plan, status=PlanStatus.UNDOING, sentence=sentence, steps=steps)
 
@@ -219,7 +287,10 @@ def _finished(
 ) -> tuple[PlanRecord, Escalation | None]:
     if plan.status is PlanStatus.OPEN:
         done = replace(
-            plan, status=PlanStatus.SUCCEEDED, finished_at=now, sentence=f"{plan.plan.domain} runs again"
+            plan,
+            status=PlanStatus.SUCCEEDED,
+            finished_at=now,
+            sentence=f"{plan.plan.domain} runs {'again' if not plan.plan.source else f'on {plan.plan.host}'}",
         )
         return done, None
     failed = replace(plan, status=PlanStatus.FAILED, finished_at=now)

@@ -1,12 +1,40 @@
 """Steps and evidence in words, for the timeline."""
 
-from actuator.model import Confirm, Demote, Destroy, DomainView, Evidence, Observed, Promote, Start, Step
+from actuator.model import (
+    AllowTwo,
+    Confirm,
+    Demote,
+    Destroy,
+    DomainView,
+    Evidence,
+    ForbidTwo,
+    Migrate,
+    Observed,
+    Outlast,
+    PowerOff,
+    Promote,
+    ShutDown,
+    Start,
+    Step,
+)
 from exporter.drbd import Resource, UnknownWord
 
 
-def describe(step: Step) -> str:
+def describe(step: Step) -> str:  # noqa: PLR0911  a table
     """A step in words."""
     match step:
+        case PowerOff():
+            return f"have {step.host} powered off by its fence agent"
+        case ShutDown():
+            return f"shut {step.domain} down on {step.host}"
+        case Outlast():
+            return f"wait until {step.domain} cannot run on {step.host} any more"
+        case AllowTwo():
+            return f"let {step.resource} be Primary on two hosts"
+        case ForbidTwo():
+            return f"let {step.resource} be Primary on one host only"
+        case Migrate():
+            return f"move {step.domain} live from {step.source} to {step.host}"
         case Destroy():
             return f"destroy what is left of {step.domain} on {step.host}"
         case Promote():

@@ -16,6 +16,7 @@ from actuator.adapters.clock import SystemClock
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.arbitrate import Arbiter
 from actuator.config import WebhookSettings
+from actuator.contact import Contacts
 from actuator.model import Notification
 from actuator.ports import Journal
 from actuator.receive import Server
@@ -123,7 +124,7 @@ def arguments(journal: Journal, **limits: float) -> dict:
         "clock": SystemClock(threading.Event()),
         "token": TOKEN,
         "hooks": HOOKS,
-        "arbiter": Arbiter(journal, SystemClock(threading.Event())),
+        "arbiter": Arbiter(journal, SystemClock(threading.Event()), Contacts(0.0)),
         "webhook": WebhookSettings(token_file="/unused", **limits),
         "wake": lambda: None,
         "registry": CollectorRegistry(),

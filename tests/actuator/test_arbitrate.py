@@ -13,6 +13,7 @@ import requests
 from actuator.adapters.clock import SystemClock
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.arbitrate import Arbiter, parse
+from actuator.contact import Contacts
 from actuator.model import Authority
 from actuator.ports import Conflict, JournalError
 from actuator.receive import ARBITRATE, MAX_QUESTION_BYTES
@@ -227,7 +228,7 @@ def test_two_changes_made_from_one_version_are_not_both_written(journal):
                 read.wait(1)
             return it
 
-    arbiter = Arbiter(Slow(), SystemClock(threading.Event()))
+    arbiter = Arbiter(Slow(), SystemClock(threading.Event()), Contacts(0.0))
     asks = [
         ("v01", {"hook": "before-resync-source", "peer": "v02"}),
         ("v02", {"hook": "attach", "peer": None}),

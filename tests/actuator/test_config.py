@@ -51,7 +51,6 @@ def test_the_documented_example_names_every_key_with_its_default(write):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("mode: observe\n", "mode: approve\n", "mode: mode 'approve' is not available in this version"),
         ("mode: observe\n", "mode: enforced\n", "mode: "),
         ("listen:", "lisen:", "lisen: unknown key; did you mean 'listen'?"),
         (

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from actuator.adapters.sqlite import SqliteJournal
+from actuator.contact import Contacts
 from actuator.core.progress import claimed
 from actuator.keep import Keeper
 from actuator.model import Authority, DomainRecord, Plan, Promote
@@ -29,10 +30,16 @@ class Hosts:
     def __init__(self):
         self.said = {}
         self.asked = []
+        self.is_armed = {}
         self.on_ask = lambda host: None
 
     def says(self, label):
         self.said = {host: snapshot(label, host) for host in BOTH}
+
+    def armed(self, host, *, timeout_seconds):
+        if host not in self.said:
+            raise Unanswered(f"{host} does not answer")
+        return self.is_armed
 
     def status(self, host, *, timeout_seconds):
         self.asked.append(host)
@@ -58,8 +65,9 @@ def hosts():
 def keeper(journal, hosts, tmp_path):
     host = {"address": "localhost", "libvirt_uri": "test:///default", "arbiter_token_file": "/nonexistent"}
     config = settings(tmp_path / "journal", hosts={"v01": host, "v02": host})
-    ports = Ports(None, hosts, None, None, journal, Clock(), Serial())
-    return Keeper(ports, config)
+    clock = Clock()
+    ports = Ports(None, hosts, None, None, None, None, journal, clock, Serial())
+    return Keeper(ports, config, Contacts(clock.monotonic()))
 
 
 def put(journal, **fields):

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.alarm import Alarm
+from actuator.arbitrate import Arbiter, Question
 from actuator.config import Settings
+from actuator.contact import Contacts
+from actuator.core.arbiter import Verdict
 from actuator.execute import Executor
+from actuator.keep import Keeper
 from actuator.model import (
     Disk,
     DomainRecord,
@@ -102,6 +106,8 @@ class World:
         answers: for calls that change something, by name: what they say instead, once each, and whether they
             have their effect all the same.
         silent: hosts that do not answer.
+        journal: where DRBD's handler on a host asks the arbiter, when it does.
+        agent: what the fence agent says; None: it works.
         kill_at: the number of the call (reads included) at which the actuator is killed.
         kill_after: it is killed after the call's effect, not before.
     """
@@ -113,6 +119,9 @@ class World:
     guests: dict[str, Guest] = field(default_factory=dict)
     answers: dict[str, deque] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
+    journal: object = None
+    agent: object = None
+    two_primaries: set[str] = field(default_factory=set)
     alertmanager: list[Notification] | None = field(default_factory=list)
     prometheus: list[Notification] = field(default_factory=list)
     sent: list[OutgoingAlert] = field(default_factory=list)
@@ -132,12 +141,25 @@ class World:
 
     # ---- what happens to it
 
-    def crash(self, *, preserved: bool = False) -> None:
-        guest = self.guests["v01"]
+    def crash(self, *, preserved: bool = False, host: str = "v01") -> None:
+        guest = self.guests[host]
         guest.state = DomainState.SHUTOFF
         guest.reason = "crashed"
         if not preserved:
             guest.id = None
+
+    def power_cut(self, host: str) -> None:
+        """The host is dead: nobody hears of it, and what ran there does not any more."""
+        self.silent.add(host)
+        self.connected = False
+        self.guests[host] = Guest(DomainState.SHUTOFF)
+        for name in self.resources:
+            self.replicas[host, name].role = Role.SECONDARY
+
+    def cut_off(self, host: str) -> None:
+        """Nobody hears of the host, on no network; it runs on, its disks frozen."""
+        self.silent.add(host)
+        self.connected = False
 
     @property
     def running(self) -> list[str]:
@@ -208,6 +230,10 @@ class World:
             guest = self.guests[host]
             if guest.id is not None:
                 return Failed("domain is already active", 55)
+            if any(self.replicas[PEER[host], name].role is Role.PRIMARY for name in self.resources) and (
+                self.journal is None
+            ):
+                self.violations.append(f"started on {host} while {PEER[host]} may write")
             if other := [running for running in self.running if running != host]:
                 self.violations.append(f"started on {host} while it runs on {other}")
             secondary = any(self.replicas[host, name].role is not Role.PRIMARY for name in self.resources)
@@ -244,13 +270,20 @@ class World:
         leave()
         return snapshot(*seen)
 
+    def armed(self, host, *, timeout_seconds):
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        return dict.fromkeys(self.resources, True)
+
     def promote(self, host, resource, *, timeout_seconds):
         def effect():
             its = self.replicas[PEER[host], resource]
-            if self.connected and its.role is Role.PRIMARY:
+            if self.connected and its.role is Role.PRIMARY and resource not in self.two_primaries:
                 return Failed("Multiple primaries not allowed by config", -1)
-            if not self.connected:
+            if not self.connected and self.journal is None:
                 self.violations.append(f"promoted {resource} on {host} without its peer")
+            if not self.connected and self.journal is not None and not self._granted(host, resource):
+                return Failed("Refusing to be Primary while peer is not outdated", -7)
             self.replicas[host, resource].role = Role.PRIMARY
             return None
 
@@ -264,6 +297,56 @@ class World:
             return None
 
         return self._change("demote", host, effect)
+
+    def _granted(self, host, resource) -> bool:
+        """DRBD runs its handler, which asks the arbiter."""
+        arbiter = Arbiter(self.journal, Clock(), Contacts(0.0))
+        who = {"hook": "fence-peer", "resource": resource, "peer": PEER[host], "boot_id": "0", "began_ns": 1}
+        version = arbiter.reply(host, Question(**who)).version
+        disk = self.replicas[host, resource].disk is DiskState.UP_TO_DATE
+        asked = Question(**who, version=version, role="Secondary", up_to_date=disk)
+        return arbiter.reply(host, asked).verdict is Verdict.GRANT
+
+    def allow_two_primaries(self, host, resource, *, allowed, timeout_seconds):
+        def effect():
+            both = all(self.replicas[each, resource].role is Role.PRIMARY for each in PEER)
+            if not allowed and both:
+                return Failed("cannot clear allow_two_primaries", 164)
+            (self.two_primaries.add if allowed else self.two_primaries.discard)(resource)
+            return None
+
+        return self._change("allow_two", host, effect)
+
+    def connect(self, host, resource, *, timeout_seconds):
+        return self._change("connect", host, lambda: None)
+
+    # ---- moves
+
+    def shut_down(self, host, domain, domain_id, *, timeout_seconds):
+        def effect():
+            guest = self.guests[host]
+            if guest.id not in {None, domain_id}:
+                return Failed(f"id {guest.id}")
+            self.guests[host] = Guest(DomainState.SHUTOFF)
+            return None
+
+        return self._change("shut_down", host, effect)
+
+    def migrate(self, source, target, domain, domain_id, options, *, timeout_seconds):
+        def effect():
+            if not all(self.replicas[target, name].role is Role.PRIMARY for name in self.resources):
+                return Failed("Wrong medium type", 38)
+            self.guests[source] = Guest(DomainState.SHUTOFF)
+            self.guests[target] = Guest(DomainState.RUNNING, self.next_id)
+            self.next_id += 1
+            return None
+
+        return self._change("migrate", source, effect)
+
+    def power_off(self, host, *, timeout_seconds):
+        if self.agent is None:
+            self.power_cut(host)
+        return self._change("power_off", "", lambda: self.agent)
 
     # ---- Alerts
 
@@ -351,13 +434,23 @@ class Machine:
         self.stopping = False
         self._file = SqliteJournal(path)
         self.journal = watch(MortalJournal(self._file, **journal))
-        self.ports = Ports(world, world, world, PrometheusOf(world), self.journal, clock, self.tasks)
+        self.ports = Ports(
+            world, world, world, world, world, PrometheusOf(world), self.journal, clock, self.tasks
+        )
         self.protected = Protected(self.config, self.journal)
         self.alarm = Alarm(self.ports, 5.0)
-        observer = Observer(self.ports, self.config.evidence.timeout_seconds)
-        executor = Executor(self.ports, observer, self.config, self.protected, lambda: self.stopping)
-        self.worker = Worker(self.ports, self.config, self.protected, executor, self.alarm, lambda: None)
-        self.reconciler = Reconciler(self.ports, self.config, self.protected, self.worker, self.alarm)
+        self.contacts = Contacts(clock.monotonic())
+        observer = Observer(self.ports, self.config.evidence.timeout_seconds, self.contacts)
+        executor = Executor(
+            self.ports, observer, self.config, self.protected, self.contacts, lambda: self.stopping
+        )
+        self.worker = Worker(
+            self.ports, self.config, self.protected, executor, self.contacts, self.alarm, lambda: None
+        )
+        self.reconciler = Reconciler(
+            self.ports, self.config, self.protected, self.worker, self.alarm, self.contacts
+        )
+        self.keeper = Keeper(self.ports, self.config, self.contacts)
         self.worker.recover()
 
     def close(self) -> None:
@@ -377,14 +470,16 @@ class Machine:
                 self.tasks.queue.popleft()()
         raise AssertionError("the worker never comes to rest")
 
-    def run(self, seconds: float) -> None:
-        """Let time pass, with reconcile at its interval and the worker each second."""
+    def run(self, seconds: float, *, keeps: bool = False) -> None:
+        """Let time pass, with reconcile at its interval, and each second the worker and, if it keeps, the keeper."""
         end = self.clock.now + seconds
         reconciled_at = float("-inf")
         while self.clock.now < end:
             if self.clock.now - reconciled_at >= self.config.reconcile.interval_seconds:
                 reconciled_at = self.clock.now
                 self.reconciler.turn()
+            if keeps:
+                self.keeper.turn()
             self.settle()
             self.clock.now += 1.0
 
@@ -399,6 +494,11 @@ class Machine:
     @property
     def timeline(self) -> list[Event]:
         return [event for _, event in self._file.timeline(limit=100_000)]
+
+
+def host_alert(starts_at=EPOCH, *, host="v01", action="failover", fingerprint="h1") -> Notification:
+    labels = {"alertname": "HostFailure", "action": action, "host": host, "severity": "critical"}
+    return Notification(fingerprint, starts_at, True, labels)
 
 
 def alert(

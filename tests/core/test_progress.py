@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from actuator.core import progress
+from actuator.core.guard import guards_of
 from actuator.core.words import describe, summary
 from actuator.model import (
     Confirm,
@@ -35,6 +36,12 @@ STEPS = (
     Confirm("v01", "voms01"),
 )
 PLAN = Plan("restart", "voms01", "v01", "it crashed", STEPS)
+
+
+def judge(step, it):
+    return progress.judge(step, it, guards_of(PLAN))
+
+
 OUTCOMES = (Done(), Failed("no"), Indeterminate("lost"))
 
 
@@ -48,7 +55,9 @@ def histories():
             return
         index = progress.next_index(plan)
         for outcome, ours in itertools.product(OUTCOMES, (True, False)):
-            after = progress.concluded(state, index, outcome, ours=ours, now=float(len(taken) + 2))
+            after = progress.concluded(
+                state, index, outcome, ours=ours, now=float(len(taken) + 2), hold_seconds=0.0
+            )
             assert after.version == state.version + 1
             yield from go_on(after, (*taken, (plan.steps[index].step, outcome, ours)))
 
@@ -113,7 +122,7 @@ CALLED = {
 @pytest.mark.parametrize("name", CALLED)
 def test_a_step_is_called_when_all_is_well(name):
     step, seen = CALLED[name]
-    assert isinstance(progress.judge(step, situation(evidence(**seen))), progress.Perform)
+    assert isinstance(judge(step, situation(evidence(**seen))), progress.Perform)
 
 
 @pytest.mark.parametrize("name", CALLED)
@@ -123,7 +132,7 @@ def test_a_step_is_never_called_into_a_hazard(name, guard):
     hazard = REFUSED[guard]
     if name == "destroy" and "here" in hazard and hazard["here"] not in {"gone", None}:
         hazard = hazard | {"here": view(DomainState.PAUSED, 7) if guard == "is_down" else hazard["here"]}
-    verdict = progress.judge(step, situation(evidence(**seen | hazard)))
+    verdict = judge(step, situation(evidence(**seen | hazard)))
     nothing_left = name == "destroy" and isinstance(verdict, Done)
     assert isinstance(verdict, Refusal) or nothing_left
 
@@ -131,7 +140,7 @@ def test_a_step_is_never_called_into_a_hazard(name, guard):
 @pytest.mark.parametrize("name", CALLED)
 def test_a_step_is_never_called_on_old_evidence(name):
     step, seen = CALLED[name]
-    verdict = progress.judge(step, situation(evidence(**seen), now=99.0))
+    verdict = judge(step, situation(evidence(**seen), now=99.0))
     assert isinstance(verdict, Refusal)
     assert verdict.guard == "evidence_is_fresh"
 
@@ -149,7 +158,7 @@ def test_a_step_is_never_called_on_old_evidence(name):
     ],
 )
 def test_what_is_there_already_is_not_done_again(step, seen):
-    assert isinstance(progress.judge(step, situation(evidence(**seen))), Done)
+    assert isinstance(judge(step, situation(evidence(**seen))), Done)
 
 
 @pytest.mark.parametrize(
@@ -163,11 +172,11 @@ def test_what_is_there_already_is_not_done_again(step, seen):
         (Confirm("v01", "voms01"), {"here": view()}, "stays_up"),
         (Demote("v01", "voms01"), {"here": view(DomainState.RUNNING, 9)}, "nothing_is_left"),
         (Demote("v01", "voms01"), {"here": view(DomainState.SHUTOFF, 9)}, "nothing_is_left"),
-        (Demote("v01", "voms01"), {"here": "gone"}, "libvirt_answers"),
+        (Demote("v01", "voms01"), {"here": "gone"}, "host_answers"),
     ],
 )
 def test_what_forbids_a_step(step, seen, guard):
-    verdict = progress.judge(step, situation(evidence(**seen)))
+    verdict = judge(step, situation(evidence(**seen)))
     assert isinstance(verdict, Refusal)
     assert verdict.guard == guard
 
@@ -181,12 +190,12 @@ def test_what_forbids_a_step(step, seen, guard):
     ],
 )
 def test_a_confirmation_waits(here):
-    verdict = progress.judge(Confirm("v01", "voms01"), situation(evidence(here=here)))
+    verdict = judge(Confirm("v01", "voms01"), situation(evidence(here=here)))
     assert isinstance(verdict, progress.Wait)
 
 
 def test_our_own_promotion_is_taken_back():
-    verdict = progress.judge(Demote("v01", "voms01"), situation(evidence()))
+    verdict = judge(Demote("v01", "voms01"), situation(evidence()))
     assert isinstance(verdict, progress.Perform)
 
 

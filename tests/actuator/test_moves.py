@@ -1,0 +1,393 @@
+"""The verbs that move a VM, from a notification to the VM on the other host, on two hosts in memory.
+
+The arbiter's rules and records are the real ones; real DRBD is in tests/lab.
+"""
+
+from dataclasses import replace
+
+import pytest
+
+from actuator.model import (
+    Authority,
+    DomainState,
+    EscalationKind,
+    Failed,
+    HostRecord,
+    Notification,
+    Order,
+    PlanStatus,
+    Proof,
+)
+from exporter.drbd import DiskState, Role
+from tests.actuator.world import EPOCH, Clock, Guest, Machine, World, alert, host_alert, settings
+
+HOST = {"address": "localhost", "libvirt_uri": "qemu:///system", "arbiter_token_file": "/nonexistent"}
+AGENT = {"fence": {"agent": "fence_dummy"}}
+BOTH = frozenset({"v01", "v02"})
+IN_ORDER = Authority("voms01", ("v01", "v02"), 1, "v01", BOTH, armed=BOTH)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def start(folders, clock):
+    machines = []
+    path = folders() / "journal"
+
+    def begin(world, *, arbitrated=True, agent=False, written=True, **more):
+        for machine in machines:
+            machine.close()
+        host = dict(HOST) | (AGENT if agent else {})
+        if not arbitrated:
+            del host["arbiter_token_file"]
+        config = settings(path, hosts={"v01": host, "v02": host}, **more)
+        machine = Machine(world, path, clock, config=config)
+        machines.append(machine)
+        if written and not machine.journal.authorities():
+            names = world.resources
+            machine.journal.commit(authorities=[replace(IN_ORDER, resource=name) for name in names])
+        if arbitrated:
+            world.journal = machine.journal
+        return machine
+
+    yield begin
+    for machine in machines:
+        machine.close()
+
+
+def changes(world):
+    reads = {"look", "status", "states", "firing", "send"}
+    return [call for call in world.calls if call not in reads]
+
+
+def assert_moved(world, machine, *, to="v02"):
+    assert world.violations == []
+    assert world.running == [to]
+    assert world.guests[to].has_disks
+    assert machine.record.host == to
+    assert machine.record.open_plan is None
+    assert machine.record.plan.status is PlanStatus.SUCCEEDED
+    assert machine.record.escalation is None
+
+
+# ---- failover ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resources", [("voms01",), ("voms01", "data")])
+def test_a_dead_hosts_vm_comes_up_where_its_disks_are(start, resources):
+    world = World(resources=resources)
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    world.calls.clear()
+    machine.receive(host_alert(machine.clock.wall()))
+    machine.run(20, keeps=True)
+    assert_moved(world, machine)
+    assert changes(world) == ["promote"] * len(resources) + ["start"]
+    for name in resources:
+        written = machine.journal.authority(name)
+        assert (written.holder, written.granted, written.admitted) == ("v02", True, {"v02"})
+    assert machine.record.plan.plan.proof is Proof.ARBITRATED
+
+
+def test_it_is_promoted_at_once_and_started_when_an_isolated_host_has_ended_it(start, clock):
+    world = World()
+    machine = start(world)
+    world.cut_off("v01")
+    cut_at = clock.now
+    when = {}
+
+    def note(name):
+        when.setdefault(name, clock.now - cut_at)
+        if name == "start":
+            world.guests["v01"] = Guest()  # isolated, it has ended its frozen domain by now
+
+    world.on_call = note
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+    assert when["promote"] < 1
+    assert when["start"] >= machine.config.failover.isolation_seconds
+    assert_moved(world, machine)
+
+
+def test_while_the_lost_host_is_heard_of_nothing_is_started(start, clock):
+    """Its handler still asks: it is not isolated, and does not end the frozen VM by itself."""
+    world = World()
+    machine = start(world)
+    world.cut_off("v01")
+    world.on_call = lambda name: machine.contacts.heard("v01", clock.now)
+    machine.receive(host_alert(clock.wall()))
+    assert "promote" in world.calls
+    assert world.starts == 0
+    assert machine.record.plan.status is PlanStatus.FAILED
+    assert world.violations == []
+
+
+def test_a_host_that_answers_again_is_believed_when_it_has_let_go(start, clock):
+    world = World()
+    machine = start(world)
+    world.cut_off("v01")
+
+    def wake(name):
+        if name == "promote":
+            world.silent.clear()  # it answers; DRBD is not connected; it is released
+        if clock.now > 100 and world.guests["v01"].id is not None:
+            world.guests["v01"] = Guest()
+            world.replicas["v01", "voms01"].role = Role.SECONDARY
+
+    world.on_call = wake
+    machine.receive(host_alert(clock.wall()))
+    assert_moved(world, machine)
+    assert clock.now > 100
+
+
+@pytest.mark.parametrize(
+    ("fault", "guard"),
+    [
+        ("alive", "source_is_dark"),
+        ("linked", "link_to_source_is_lost"),
+        ("stale", "authority_may_be_taken"),
+        ("granted", "authority_may_be_taken"),
+        ("unarmed", "source_is_armed"),
+        ("outdated", "disk_is_up_to_date"),
+        ("drained", "not_drained"),
+        ("not seen in order", "authority_may_be_taken"),
+    ],
+)
+def test_what_stops_a_failover_touches_nothing(start, clock, fault, guard):
+    world = World()
+    machine = start(world, written=False)
+    written = {
+        "stale": replace(IN_ORDER, admitted=frozenset({"v01"})),
+        "granted": replace(IN_ORDER, granted=True),
+        "unarmed": replace(IN_ORDER, armed=frozenset({"v02"})),
+    }.get(fault, IN_ORDER)
+    if fault != "not seen in order":
+        machine.journal.commit(authorities=[written])
+    world.power_cut("v01")
+    if fault == "alive":
+        world.silent.clear()
+    if fault == "linked":
+        world.connected = True
+    if fault == "outdated":
+        world.replicas["v02", "voms01"].disk = DiskState.OUTDATED
+    if fault == "drained":
+        machine.journal.commit(hosts=[HostRecord("v02", 1, drained=Order("ann", EPOCH))])
+    machine.receive(host_alert(clock.wall()))
+    assert machine.record.escalation.guard == guard
+    assert machine.record.escalation.kind is EscalationKind.REFUSED
+    assert "voms01" in machine.record.escalation.sentence
+    assert changes(world) == []
+    expected = () if fault == "not seen in order" else (written,)
+    assert machine.journal.authorities() == expected
+
+
+def test_an_unfenced_pair_needs_a_persons_word(start, clock):
+    world = World()
+    machine = start(world, arbitrated=False)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    assert machine.record.escalation.guard == "there_is_a_proof"
+    assert "confirm-down v01" in machine.record.escalation.sentence
+    assert changes(world) == []
+    known = machine.protected.host("v01")
+    world.journal = machine.journal  # DRBD without fencing promotes; the World's journal stands for that
+    machine.journal.commit(hosts=[replace(known, version=known.version + 1, down=Order("ann", clock.wall()))])
+    machine.run(10)
+    assert_moved(world, machine)
+    assert machine.record.plan.plan.proof is Proof.OPERATOR
+
+
+def test_with_a_fence_agent_the_host_is_off_first_and_the_vm_starts_at_once(start, clock):
+    world = World()
+    machine = start(world, agent=True)
+    world.cut_off("v01")
+    cut_at = clock.now
+    machine.receive(host_alert(clock.wall()))
+    assert_moved(world, machine)
+    assert changes(world) == ["power_off", "promote", "start"]
+    assert clock.now - cut_at < 2
+
+
+def test_when_the_fence_agent_fails_the_arbiter_decides(start, clock):
+    world = World(agent=Failed("fence_ipmilan: timed out"))
+    machine = start(world, agent=True)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    assert changes(world) == ["power_off"]
+    machine.run(60, keeps=True)
+    assert_moved(world, machine)
+    assert machine.record.plan.plan.proof is Proof.ARBITRATED
+
+
+def test_more_dark_hosts_than_allowed_freeze_everything(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.silent |= {"v01", "v02"}
+    machine.run(10, keeps=True)
+    machine.receive(host_alert(clock.wall()))
+    assert machine.record.escalation.guard == "no_storm"
+    assert changes(world) == []
+
+
+def test_a_promotion_that_was_granted_is_tried_once_more(start, clock):
+    """DRBD refuses the first one after a death that it had not noticed, although its handler was granted."""
+    world = World()
+    machine = start(world)
+    world.power_cut("v01")
+    granted = iter([True])
+
+    def refuse(name):
+        if name == "promote" and next(granted, False):
+            world._granted("v02", "voms01")
+            world.answers["promote"] = __import__("collections").deque([(Failed("no", -7), False)])
+
+    world.on_call = refuse
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+    assert_moved(world, machine)
+    assert changes(world) == ["promote", "promote", "start"]
+
+
+# ---- to another host, in order -----------------------------------------------------------------------------
+
+
+def test_a_vm_that_failed_again_and_again_goes_to_the_other_host_and_not_back(start, clock):
+    world = World()
+    machine = start(world)
+    for _ in range(3):
+        world.crash()
+        machine.receive(alert(clock.wall()))
+        machine.run(40)
+    world.crash()
+    world.calls.clear()
+    machine.receive(alert(clock.wall()))
+    assert_moved(world, machine)
+    assert changes(world) == ["demote", "promote", "start"]
+    assert machine.journal.authority("voms01").holder == "v02"
+    for _ in range(4):
+        world.crash(host="v02")
+        machine.receive(replace(alert(clock.wall()), labels=alert().labels | {"host": "v02"}))
+        machine.run(40)
+    assert world.running == []
+    assert machine.record.escalation.kind is EscalationKind.GAVE_UP
+    assert "not sent back" in machine.record.escalation.sentence
+    assert world.violations == []
+
+
+def test_an_alert_may_ask_for_it(start, clock):
+    world = World()
+    machine = start(world)
+    world.crash(preserved=True)
+    machine.receive(alert(clock.wall(), action="migrate"))
+    assert_moved(world, machine)
+    assert changes(world) == ["destroy", "demote", "promote", "start"]
+    assert machine.record.suspects.keys() == {"v01"}
+
+
+def test_a_move_that_fails_is_undone_and_the_vm_goes_up_where_it_was(start, clock):
+    world = World()
+    world.answers = {"promote": __import__("collections").deque([(Failed("no", -2), False)])}
+    machine = start(world)
+    world.crash()
+    machine.receive(alert(clock.wall(), action="migrate"))
+    assert machine.record.plan.status is PlanStatus.FAILED
+    machine.run(30)
+    assert world.violations == []
+    assert world.running == ["v01"]
+    assert machine.record.host == "v01"
+
+
+def order(to=""):
+    labels = {"alertname": "order", "action": "migrate", "domain": "voms01", "by": "ann", "to": to}
+    return Notification("o1", EPOCH, True, labels, "operator")
+
+
+def test_a_person_moves_a_vm_that_runs_live(start):
+    world = World(xen=False)
+    machine = start(world)
+    machine.receive(order("v02"))
+    assert_moved(world, machine)
+    assert changes(world) == ["allow_two", "promote", "migrate", "demote", "allow_two"]
+    assert world.two_primaries == set()
+    assert machine.journal.authority("voms01").holder == "v02"
+
+
+def test_a_live_migration_that_is_cancelled_closes_its_window(start):
+    world = World(xen=False)
+    world.answers = {"migrate": __import__("collections").deque([(Failed("job was cancelled"), False)])}
+    machine = start(world)
+    machine.receive(order())
+    assert changes(world) == ["allow_two", "promote", "migrate", "demote", "allow_two"]
+    assert world.two_primaries == set()
+    assert world.running == ["v01"]
+    assert machine.record.host == "v01"
+    assert world.replicas["v02", "voms01"].role is Role.SECONDARY
+    assert machine.journal.authority("voms01").holder == "v01"
+
+
+def test_a_drained_host_is_left_and_not_come_back_to(start, clock):
+    world = World(xen=False)
+    machine = start(world)
+    machine.journal.commit(hosts=[HostRecord("v01", 1, drained=Order("ann", clock.wall()))])
+    machine.run(10)
+    assert_moved(world, machine)
+    world.crash(host="v02")
+    machine.run(10)
+    assert world.running == ["v02"]
+
+
+def test_a_paused_vm_is_left_alone_until_it_is_over(start, clock):
+    world = World()
+    machine = start(world)
+    machine.journal.commit(
+        hosts=[HostRecord("v01", 1, paused=Order("ann", clock.wall(), "kernel", clock.wall() + 60))]
+    )
+    world.crash()
+    machine.receive(alert(clock.wall()))
+    machine.run(30)
+    assert changes(world) == []
+    assert any("paused by ann" in event.sentence for event in machine.timeline)
+    machine.run(40)
+    assert world.running == ["v01"]
+
+
+def test_in_mode_approve_a_plan_waits_for_a_persons_word(start, clock):
+    world = World()
+    machine = start(world, mode="approve")
+    world.crash()
+    machine.receive(alert(clock.wall()))
+    assert changes(world) == []
+    sentence = machine.record.escalation.sentence
+    name = sentence.partition("approve voms01 ")[2].partition("'")[0]
+    record = machine.record
+    machine.journal.commit(record=replace(record, version=record.version + 1, approved=name))
+    machine.run(10)
+    assert world.running == ["v01"]
+    assert machine.record.approved == ""
+
+
+def test_a_vm_of_xen_that_runs_is_shut_down_for_a_move_only_where_that_is_allowed(start, clock):
+    for cold in (False, True):
+        world = World()
+        machine = start(world, move={"cold": cold, "live": False})
+        machine.receive(replace(order(), fingerprint=f"cold {cold}"))
+        if not cold:
+            assert machine.record.escalation.guard == "may_be_shut_down"
+            assert changes(world) == []
+            continue
+        assert_moved(world, machine)
+        assert changes(world) == ["shut_down", "demote", "promote", "start"]
+
+
+def test_a_state_that_is_not_known_is_no_reason_to_move(start, clock):
+    world = World()
+    machine = start(world)
+    world.guests["v01"] = Guest(DomainState.PAUSED, 5)
+    machine.receive(alert(clock.wall(), action="migrate"))
+    assert machine.record.escalation.guard == "is_down"
+    assert changes(world) == []
