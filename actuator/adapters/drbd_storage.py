@@ -34,7 +34,15 @@ from exporter.drbd import (
     UnknownWord,
     parse_events2,
 )
-from exporter.drbd_configuration import ConfiguredResource, parse_dump_xml
+from exporter.drbd_configuration import (
+    ConfiguredResource,
+    Fencing,
+    Protocol,
+    ResourceConfiguration,
+    parse_dump_xml,
+    parse_show9,
+    parse_show84,
+)
 from exporter.drbd_proc import Proc, agrees, overlay, parse_proc, proves
 
 log = structlog.get_logger(__name__)
@@ -72,6 +80,10 @@ class DrbdStorage:
         """See `actuator.ports.Storage.status`: one program on the host."""
         return self._hosts[host].status(timeout_seconds)
 
+    def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, bool]:
+        """See `actuator.ports.Storage.armed`: one program on the host."""
+        return self._hosts[host].armed(timeout_seconds)
+
     def promote(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
         """See `actuator.ports.Storage.promote`."""
         return self._hosts[host].change_role("primary", Role.PRIMARY, resource, timeout_seconds)
@@ -108,6 +120,8 @@ class _Host:
         self._last: _Events2 | None = None
         self._names: Mapping[str, ConfiguredResource] = {}
         self._names_at = -math.inf
+        self._has_json = True
+        """DRBD 9; found out when it is first asked."""
         self._closed = threading.Event()
 
     def read_ahead(self) -> None:
@@ -138,6 +152,25 @@ class _Host:
         if time.monotonic() - self._names_at >= NAMES_SECONDS:
             self._read_names(deadline)
         return _with_names(snapshot, self._names, self.name)
+
+    def armed(self, timeout_seconds: float) -> Mapping[str, bool]:
+        deadline = time.monotonic() + timeout_seconds
+        show = ["drbdsetup", "show"]
+        try:
+            result = self._run([*show, "--json"] if self._has_json else show, timeout_seconds)
+            if self._has_json and result.exit_status == USAGE_ERROR_STATUS:
+                self._has_json = False
+                result = self._run(show, deadline - time.monotonic())
+        except OSError as error:
+            raise Unanswered(str(error)) from error
+        if result.exit_status != 0:
+            raise Unanswered(f"drbdsetup show on {self.name}: {_said(result)}")
+        try:
+            found = (parse_show9 if self._has_json else parse_show84)(result.stdout)
+        except DrbdOutputError as error:
+            raise Unanswered(f"{self.name}: {error}") from error
+        # Without its disk or its connection the kernel does not say (8.4): then nothing is known.
+        return {it.name: _is_armed(it) for it in found if it.fencing is not None and it.connections}
 
     def change_role(self, verb: str, role: Role, resource: str, timeout_seconds: float) -> CallOutcome:
         if not _RESOURCE_NAME.fullmatch(resource):
@@ -233,6 +266,11 @@ def _outcome(what: str, result: Completed, wanted: Role, resource: Resource | No
         return Indeterminate(f"{what}: {_said(result)}; but it is {role} after that")
     refusal = _REFUSAL.search(result.stderr)
     return Failed(_said(result), int(refusal["number"]) if refusal else None)
+
+
+def _is_armed(it: ResourceConfiguration) -> bool:
+    synchronous = all(connection.protocol is Protocol.C for connection in it.connections)
+    return it.fencing is Fencing.RESOURCE_AND_STONITH and synchronous
 
 
 def _said(result: Completed) -> str:

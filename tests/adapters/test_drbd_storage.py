@@ -454,3 +454,40 @@ def test_over_ssh_with_sudo(tmp_path):
             assert time.monotonic() - begun < 10
         finally:
             storage.close()
+
+
+SHOW9, SHOW84 = ("drbdsetup", "show", "--json"), ("drbdsetup", "show")
+USAGE = said(stderr="drbdsetup: unrecognized option '--json'", exit_status=20)
+
+
+ONLY = command(drbd84("54f-after-refused.v02"), "drbdsetup show")  # fencing resource-only
+ARMED = ONLY.replace("resource-only", "resource-and-stonith")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup show"), {"voms01": False}),
+        (ONLY, {"voms01": False}),
+        (ARMED, {"voms01": True}),
+        (ARMED.replace("net {", "net {\n        protocol B;"), {"voms01": False}),
+        (command(drbd84("19-standalone-v02.v02"), "drbdsetup show"), {}),
+    ],
+)
+def test_a_host_is_armed_when_its_kernel_freezes_what_lost_its_peer(answering, text, expected):
+    storage, programs = answering({SHOW9: USAGE, SHOW84: said(text)})
+    assert storage.armed("v01", timeout_seconds=5) == expected
+    storage.armed("v01", timeout_seconds=5)
+    assert programs.run_argvs == [SHOW9, SHOW84, SHOW84], "asked for JSON once"
+
+
+def test_a_host_with_drbd_9_is_asked_for_json(answering):
+    folder = SAMPLES / "drbd9" / "50-fencing-resource-and-stonith-handler-exit-4" / "v01"
+    storage, _ = answering({SHOW9: said((folder / "show.json").read_text())})
+    assert True in storage.armed("v01", timeout_seconds=5).values()
+
+
+def test_what_is_armed_is_not_known_without_an_answer(answering):
+    storage, _ = answering({SHOW9: said(stderr="no", exit_status=10)})
+    with pytest.raises(Unanswered, match="drbdsetup show on v01: no"):
+        storage.armed("v01", timeout_seconds=5)
