@@ -1,5 +1,6 @@
-"""Who has been heard of, and which DRBD connections were seen broken since when: for the time after which an
-isolated host has ended its frozen domains by itself (arbiter's rule R7).
+"""Who has been heard of, and since when DRBD's connections were seen broken.
+
+From that follows when an isolated host has ended its frozen domains by itself (arbiter's rule R7).
 
 All times are monotonic. Nothing survives a restart of the actuator: it begins with "heard of just now".
 """
@@ -35,13 +36,19 @@ class Contacts:
                     else:
                         parted.setdefault(resource.name, now)
 
+    def noting(self, host: str, snapshot: Snapshot, now: float) -> Snapshot:
+        """Note an answer at the moment that it is there, and hand it on."""
+        self.heard(host, now)
+        self.saw(host, snapshot, now)
+        return snapshot
+
     def silent_for(self, host: str, now: float) -> float:
         """Seconds since the host was last heard of."""
         with self._lock:
             return now - self._heard.get(host, self._began)
 
     def quiet_for(self, host: str, peer: str, resources: tuple[str, ...], now: float) -> float:
-        """Seconds since the host was last heard of, on any way: by us, or by its peer's DRBD for any of these."""
+        """Seconds since the host was last heard of: by us, or by its peer's DRBD for any of these."""
         with self._lock:
             parted = self._parted.get((peer, host), {})
             since = [self._heard.get(host, self._began), *(parted.get(name, now) for name in resources)]

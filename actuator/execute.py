@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from actuator.config import Settings
+from actuator.contact import Contacts
 from actuator.core import progress
 from actuator.core.arbiter import intended, taken
 from actuator.core.guard import Situation, guards_of
 from actuator.core.words import describe
-from actuator.contact import Contacts
 from actuator.model import (
     AllowTwo,
     Authority,
@@ -225,7 +225,7 @@ class Executor:
         situation = self._situation(record, plan, asked, storage=not confirms, lost=lost)
         return progress.judge(step, situation, guards_of(plan))
 
-    def _call(self, step: Step) -> CallOutcome:  # noqa: PLR0911  a table
+    def _call(self, step: Step) -> CallOutcome:  # noqa: C901, PLR0911  a table
         hypervisor, storage, limits = self._ports.hypervisor, self._ports.storage, self._settings.restart
         change_seconds = limits.promote_timeout_seconds
         match step:

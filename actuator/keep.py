@@ -7,8 +7,8 @@ hook asks: then it is the memory of whose data were current before a host was lo
 
 import functools
 import math
-from collections.abc import Mapping
 from itertools import permutations
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -19,10 +19,13 @@ from actuator.model import Authority, Demote, DomainRecord, Event, Promote
 from actuator.ports import Conflict, JournalError, Ports, Unanswered
 from exporter.drbd import Role, Snapshot
 
-LOOK_SECONDS = 2.0
+LOOK_SECONDS = 1.0
 """A host that needs longer is looked at again in the next turn."""
 ARMED_SECONDS = 20.0
 RECONNECT_SECONDS = 10.0
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 log = structlog.get_logger(__name__)
 
@@ -65,23 +68,21 @@ class Keeper:
 
     def _look(self) -> dict[str, tuple[Side, ...]]:
         """How each host sees each resource and peer, by resource; what is not understood is left out."""
-        storage, timeout = self._ports.storage, self._timeout_seconds
-        calls = {
-            host: functools.partial(storage.status, host, timeout_seconds=timeout) for host in self._hosts
-        }
-        answers = self._ports.tasks.gather(calls, timeout_seconds=timeout)
+        calls = {host: functools.partial(self._status, host) for host in self._hosts}
+        answers = self._ports.tasks.gather(calls, timeout_seconds=self._timeout_seconds)
         sides: dict[str, tuple[Side, ...]] = {}
         for host, answer in answers.items():
             if isinstance(answer, Unanswered):
                 continue
-            now = self._ports.clock.monotonic()
-            self._contacts.heard(host, now)
-            self._contacts.saw(host, answer, now)
             for resource in answer.resources:
                 if not answer.problems_of(resource.name):
                     seen = tuple(side_of(host, resource, it.name) for it in resource.connections)
                     sides[resource.name] = (*sides.get(resource.name, ()), *seen)
         return sides
+
+    def _status(self, host: str) -> Snapshot:
+        snapshot = self._ports.storage.status(host, timeout_seconds=self._timeout_seconds)
+        return self._contacts.noting(host, snapshot, self._ports.clock.monotonic())
 
     def _look_at_fencing(self) -> None:
         """Ask now and then whose DRBD freezes and asks when it loses its peer."""
@@ -143,7 +144,7 @@ class Keeper:
 
     def _look_at(self, host: str) -> Snapshot | None:
         try:
-            return self._ports.storage.status(host, timeout_seconds=self._timeout_seconds)
+            return self._status(host)
         except Unanswered:
             return None
 

@@ -169,7 +169,7 @@ class Proof(StrEnum):
     """Why a host that does not say so itself cannot write any more."""
 
     ARBITRATED = "arbitrated"
-    """Its DRBD freezes a resource that lost its peer, and asks the arbiter, which has decided for the other."""
+    """Its DRBD freezes a resource that lost its peer, and asks the arbiter, which chose the other."""
     POWER = "power"
     """A fence agent reported it off."""
     OPERATOR = "operator"
@@ -247,8 +247,10 @@ class ShutDown:
 
 @dataclass(frozen=True, slots=True)
 class Outlast:
-    """Wait until the domain cannot run on the host any more: seen gone, or the host isolated for so long that
-    it has ended the domain itself (arbiter's rule R7)."""
+    """Wait until the domain cannot run on the host any more (arbiter's rule R7).
+
+    Seen gone; or the host is isolated for so long that it has ended the domain itself.
+    """
 
     host: str
     domain: str
@@ -257,7 +259,7 @@ class Outlast:
 
 @dataclass(frozen=True, slots=True)
 class AllowTwo:
-    """Let a resource be Primary on both its hosts, for a live migration; set on one host, DRBD tells the peer."""
+    """Let a resource be Primary on both its hosts, for a live migration; DRBD tells the peer."""
 
     host: str
     resource: str

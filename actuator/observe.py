@@ -42,9 +42,7 @@ class Observer:
                 self._ports.hypervisor.look, host, domain, timeout_seconds=timeout
             )
             if storage:
-                calls[STORAGE, host] = functools.partial(
-                    self._ports.storage.status, host, timeout_seconds=timeout
-                )
+                calls[STORAGE, host] = functools.partial(self._status, host, timeout)
         answers = self._ports.tasks.gather(calls, timeout_seconds=self._timeout_seconds)
         domains: dict[str, Observed[DomainView | None] | Unknown] = {}
         snapshots: dict[str, Observed[Snapshot] | Unknown] = {}
@@ -52,12 +50,14 @@ class Observer:
             source = f"{who} on {host}"
             if isinstance(answer, Snapshot):
                 snapshots[host] = Observed(answer, source, at)
-                self._contacts.saw(host, answer, self._ports.clock.monotonic())
             elif isinstance(answer, Unanswered):
                 facts = domains if who == HYPERVISOR else snapshots
                 facts[host] = Unknown(str(answer))
-                continue
             else:
                 domains[host] = Observed(answer, source, at)
-            self._contacts.heard(host, self._ports.clock.monotonic())
+                self._contacts.heard(host, self._ports.clock.monotonic())
         return Evidence(domain, at, domains, snapshots)
+
+    def _status(self, host: str, timeout_seconds: float) -> Snapshot:
+        snapshot = self._ports.storage.status(host, timeout_seconds=timeout_seconds)
+        return self._contacts.noting(host, snapshot, self._ports.clock.monotonic())

@@ -130,8 +130,10 @@ class Storage(Protocol):
         """
 
     def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, bool]:
-        """By resource that is up: its connections have protocol C, and ``fencing resource-and-stonith`` holds
-        for all of its disks, so that a Primary without its peer freezes and asks (``drbdsetup show``).
+        """By resource that is up: whether its Primary freezes and asks when it loses its peer.
+
+        In the kernel its connections have protocol C, and all of its disks ``fencing resource-and-stonith``
+        (``drbdsetup show``).
 
         Raises:
             Unanswered: host not reached, no answer in time, or output that is not understood.
@@ -165,9 +167,10 @@ class Fencing(Protocol):
     """Fence agents: the programs of Debian's ``fence-agents``, one configured for each host that has one."""
 
     def power_off(self, host: str, *, timeout_seconds: float) -> CallOutcome:
-        """Have the host powered off, and read back that it is: ``Done`` only when the agent's own status says
-        off, before (then nothing is done) or after. ``Failed``: it is on, or has no agent. An agent that lies
-        is believed: that is its documented limit.
+        """Have the host powered off, and read back that it is.
+
+        ``Done`` only when the agent's own status says off, before (then nothing is done) or after.
+        ``Failed``: it is on, or has no agent. An agent that lies is believed: that is its documented limit.
         """
 
 
@@ -265,7 +268,7 @@ class Journal(Protocol):
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
-        """One transaction: put record, authorities and hosts, append events, take what is settled out of the inbox.
+        """One transaction: put records, append events, take what is settled out of the inbox.
 
         The version of each thing put is one above the version that it was made from (1: there was none). A
         settled notification that was received again meanwhile stays in the inbox.

@@ -19,7 +19,7 @@ from actuator.core.guard import DOWN, RUNNING
 from actuator.model import DomainRecord, DomainState, Event, HostRecord, Notification
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
-from actuator.worker import Worker
+from actuator.worker import DARK_SECONDS, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,10 +114,18 @@ class Reconciler:
 
     def _take_alerts(self, firing: tuple[Notification, ...]) -> None:
         """Receive what was not taken up yet."""
-        new = [it for it in firing if it.action and not self._worker.knows(it)]
+        new = [it for it in firing if it.action and (not self._worker.knows(it) or self._still_dark(it))]
         if new:
             self._ports.journal.receive(new, at=self._ports.clock.wall())
             self._worker.wake()
+
+    def _still_dark(self, notification: Notification) -> bool:
+        """Its host was taken for alive again on a late answer, and is dark all the same."""
+        host = notification.host
+        if notification.action != "failover" or host not in self._settings.hosts:
+            return False
+        silent = self._contacts.silent_for(host, self._ports.clock.monotonic()) >= DARK_SECONDS
+        return silent and self._protected.host(host).failed_at is None
 
     def _look_at(self, record: DomainRecord, states: Mapping[str, DomainState] | None) -> None:
         """Suspect a domain that is down past the grace time, or that runs again under a warning."""

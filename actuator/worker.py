@@ -18,7 +18,7 @@ from actuator.config import Mode, Settings
 from actuator.contact import Contacts
 from actuator.core import progress
 from actuator.core.admit import OF_HOSTS, admit
-from actuator.core.decide import ATTEMPTS, Hosts, Limits, Wish, decide, proposal
+from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish, decide, proposal
 from actuator.core.guard import Situation
 from actuator.core.replica import resources_here
 from actuator.core.words import describe, summary
@@ -30,8 +30,8 @@ from actuator.model import (
     Event,
     HostRecord,
     Nothing,
-    Order,
     Notification,
+    Order,
     Plan,
     PlanStatus,
     Postpone,
@@ -202,6 +202,11 @@ class Worker:
         self._suspect_all(asked)
         for notification, refusal in refused:
             self._alarm.not_admitted(notification, refusal)
+        self._open_cases(page, settled, admitted)
+
+    def _open_cases(
+        self, page: tuple[Received, ...], settled: list[Received], admitted: list[Received]
+    ) -> None:
         with self._lock:
             for received in settled:
                 # A resolution withdraws the firing that it ends, if nothing has begun for it.
@@ -230,7 +235,8 @@ class Worker:
         if asked:
             for record in self._protected.records():
                 for notification in asked.get(record.host, ()):
-                    why = f"{notification.labels.get('alertname', '?')} asks to {notification.action} {record.host}"
+                    name = notification.labels.get("alertname", "?")
+                    why = f"{name} asks to {notification.action} {record.host}"
                     self.suspect(record.domain, why)
 
     def _remember(self, key: Key) -> None:
@@ -319,8 +325,7 @@ class Worker:
             return
         situation = self._executor.situation(record, lost=record.host in hosts.failed)
         now = self._ports.clock.wall()
-        wish = _wish(received)
-        decision = decide(situation, record, self._limits, wish=wish, hosts=hosts, now=now)
+        decision = decide(Question(situation, record, self._limits, _wish(received), hosts, now))
         said = [_observed(now, situation), *([_suspected(now, record, suspicion)] if not received else [])]
         match decision:
             case Nothing():
@@ -440,8 +445,8 @@ class Worker:
         if self._settings.mode_of(record.domain) is Mode.APPROVE and record.approved != proposal(plan):
             refusal = Refusal(
                 "is_approved",
-                f"{plan.reason}. vmheal would: {steps}. 'vmheal-actuator approve {record.domain} {proposal(plan)}'"
-                " lets it",
+                f"{plan.reason}. vmheal would: {steps}. 'vmheal-actuator approve {record.domain}"
+                f" {proposal(plan)}' lets it",
             )
             self._refuse(record, refusal, said, received, now)
             return

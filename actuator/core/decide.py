@@ -59,7 +59,7 @@ ATTEMPTS = "attempts_are_left"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How often, and how; see ``config.RestartSettings``, ``config.MoveSettings``, ``config.FailoverSettings``."""
+    """How often, and how; see the sections ``restart``, ``move`` and ``failover`` of the configuration."""
 
     max_attempts: int
     """Within the window."""
@@ -105,81 +105,89 @@ class Hosts:
     """How many protected domains should run on each."""
 
 
-def decide(
-    situation: Situation, record: DomainRecord, limits: Limits, *, wish: Wish, hosts: Hosts, now: float
-) -> Decision:
-    """Decide about a domain that has no open plan. ``now`` is wall clock; ``situation`` is that of its own host.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """All that a decision about one domain rests on. ``now`` is wall clock."""
 
-    The order matters: a host that is dark is another question than one that answers; what is not known refuses
-    first; a domain that runs needs nothing, whatever the history, but for a wish that it leaves; one that was
-    given up stays so until it was seen running; then safety, limits and the plan.
+    home: Situation
+    """Of the host where the domain should run."""
+    record: DomainRecord
+    limits: Limits
+    wish: Wish
+    hosts: Hosts
+    now: float
+
+
+def decide(it: Question) -> Decision:
+    """Decide about a domain that has no open plan.
+
+    The order matters: a host that is dark is another question than one that answers; what is not known
+    refuses first; a domain that runs needs nothing, whatever the history, but for a wish that it leaves; one
+    that was given up stays so until it was seen running; then safety, limits and the plan.
     """
-    if wish.verb == "failover" or situation.host in hosts.failed:
-        return _failover(situation, record, limits, hosts, now)
-    if refusal := check(KNOWN, situation):
+    if it.wish.verb == "failover" or it.home.host in it.hosts.failed:
+        return _failover(it)
+    if refusal := check(KNOWN, it.home):
         return refusal
-    view = situation.view
+    view = it.home.view
     assert view is not None, "is_defined"
-    if view.state in RUNNING:
-        return _running(situation, record, view, limits, wish, hosts, now)
-    if record.escalation is not None and record.escalation.kind is EscalationKind.GAVE_UP:
-        return Refusal(ATTEMPTS, record.escalation.sentence)
-    if refusal := check((is_down,), situation):
+    return _running(it, view) if view.state in RUNNING else _down(it, view)
+
+
+def _down(it: Question, view: DomainView) -> Decision:
+    escalation = it.record.escalation
+    if escalation is not None and escalation.kind is EscalationKind.GAVE_UP:
+        return Refusal(ATTEMPTS, escalation.sentence)
+    if refusal := check((is_down,), it.home):
         return refusal
-    suspect = wish.verb == "migrate" or record.suspects.get(situation.host, 0.0) > now
-    if suspect or situation.host in hosts.drained:
-        return _move(situation, record, view, limits, wish, hosts, now, suspect=suspect)
-    refusal = check(RESTART, situation)
+    suspect = it.wish.verb == "migrate" or it.record.suspects.get(it.home.host, 0.0) > it.now
+    if suspect or it.home.host in it.hosts.drained:
+        return _move(it, view, suspect=suspect)
+    refusal = check(RESTART, it.home)
     if refusal is not None and refusal.guard in _ELSEWHERE:
-        moved = _move(situation, record, view, limits, wish, hosts, now, suspect=False)
+        moved = _move(it, view, suspect=False)
         return moved if isinstance(moved, Plan) else refusal
-    limited = refusal or _limited(record, limits, now)
+    limited = refusal or _limited(it)
     if isinstance(limited, Refusal) and limited.guard == ATTEMPTS:
-        moved = _move(situation, record, view, limits, wish, hosts, now, suspect=True)
+        moved = _move(it, view, suspect=True)
         return moved if isinstance(moved, Plan) else _both(limited, moved)
-    return limited or _restart(situation, view)
+    return limited or _restart(it.home, view)
 
 
 _ELSEWHERE = {authority_may_be_taken.__name__, disk_is_up_to_date.__name__}
-"""Where its own host cannot have it, another one may: the arbiter gave it the disks, or the disk here is lost."""
+"""Where its own host cannot have it, another one may: the arbiter gave it the disks, or this disk is lost."""
 
 
-def _running(
-    situation: Situation,
-    record: DomainRecord,
-    view: DomainView,
-    limits: Limits,
-    wish: Wish,
-    hosts: Hosts,
-    now: float,
-) -> Decision:
+def _running(it: Question, view: DomainView) -> Decision:
+    home = it.home
     for disk in view.disks:
         if disk.attached is False:
             return Refusal(
                 "has_its_disks",
-                f"{view.name} runs on {situation.host} without its disk {disk.target}:"
+                f"{view.name} runs on {home.host} without its disk {disk.target}:"
                 f" 'virsh destroy {view.name}' there; vmheal then starts it anew",
             )
-    twins = [host for host in situation.hosts if host != situation.host and active_on(situation, host)]
+    twins = [host for host in home.hosts if host != home.host and active_on(home, host)]
     if twins:
         return Refusal(
             runs_nowhere_else.__name__,
-            f"{view.name} runs on {situation.host}, and also on {', '.join(twins)}: end one of them at once",
+            f"{view.name} runs on {home.host}, and also on {', '.join(twins)}: end one of them at once",
         )
-    if wish.leave or situation.host in hosts.drained:
-        return _move(situation, record, view, limits, wish, hosts, now, suspect=False)
-    return Nothing(f"{view.name} is {view.state} on {situation.host}")
+    if it.wish.leave or home.host in it.hosts.drained:
+        return _move(it, view, suspect=False)
+    return Nothing(f"{view.name} is {view.state} on {home.host}")
 
 
-def _limited(record: DomainRecord, limits: Limits, now: float) -> Refusal | Postpone | None:
+def _limited(it: Question) -> Refusal | Postpone | None:
+    record, limits, now = it.record, it.limits, it.now
     # An attempt in the future means that the wall clock went back: it counts as just now.
     recent = [at for at in record.attempts_at if now - at < limits.window_seconds]
     if len(recent) >= limits.max_attempts:
         return Refusal(
             ATTEMPTS,
-            f"{len(recent)} restarts of {record.domain} on {record.host} in {limits.window_seconds:g} s did"
-            f" not hold{_last_failure(record)}: find out why and start it by hand; until it was seen running"
-            " vmheal does not restart it any more",
+            f"{len(recent)} attempts to have {record.domain} run on {record.host} in"
+            f" {limits.window_seconds:g} s did not hold{_last_failure(record)}: find out why and start it by"
+            " hand; until it was seen running vmheal does not restart it any more",
         )
     if recent:
         wait = limits.backoff_seconds * 2 ** (len(recent) - 1)
@@ -226,7 +234,7 @@ def _restart_steps(situation: Situation, view: DomainView) -> Iterator[Step]:
 
 
 def _targets(
-    home: Situation, record: DomainRecord, wish: Wish, hosts: Hosts, guards: tuple[Guard, ...], now: float
+    it: Question, guards: tuple[Guard, ...], proof: Proof | None = None
 ) -> tuple[Situation | None, dict[str, str], Refusal | None]:
     """The best of the hosts that may have the domain; why each other one may not; and the last refusal.
 
@@ -235,36 +243,38 @@ def _targets(
     rejected: dict[str, str] = {}
     last: Refusal | None = None
     fit: list[Situation] = []
-    for host in home.hosts:
-        if host == home.host:
+    for host in it.home.hosts:
+        if host == it.home.host:
             continue
-        there = replace(home, host=host, source=home.host)
-        refusal = _unwanted(record, host, wish, hosts, now) or check(guards, there)
+        there = replace(it.home, host=host, source=it.home.host, proof=proof)
+        refusal = _unwanted(it, host) or check(guards, there)
         if refusal is None:
             fit.append(there)
         else:
             rejected[host] = refusal.sentence
             last = refusal
-    fit.sort(key=lambda it: (hosts.load.get(it.host, 0), it.host))
-    rejected |= {it.host: f"{fit[0].host} has fewer domains, or comes first" for it in fit[1:]}
+    fit.sort(key=lambda there: (it.hosts.load.get(there.host, 0), there.host))
+    rejected |= {there.host: f"{fit[0].host} has fewer domains, or comes first" for there in fit[1:]}
     return (fit[0] if fit else None), rejected, last
 
 
-def _unwanted(record: DomainRecord, host: str, wish: Wish, hosts: Hosts, now: float) -> Refusal | None:
+def _unwanted(it: Question, host: str) -> Refusal | None:
+    domain, wish = it.record.domain, it.wish
     if wish.to and host != wish.to:
-        return Refusal("is_asked_for", f"{record.domain} was to go to {wish.to}, not to {host}")
-    if host in hosts.drained:
+        return Refusal("is_asked_for", f"{domain} is to go to {wish.to}, not to {host}")
+    if host in it.hosts.drained:
         return Refusal(
             "not_drained",
-            f"{record.domain} does not go to {host}, which is drained: 'vmheal-actuator undrain {host}' when it may be used again",
+            f"{domain} does not go to {host}, which is drained: 'vmheal-actuator undrain {host}' when it may"
+            " be used again",
         )
-    if host in hosts.failed:
-        return Refusal("not_failed", f"{record.domain} does not go to {host}, which has failed too")
-    if (until := record.suspects.get(host, 0.0)) > now and not wish.to:
+    if host in it.hosts.failed:
+        return Refusal("not_failed", f"{domain} does not go to {host}, which has failed too")
+    if (until := it.record.suspects.get(host, 0.0)) > it.now and not wish.to:
         return Refusal(
             "not_suspect",
-            f"{record.domain} failed on {host} again and again, and is not sent back there for another"
-            f" {until - now:.0f} s; 'vmheal-actuator migrate {record.domain} --to {host}' does it at once",
+            f"{domain} failed on {host} again and again, and is not sent back there for another"
+            f" {until - it.now:.0f} s; 'vmheal-actuator migrate {domain} --to {host}' does it at once",
         )
     return None
 
@@ -278,40 +288,32 @@ def _nowhere(domain: str, verb: str, rejected: Mapping[str, str], last: Refusal 
     return Refusal(last.guard, "; ".join(f"{host}: {sentence}" for host, sentence in rejected.items()))
 
 
-def _move(
-    home: Situation,
-    record: DomainRecord,
-    view: DomainView,
-    limits: Limits,
-    wish: Wish,
-    hosts: Hosts,
-    now: float,
-    *,
-    suspect: bool,
-) -> Decision:
+def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
     """Move in order from a host that answers: live when it runs well, else down, and up on the target."""
-    runs = view.state in RUNNING
-    if runs and limits.live and not home.xen:
-        target, rejected, last = _targets(home, record, wish, hosts, LIVE, now)
+    home, runs = it.home, view.state in RUNNING
+    if postpone := _limited_move(it):
+        return postpone
+    if runs and it.limits.live and not home.xen:
+        target, rejected, last = _targets(it, LIVE)
         if target is not None:
-            return _limited_move(record, limits, now) or _live(target, view, rejected)
-        if not limits.cold:
+            return _live(target, view, rejected)
+        if not it.limits.cold:
             return _nowhere(home.domain, "moved", rejected, last)
-    elif runs and not limits.cold:
+    elif runs and not it.limits.cold:
         return Refusal(
             "may_be_shut_down",
-            f"{home.domain} runs on {home.host} and cannot be moved live: move.cold allows to shut it down for"
-            " that, or shut it down yourself",
+            f"{home.domain} runs on {home.host} and cannot be moved live: move.cold allows to shut it down"
+            " for that, or shut it down yourself",
         )
-    target, rejected, last = _targets(home, record, wish, hosts, MOVE, now)
+    target, rejected, last = _targets(it, MOVE)
     if target is None:
         return _nowhere(home.domain, "moved", rejected, last)
-    return _limited_move(record, limits, now) or _cold(target, view, rejected, suspect=suspect)
+    return _cold(target, view, rejected, suspect=suspect)
 
 
-def _limited_move(record: DomainRecord, limits: Limits, now: float) -> Postpone | None:
+def _limited_move(it: Question) -> Postpone | None:
     """A move that failed is not tried again at once."""
-    last = record.plan
+    last = it.record.plan
     if (
         last is None
         or last.status is not PlanStatus.FAILED
@@ -319,12 +321,9 @@ def _limited_move(record: DomainRecord, limits: Limits, now: float) -> Postpone 
         or last.finished_at is None
     ):
         return None
-    until = min(last.finished_at, now) + limits.backoff_seconds
-    return (
-        Postpone(until, f"{record.domain}: the last move failed; the next one is tried later")
-        if now < until
-        else None
-    )
+    until = min(last.finished_at, it.now) + it.limits.backoff_seconds
+    sentence = f"{it.record.domain}: the last move failed; the next one is tried later"
+    return Postpone(until, sentence) if it.now < until else None
 
 
 def _cold(target: Situation, view: DomainView, rejected: Mapping[str, str], *, suspect: bool) -> Plan:
@@ -342,7 +341,8 @@ def _cold(target: Situation, view: DomainView, rejected: Mapping[str, str], *, s
         verb="migrate",
         domain=domain,
         host=target.host,
-        reason=f"{domain} is {view.state} on {source} (reason: {view.reason}){why}: it moves to {target.host}",
+        reason=f"{domain} is {view.state} on {source} (reason: {view.reason}){why}:"
+        f" it moves to {target.host}",
         steps=tuple(steps),
         source=source,
         rejected=rejected,
@@ -372,30 +372,28 @@ def _live(target: Situation, view: DomainView, rejected: Mapping[str, str]) -> P
     )
 
 
-def _failover(home: Situation, record: DomainRecord, limits: Limits, hosts: Hosts, now: float) -> Decision:
+def _failover(it: Question) -> Decision:
     """Bring a dead host's domain up where its disks are."""
-    if len(hosts.dark) > limits.max_dark_hosts:
+    home, dark, allowed = it.home, it.hosts.dark, it.limits.max_dark_hosts
+    if len(dark) > allowed:
         return Refusal(
             "no_storm",
-            f"{len(hosts.dark)} hosts are dark at once ({', '.join(sorted(hosts.dark))}), more than"
-            f" failover.max_dark_hosts ({limits.max_dark_hosts}): perhaps it is vmheal that sees nothing; nothing is"
-            " failed over before some of them are seen again",
+            f"{len(dark)} hosts are dark at once ({', '.join(sorted(dark))}), more than"
+            f" failover.max_dark_hosts ({allowed}): perhaps it is vmheal that sees nothing; {home.domain} is"
+            " not failed over before some of them are seen again",
         )
-    home = replace(home, proof=_proof(home, hosts))
-    target, rejected, last = _targets(home, record, Wish(), hosts, FAILOVER, now)
+    proof = _proof(home, it.hosts)
+    target, rejected, last = _targets(it, FAILOVER, proof)
     if target is None:
         return _nowhere(home.domain, "failed over", rejected, last)
-    limited = _limited(record, limits, now)
-    if limited is not None:
-        return limited
-    return Plan(
+    return _limited(it) or Plan(
         verb="failover",
         domain=home.domain,
         host=target.host,
         reason=f"{home.host} is dead: {home.domain} comes up on {target.host}",
         steps=tuple(_failover_steps(target)),
         source=home.host,
-        proof=home.proof,
+        proof=proof,
         rejected=rejected,
     )
 

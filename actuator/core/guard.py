@@ -371,8 +371,10 @@ def _sees_us_up_to_date(theirs: Resource, us: str) -> bool:
 
 
 def authority_may_be_taken(it: Situation) -> str | None:
-    """Where DRBD asks the arbiter, or the other host is lost: it holds the authority over each disk, or may
-    take it. What is written there is also the memory of whose data were current before a host was lost."""
+    """Where DRBD asks the arbiter, or the other host is lost: it holds each disk's authority, or may take it.
+
+    What is written there is also the memory of whose data were current before a host was lost.
+    """
     if it.authorities is None:
         return (
             f"what the arbiter has written about {it.domain}'s disks changed while they were looked at; they"
@@ -464,8 +466,8 @@ def there_is_a_proof(it: Situation) -> str | None:
     if it.proof is not None:
         return None
     return (
-        f"there is no proof that {it.source} does not write to {it.domain}'s disks any more: make sure that it is"
-        f" off, then 'vmheal-actuator confirm-down {it.source}'"
+        f"there is no proof that {it.source} does not write to {it.domain}'s disks any more: make sure that"
+        f" it is off, then 'vmheal-actuator confirm-down {it.source}'"
     )
 
 
@@ -476,9 +478,9 @@ def source_is_armed(it: Situation) -> str | None:
     for resource in it.resources:
         if it.source not in _authority(it, resource.name).armed:
             return (
-                f"{resource.name} was not seen with protocol C and fencing resource-and-stonith on {it.source}:"
-                f" it may write without asking; make sure that it is off, then 'vmheal-actuator confirm-down"
-                f" {it.source}'"
+                f"{resource.name} was not seen with protocol C and fencing resource-and-stonith on"
+                f" {it.source}: it may write without asking; make sure that it is off, then"
+                f" 'vmheal-actuator confirm-down {it.source}'"
             )
     return None
 
@@ -514,7 +516,7 @@ def source_answers(it: Situation) -> str | None:
     for who, facts in (("libvirt", it.evidence.domains), ("DRBD", it.evidence.storage)):
         fact = facts.get(it.source, Unknown("it was not asked"))
         if isinstance(fact, Unknown):
-            return f"{who} on {it.source} does not answer ({fact.reason}): {it.domain} cannot be moved from there"
+            return f"{who} on {it.source} does not answer ({fact.reason}): {it.domain} cannot leave it"
     return None
 
 
@@ -623,7 +625,7 @@ _LIVE = Guards(LIVE, LIVE, LIVE)
 
 
 def guards_of(plan: Plan) -> Guards:
-    """The guards of a plan's steps. A move in order ends as a restart on its target: its source has let go."""
+    """The guards of a plan's steps. A move in order ends as a restart on its target."""
     return _LIVE if any(isinstance(step, Migrate) for step in plan.steps) else _GUARDS[plan.verb]
 
 

@@ -63,7 +63,7 @@ class Wait:
 # ---- may this step be done now ----------------------------------------------------------------------------
 
 
-def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform | Wait:
+def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform | Wait:  # noqa: PLR0911  a table
     """Whether a step is done already, may be called now, or must not be. Asked on evidence of this moment."""
     match step:
         case Destroy() | ShutDown():
@@ -206,12 +206,10 @@ def concluded(
 
 
 def _belongs_to_target(plan: PlanRecord) -> bool:
-    """From the intent to start it there on, a domain that moves should run on its target; live: once it does."""
+    """A domain that moves should run on its target from the intent to start it there; live: once it does."""
     return any(
-        isinstance(entry.step, Start)
-        and entry.intended_at is not None
-        or isinstance(entry.step, Migrate)
-        and isinstance(entry.outcome, Done)
+        (isinstance(entry.step, Start) and entry.intended_at is not None)
+        or (isinstance(entry.step, Migrate) and isinstance(entry.outcome, Done))
         for entry in plan.steps
     )
 
@@ -254,8 +252,8 @@ def _intend_next(plan: PlanRecord, now: float) -> PlanRecord:
 def _undoing(plan: PlanRecord, sentence: str) -> PlanRecord:
     """Take back our own promotions, last first, and close the window for two Primaries.
 
-    Not the promotions after a start whose answer is missing: it may still come about, and Xen would start the domain without
-    its disk. A resource that stays Primary here harms nothing.
+    Not the promotions after a start whose answer is missing: it may still come about, and Xen would start the
+    domain without its disk. A resource that stays Primary here harms nothing.
     """
     if plan.status is PlanStatus.UNDOING:
         return replace(plan, sentence=f"{plan.sentence}; and taking it back failed: {sentence}")

@@ -20,7 +20,7 @@ from actuator.model import (
 from exporter.drbd import Resource, UnknownWord
 
 
-def describe(step: Step) -> str:  # noqa: PLR0911  a table
+def describe(step: Step) -> str:  # noqa: C901, PLR0911  a table
     """A step in words."""
     match step:
         case PowerOff():

@@ -6,7 +6,7 @@ from dataclasses import astuple, replace
 import pytest
 
 from actuator.core import decide as core
-from actuator.core.decide import ATTEMPTS, Hosts, Limits, Wish
+from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish
 from actuator.core.guard import RESTART, authority_is_held, check, guards_of
 from actuator.model import (
     Authority,
@@ -45,7 +45,7 @@ _, PROMOTE, START = astuple(guards_of(Plan("restart", "voms01", "v01", "it crash
 
 def decide(it, known, limits, *, now):
     """Nothing is asked, and nothing known of hosts."""
-    return core.decide(it, known, limits, wish=Wish(), hosts=Hosts(), now=now)
+    return core.decide(Question(it, known, limits, Wish(), Hosts(), now))
 
 
 STATES = tuple(DomainState)
