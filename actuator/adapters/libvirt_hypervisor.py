@@ -14,17 +14,29 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import libvirt
 
+from actuator.adapters import libvirt_changes as changes
 from actuator.adapters.deadline import DeadlineThreads
+from actuator.adapters.libvirt_changes import ALIVE, Change, Gate, find, id_of
 from actuator.adapters.ssh import SshAccess
 from actuator.adapters.warm import NotConnectedError, Warm
-from actuator.model import CallOutcome, Disk, DomainState, DomainView, Done, Failed, Indeterminate
+from actuator.model import (
+    CallOutcome,
+    Capacity,
+    Disk,
+    DomainState,
+    DomainView,
+    Done,
+    Failed,
+    Indeterminate,
+    LiveMigration,
+)
 from actuator.ports import Unanswered
 from exporter.libvirt_domain import parse_definition, reason_name, state_name
 
@@ -44,9 +56,16 @@ PING_SECONDS = 5.0
 OPEN_SECONDS = 15.0
 REACH_SECONDS = 3.0
 
+SHORT_SECONDS = 5.0
+"""For the single calls that a long change is made of."""
+POLL_SECONDS = 0.2
+END_SECONDS = 20.0
+"""For a destroy at the end of a shutdown: libvirt gives QEMU some 10 s after SIGTERM, then kills it."""
+ABORT_SECONDS = 20.0
+"""A migration that is aborted is back within so long, both sides read, or left behind."""
+
 _SSH_TRANSPORTS = {"ssh", "libssh", "libssh2"}
 _DEFAULT_PORTS = {"ssh": 22, "libssh": 22, "libssh2": 22, "tls": 16514, "tcp": 16509, "": 16514}
-_ALIVE = {DomainState.RUNNING, DomainState.BLOCKED, DomainState.PAUSED}
 
 
 def strict_uri(uri: str, access: SshAccess) -> str:
@@ -92,6 +111,7 @@ class LibvirtHypervisor:
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are exceptions; the default prints them
         locks = logins or {host: threading.Lock() for host in uris}
         self._hosts = {host: _Host(host, uri, locks[host]) for host, uri in uris.items()}
+        self._closed = threading.Event()
 
     def look(self, host: str, domain: str, *, timeout_seconds: float) -> DomainView | None:
         """See `actuator.ports.Hypervisor.look`: three round trips, and on Xen one more for each disk."""
@@ -103,46 +123,119 @@ class LibvirtHypervisor:
 
     def destroy(self, host: str, domain: str, domain_id: int, *, timeout_seconds: float) -> CallOutcome:
         """See `actuator.ports.Hypervisor.destroy`."""
-        return self._hosts[host].change(partial(_destroy, name=domain, domain_id=domain_id), timeout_seconds)
+        return self._hosts[host].change(
+            partial(changes.destroy, name=domain, domain_id=domain_id), timeout_seconds
+        )
 
     def start(self, host: str, domain: str, *, timeout_seconds: float) -> CallOutcome:
         """See `actuator.ports.Hypervisor.start`."""
-        return self._hosts[host].change(partial(_start, name=domain), timeout_seconds)
+        return self._hosts[host].change(partial(changes.start, name=domain), timeout_seconds)
+
+    def shut_down(self, host: str, domain: str, domain_id: int, *, timeout_seconds: float) -> CallOutcome:
+        """See `actuator.ports.Hypervisor.shut_down`. It holds no connection while it waits."""
+        libvirtd = self._hosts[host]
+        deadline = time.monotonic() + timeout_seconds
+        asked = libvirtd.change(
+            partial(changes.ask_to_shut_down, name=domain, domain_id=domain_id), timeout_seconds
+        )
+        if not isinstance(asked, Indeterminate):
+            return asked
+        while (remaining := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(Unanswered):
+                found = libvirtd.ask(partial(changes.active, name=domain), min(SHORT_SECONDS, remaining))
+                if found is None:
+                    return Done()
+                if found.id != domain_id:
+                    break
+            if self._closed.wait(min(POLL_SECONDS, remaining)):
+                return asked
+        ended = libvirtd.change(partial(changes.end, name=domain, domain_id=domain_id), END_SECONDS)
+        # What it was asked for may still come: never "no effect".
+        return Indeterminate(f"{asked.reason}; {ended.reason}") if isinstance(ended, Failed) else ended
+
+    def definition(self, host: str, domain: str, *, timeout_seconds: float) -> str | None:
+        """See `actuator.ports.Hypervisor.definition`."""
+        return self._hosts[host].ask(partial(_definition, name=domain), timeout_seconds)
+
+    def define(self, host: str, domain: str, xml: str, *, timeout_seconds: float) -> CallOutcome:
+        """See `actuator.ports.Hypervisor.define`. One that is defined there otherwise is kept."""
+        return self._hosts[host].change(partial(changes.define, name=domain, xml=xml), timeout_seconds)
+
+    def capacity(self, host: str, *, timeout_seconds: float) -> Capacity:
+        """See `actuator.ports.Hypervisor.capacity`."""
+        return self._hosts[host].ask(_capacity, timeout_seconds)
+
+    def migrate(
+        self,
+        source: str,
+        target: str,
+        domain: str,
+        domain_id: int,
+        options: LiveMigration,
+        *,
+        timeout_seconds: float,
+    ) -> CallOutcome:
+        """See `actuator.ports.Hypervisor.migrate`.
+
+        At the deadline it is aborted, or with ``post_copy`` switched to that and given as long again, since
+        then it can only go on. One whose call got no answer is aborted at once: nobody follows it any more.
+        """
+        here, there = self._hosts[source], self._hosts[target]
+        at_target = partial(there.ask, partial(changes.active, name=domain), SHORT_SECONDS)
+        try:
+            found = at_target()
+        except Unanswered as error:
+            return Failed(f"{error}; nothing was changed")
+        if found is not None:  # an earlier call may still be moving it
+            return Indeterminate(f"on {target} it is {found} already: not moved")
+        change = partial(
+            changes.migrate, name=domain, domain_id=domain_id, options=options, at_target=at_target
+        )
+        switch, abort = (
+            partial(here.ask, partial(remedy, name=domain, domain_id=domain_id), SHORT_SECONDS)
+            for remedy in (changes.switch_to_post_copy, changes.abort)
+        )
+        patience_seconds = timeout_seconds * (2 if options.post_copy else 1) + ABORT_SECONDS
+        with _Overdue(timeout_seconds, [switch, abort] if options.post_copy else [abort]) as overdue:
+            outcome = here.change_apart(change, patience_seconds, give_up=abort)
+        if isinstance(outcome, Failed) and overdue.struck:
+            return Failed(f"not done within {timeout_seconds:g} s: {outcome.reason}", outcome.code)
+        return outcome
 
     def close(self) -> None:
         """End all connections."""
+        self._closed.set()
         for host in self._hosts.values():
             host.close()
 
 
-class _Gate:
-    """Lets a change begin, or forbids it for good: none begins after its caller was told that it did not."""
+class _Overdue:
+    """Does something about a call that is under way for too long, from a thread of its own."""
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._closed = False
-        self._passed = False
+    def __init__(self, after_seconds: float, remedies: Sequence[Callable[[], None]]) -> None:
+        """Tried in order until one does not raise Unanswered, every second again until the call is back."""
+        self.struck = False
+        self._after_seconds = after_seconds
+        self._remedies = remedies
+        self._back = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="libvirt deadline", daemon=True)
 
-    def enter(self) -> None:
-        """Go on to the change.
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
 
-        Raises:
-            TimeoutError: the caller is gone.
-        """
-        with self._lock:
-            if self._closed:
-                raise TimeoutError("too late to begin")
-            self._passed = True
+    def __exit__(self, *_: object) -> None:
+        self._back.set()
+        self._thread.join(len(self._remedies) * SHORT_SECONDS)
 
-    def close(self) -> bool:
-        """Let nobody in any more; True when somebody went in before."""
-        with self._lock:
-            self._closed = True
-            return self._passed
-
-
-class _Change(Protocol):
-    def __call__(self, handle: Any, *, gate: _Gate) -> CallOutcome: ...
+    def _watch(self) -> None:
+        pause_seconds = self._after_seconds
+        while not self._back.wait(pause_seconds):
+            self.struck, pause_seconds = True, 1.0
+            for remedy in self._remedies:
+                with contextlib.suppress(Unanswered):
+                    remedy()
+                    return
 
 
 class _Connection:
@@ -197,11 +290,11 @@ class _Host:
         except OSError as error:
             raise Unanswered(str(error)) from error
 
-    def change(self, change: "_Change", timeout_seconds: float) -> CallOutcome:
+    def change(self, change: Change, timeout_seconds: float) -> CallOutcome:
         """Change something; only what has not passed its gate is tried again."""
 
         def attempt(seconds: float) -> CallOutcome:
-            gate = _Gate()
+            gate = Gate()
             try:
                 return self._call(partial(change, gate=gate), seconds)
             except libvirt.libvirtError as error:
@@ -217,6 +310,35 @@ class _Host:
             return self._repeat(attempt, timeout_seconds)
         except OSError as error:
             return Failed(f"{error}; nothing was changed")
+
+    def change_apart(
+        self, change: Change, timeout_seconds: float, give_up: Callable[[], None]
+    ) -> CallOutcome:
+        """Change something that takes long, on a connection of its own: the others stay free for all else.
+
+        Args:
+            change: what is done.
+            timeout_seconds: for it, without opening the connection.
+            give_up: called when it has begun and got no answer; may raise Unanswered.
+        """
+        gate = Gate()
+
+        def run() -> CallOutcome:
+            connection = self._open()
+            try:
+                return change(connection.handle, gate=gate)
+            finally:
+                connection.close()
+
+        try:
+            return self._threads.run(run, OPEN_SECONDS + timeout_seconds)
+        except (libvirt.libvirtError, OSError) as error:
+            words = str(error) if isinstance(error, OSError) else f"{self.name}: {error}"
+            if not gate.close():
+                return Failed(f"{words}; nothing was changed")
+            with contextlib.suppress(Unanswered):
+                give_up()
+            return Indeterminate(words)
 
     @staticmethod
     def _repeat(attempt: Callable[[float], T], timeout_seconds: float) -> T:
@@ -331,23 +453,8 @@ class _Host:
                     self._call(lambda handle: handle.getLibVersion(), PING_SECONDS)
 
 
-def _find(handle: Any, name: str) -> Any | None:
-    try:
-        return handle.lookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise
-
-
-def _id(domain: Any) -> int | None:
-    """The id at the moment of the lookup."""
-    number = domain.ID()
-    return number if number >= 0 else None
-
-
 def _look(handle: Any, name: str) -> DomainView | None:
-    domain = _find(handle, name)
+    domain = find(handle, name)
     if domain is None:
         return None
     try:
@@ -358,13 +465,13 @@ def _look(handle: Any, name: str) -> DomainView | None:
             return None
         raise
     definition = parse_definition(xml)
-    running = DomainState(state_name(state)) in _ALIVE
+    running = DomainState(state_name(state)) in ALIVE
     return DomainView(
         name=name,
         uuid=domain.UUIDString(),
         state=DomainState(state_name(state)),
         reason=reason_name(state, reason),
-        id=_id(domain),
+        id=id_of(domain),
         disks=tuple(
             Disk(
                 disk.target,
@@ -419,42 +526,17 @@ def _states(handle: Any) -> dict[str, DomainState]:
     return states
 
 
-def _destroy(handle: Any, *, name: str, domain_id: int, gate: _Gate) -> CallOutcome:
-    domain = _find(handle, name)
-    if domain is None or _id(domain) is None:
-        return Done("it was gone already")
-    if _id(domain) != domain_id:
-        return Failed(f"its id is {_id(domain)} now, not {domain_id}: it was started again meanwhile")
-    state = DomainState(state_name(domain.state()[0]))
-    if state in _ALIVE:
-        return Failed(f"its state is {state}: not destroyed")
-    gate.enter()
-    refusal = ""
-    try:
-        domain.destroy()
-    except libvirt.libvirtError as error:
-        if not handle.isAlive():
-            raise
-        refusal = str(error)
-    after = _find(handle, name)
-    if after is None or _id(after) != domain_id:
-        return Done()
-    # It may still end: a process in the kernel's hands takes its signal later.
-    return Indeterminate(f"after the call it is still there. {refusal}".rstrip())
+def _definition(handle: Any, name: str) -> str | None:
+    domain = find(handle, name)
+    if domain is None or not domain.isPersistent():
+        return None
+    return str(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
 
 
-def _start(handle: Any, *, name: str, gate: _Gate) -> CallOutcome:
-    domain = _find(handle, name)
-    if domain is None:
-        return Failed("no such domain is defined on this host", libvirt.VIR_ERR_NO_DOMAIN)
-    if _id(domain) is not None:
-        return Failed(f"it is active already, with id {_id(domain)}", libvirt.VIR_ERR_OPERATION_INVALID)
-    gate.enter()
-    try:
-        domain.create()
-    except libvirt.libvirtError as error:
-        after = _find(handle, name)
-        if after is not None and _id(after) is not None:
-            return Indeterminate(f"{error}; but it is active, with id {_id(after)}")
-        return Failed(str(error), error.get_error_code())
-    return Done()
+def _capacity(handle: Any) -> Capacity:
+    _, memory_mib, cpus, *_ = handle.getInfo()
+    if handle.getType() == "Xen":  # dom0's own figures say nothing of what the hypervisor has left
+        return Capacity(handle.getFreeMemory(), memory_mib << 20, cpus)
+    kib = handle.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+    free_kib = kib["free"] + kib["buffers"] + kib["cached"]
+    return Capacity(free_kib * 1024, kib["total"] * 1024, cpus)
