@@ -135,17 +135,31 @@ class Executor:
             verdict = progress.judge(step, replace(same, now=now), guards_of(plan.plan))
         else:
             verdict = self._judge(record, plan.plan, step)
+        if isinstance(verdict, progress.Wait):
+            verdict = self._when_it_may(record, plan.plan, step)
         match verdict:
             case progress.Perform():
                 return self._call_and_settle(record, plan.plan, step)
             case progress.Wait():
-                return _Result(
-                    self._wait_for(record, plan.plan, step, Indeterminate("not seen in time")), ours=False
-                )
+                return _Result(Indeterminate("not seen in time"), ours=False)
             case Refusal():
                 return _Result(Failed(verdict.sentence), ours=False)
             case Done():
                 return _Result(verdict, ours=resumed)
+
+    def _when_it_may(
+        self, record: DomainRecord, plan: Plan, step: Step
+    ) -> Done | Refusal | progress.Perform | progress.Wait:
+        """Look again until the step is done, may be called, or must not be; Wait at its deadline."""
+        deadline = self._ports.clock.monotonic() + self._patience_seconds(step)
+        while self._ports.clock.monotonic() < deadline:
+            if self._stopping():
+                raise Stopping
+            verdict = self._judge(record, plan, step)
+            if not isinstance(verdict, progress.Wait):
+                return verdict
+            self._ports.clock.pause(POLL_SECONDS)
+        return progress.Wait()
 
     def _call_and_settle(self, record: DomainRecord, plan: Plan, step: Step) -> _Result:
         called_at = self._ports.clock.wall()
@@ -193,28 +207,24 @@ class Executor:
     def _wait_for(
         self, record: DomainRecord, plan: Plan, step: Step, otherwise: Indeterminate
     ) -> CallOutcome:
-        """Look until the step's effect is there; what stands at the deadline is the outcome."""
-        deadline = self._ports.clock.monotonic() + self._patience_seconds(step)
-        while self._ports.clock.monotonic() < deadline and not self._stopping():
-            match self._judge(record, plan, step):
-                case Done() as done:
-                    return done
-                case Refusal(sentence=sentence) if isinstance(step, Confirm):
-                    return Failed(sentence)
+        """Look until the effect of a call without an answer is there; else it stays without one."""
+        moves, limits = isinstance(step, Migrate), self._settings
+        seconds = limits.move.live_timeout_seconds if moves else limits.restart.confirm_timeout_seconds
+        deadline = self._ports.clock.monotonic() + seconds
+        while self._ports.clock.monotonic() < deadline:
+            if self._stopping():
+                raise Stopping
+            if isinstance(done := self._judge(record, plan, step), Done):
+                return done
             self._ports.clock.pause(POLL_SECONDS)
-        if self._stopping():
-            raise Stopping
         return otherwise
 
     def _patience_seconds(self, step: Step) -> float:
-        match step:
-            case Outlast():
-                failover = self._settings.failover
-                return failover.isolation_seconds + failover.release_timeout_seconds
-            case Migrate():
-                return self._settings.move.live_timeout_seconds
-            case _:
-                return self._settings.restart.confirm_timeout_seconds
+        """How long a step may be waited for before it is called, or seen."""
+        if isinstance(step, Outlast | Start):
+            failover = self._settings.failover
+            return failover.isolation_seconds + failover.release_timeout_seconds
+        return self._settings.restart.confirm_timeout_seconds
 
     def _judge(
         self, record: DomainRecord, plan: Plan, step: Step

@@ -238,7 +238,8 @@ def _targets(
 ) -> tuple[Situation | None, dict[str, str], Refusal | None]:
     """The best of the hosts that may have the domain; why each other one may not; and the last refusal.
 
-    The least loaded first, then by name: the same question has the same answer.
+    The least loaded first, then by name, and last the one where the last plan failed: the same question has
+    the same answer.
     """
     rejected: dict[str, str] = {}
     last: Refusal | None = None
@@ -253,9 +254,14 @@ def _targets(
         else:
             rejected[host] = refusal.sentence
             last = refusal
-    fit.sort(key=lambda there: (it.hosts.load.get(there.host, 0), there.host))
+    failed = _last_failed_on(it.record)
+    fit.sort(key=lambda there: (there.host == failed, it.hosts.load.get(there.host, 0), there.host))
     rejected |= {there.host: f"{fit[0].host} has fewer domains, or comes first" for there in fit[1:]}
     return (fit[0] if fit else None), rejected, last
+
+
+def _last_failed_on(record: DomainRecord) -> str:
+    return record.plan.plan.host if record.plan and record.plan.status is PlanStatus.FAILED else ""
 
 
 def _unwanted(it: Question, host: str) -> Refusal | None:
@@ -311,8 +317,11 @@ def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
     return _cold(target, view, rejected, suspect=suspect)
 
 
-def _limited_move(it: Question) -> Postpone | None:
-    """A move that failed is not tried again at once."""
+def _limited_move(it: Question) -> Refusal | Postpone | None:
+    """A move that failed is not tried again at once, nor without end."""
+    recent = [at for at in it.record.attempts_at if it.now - at < it.limits.window_seconds]
+    if len(recent) >= 2 * it.limits.max_attempts:
+        return Refusal(ATTEMPTS, f"{len(recent)} attempts for {it.record.domain}{_last_failure(it.record)}")
     last = it.record.plan
     if (
         last is None

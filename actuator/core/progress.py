@@ -33,6 +33,7 @@ from actuator.model import (
     EscalationKind,
     Failed,
     ForbidTwo,
+    Indeterminate,
     Migrate,
     Observed,
     Outlast,
@@ -112,12 +113,15 @@ def _judge_promote(step: Promote, it: Situation, guards: Guards) -> Done | Refus
     return Done("is Primary already") if resource.role is Role.PRIMARY else Perform()
 
 
-def _judge_start(it: Situation, guards: Guards) -> Done | Refusal | Perform:
+def _judge_start(it: Situation, guards: Guards) -> Done | Refusal | Perform | Wait:
     if refusal := check(KNOWN, it):
         return refusal
     if it.view is not None and it.view.state in RUNNING:
         return Done("runs already")
-    return check(guards.start, it) or Perform()
+    refusal = check(guards.start, it)
+    if refusal is not None and refusal.guard == source_has_let_go.__name__:
+        return Wait()
+    return refusal or Perform()
 
 
 def _judge_confirm(it: Situation) -> Done | Refusal | Wait:
@@ -206,12 +210,21 @@ def concluded(
 
 
 def _belongs_to_target(plan: PlanRecord) -> bool:
-    """A domain that moves should run on its target from the intent to start it there; live: once it does."""
+    """A domain that moves should run on its target once it may run there.
+
+    Not before: what did not start there is looked at from its source again, with all the care of a move.
+    """
     return any(
-        (isinstance(entry.step, Start) and entry.intended_at is not None)
-        or (isinstance(entry.step, Migrate) and isinstance(entry.outcome, Done))
+        isinstance(entry.step, Start | Migrate)
+        and entry.outcome is not None
+        and not (isinstance(entry.outcome, Failed) or _is_lost(entry))
         for entry in plan.steps
     )
+
+
+def _is_lost(entry: StepRecord) -> bool:
+    """A live migration without an answer: the domain is where it was until it is seen elsewhere."""
+    return isinstance(entry.step, Migrate) and isinstance(entry.outcome, Indeterminate)
 
 
 def _moved(record: DomainRecord, plan: PlanRecord, suspect_until: float) -> DomainRecord:
