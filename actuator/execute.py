@@ -18,8 +18,10 @@ from actuator.model import (
     Authority,
     CallOutcome,
     Confirm,
+    Define,
     Demote,
     Destroy,
+    Disk,
     DomainRecord,
     Done,
     Event,
@@ -42,6 +44,7 @@ from actuator.model import (
 from actuator.observe import Observer
 from actuator.ports import Ports
 from actuator.protected import Protected
+from exporter.libvirt_domain import parse_definition
 
 POLL_SECONDS = 0.5
 STILL_THE_SAME_LOOK_SECONDS = 0.5
@@ -245,6 +248,8 @@ class Executor:
             case ShutDown(host, domain, domain_id):
                 timeout = self._settings.move.shut_down_timeout_seconds
                 return hypervisor.shut_down(host, domain, domain_id, timeout_seconds=timeout)
+            case Define(host, domain):
+                return self._define(host, domain)
             case Promote(host, resource):
                 return storage.promote(host, resource, timeout_seconds=change_seconds)
             case Demote(host, resource):
@@ -268,6 +273,20 @@ class Executor:
                 return hypervisor.migrate(source, host, domain, domain_id, options, timeout_seconds=timeout)
             case Confirm() | Outlast():
                 raise AssertionError("what is looked for is not called")
+
+    def _define(self, host: str, domain: str) -> CallOutcome:
+        kept = self._ports.journal.definition(domain)
+        if kept is None:
+            return Failed("its definition has not been kept")
+        timeout = self._settings.evidence.timeout_seconds
+        return self._ports.hypervisor.define(host, domain, kept.xml, timeout_seconds=timeout)
+
+    def _kept_disks(self, domain: str) -> tuple[Disk, ...]:
+        kept = self._ports.journal.definition(domain)
+        if kept is None:
+            return ()
+        found = parse_definition(kept.xml).disks
+        return tuple(Disk(it.target, it.source, it.writable) for it in found if it.source)
 
     def _live_options(self, target: str) -> LiveMigration:
         host = self._settings.hosts[target]
@@ -323,6 +342,7 @@ class Executor:
             max_age_seconds=settings.evidence.max_age_seconds,
             arbitrated=settings.hosts[record.host].arbiter_token_file is not None,
             authorities=written,
+            kept=self._kept_disks(record.domain),
             xen=settings.hosts[record.host].libvirt_uri.startswith("xen"),
             isolation_seconds=settings.failover.isolation_seconds,
         )

@@ -228,6 +228,15 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
+class Define:
+    """Define the domain on the host, as it was last seen where it ran."""
+
+    host: str
+    domain: str
+    kind: Literal["define"] = "define"
+
+
+@dataclass(frozen=True, slots=True)
 class PowerOff:
     """Have the fence agent power the host off, and read back that it is."""
 
@@ -292,6 +301,7 @@ Step: TypeAlias = (
     | Demote
     | Start
     | Confirm
+    | Define
     | PowerOff
     | ShutDown
     | Outlast
@@ -508,6 +518,20 @@ class DomainRecord:
     def open_plan(self) -> PlanRecord | None:
         """The plan that is not finished."""
         return None if self.plan is None or self.plan.finished else self.plan
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A domain's definition for libvirt, as it was last seen where it ran: it outlives that host."""
+
+    domain: str
+    version: int
+    """Raised by one with every change."""
+    xml: str
+    host: str
+    """Where it was seen."""
+    at: float
+    """When it was first seen like this; wall clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from actuator.model import (
     Authority,
     CallOutcome,
     Capacity,
+    Definition,
     DomainRecord,
     DomainState,
     DomainView,
@@ -253,6 +254,9 @@ class Journal(Protocol):
     def hosts(self) -> tuple[HostRecord, ...]:
         """Every host's record that has ever been written; the host "" stands for all."""
 
+    def definition(self, domain: str) -> Definition | None:
+        """The domain's definition as it was last seen where it ran; None when it has not been yet."""
+
     def authorities(self) -> tuple[Authority, ...]:
         """What is written about every DRBD resource."""
 
@@ -265,6 +269,7 @@ class Journal(Protocol):
         record: DomainRecord | None = None,
         authorities: Sequence[Authority] = (),
         hosts: Sequence[HostRecord] = (),
+        definition: Definition | None = None,
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:

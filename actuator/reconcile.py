@@ -16,7 +16,7 @@ from actuator.alarm import Alarm
 from actuator.config import Settings
 from actuator.contact import Contacts
 from actuator.core.guard import DOWN, RUNNING
-from actuator.model import DomainRecord, DomainState, Event, HostRecord, Notification
+from actuator.model import Definition, DomainRecord, DomainState, Event, HostRecord, Notification
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
 from actuator.worker import DARK_SECONDS, Worker
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 ALERTMANAGER = "Alertmanager"
 PROMETHEUS = "Prometheus"
+
+DEFINITIONS_SECONDS = 60.0
+"""Between two readings of how the domains are defined."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +52,7 @@ class Reconciler:
         self._alarm = alarm
         self._contacts = contacts
         self._down_since: dict[str, float] = {}
+        self._definitions_at = float("-inf")
         self.last_at: float | None = None
         """Wall clock of the last turn that reached its end."""
         self.answered: Mapping[str, bool] = {}
@@ -93,6 +97,39 @@ class Reconciler:
             seen = answers[_of(record.host)]
             self._look_at(record, None if isinstance(seen, Unanswered | tuple) else seen)
             self._leaves(record, known.get(record.host))
+        self._keep_definitions(records, answers)
+
+    def _keep_definitions(self, records: tuple[DomainRecord, ...], answers: Mapping[str, object]) -> None:
+        """Now and then read how each domain is defined: its host may be gone when that is needed."""
+        now = self._ports.clock.monotonic()
+        if now - self._definitions_at < DEFINITIONS_SECONDS:
+            return
+        self._definitions_at = now
+        timeout = self._settings.evidence.timeout_seconds
+        asked = {
+            record.domain: functools.partial(
+                self._ports.hypervisor.definition, record.host, record.domain, timeout_seconds=timeout
+            )
+            for record in records
+            if not isinstance(answers[_of(record.host)], Unanswered)
+        }
+        found = self._ports.tasks.gather(asked, timeout_seconds=timeout)
+        for record in records:
+            if isinstance(xml := found.get(record.domain), str):
+                self._keep_definition(record, xml)
+
+    def _keep_definition(self, record: DomainRecord, xml: str) -> None:
+        kept = self._ports.journal.definition(record.domain)
+        if kept is not None and kept.xml == xml:
+            return
+        at = self._ports.clock.wall()
+        version = 1 if kept is None else kept.version + 1
+        how = "kept" if kept is None else f"has changed since it was seen on {kept.host}, and is kept anew"
+        event = Event(
+            at, "definition", f"the definition of {record.domain} {how}", record.domain, record.host
+        )
+        definition = Definition(record.domain, version, xml, record.host, at)
+        self._ports.journal.commit(definition=definition, events=[event])
 
     def _alive(self, record: HostRecord) -> None:
         """A host that answers has not failed, and is not down, whatever was said before."""

@@ -13,7 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from actuator.config import Mode, Settings
-from actuator.model import Authority, DomainRecord, Event, HostRecord, Notification, Received
+from actuator.model import Authority, Definition, DomainRecord, Event, HostRecord, Notification, Received
 from actuator.ports import Journal, JournalError
 from actuator.protected import Protected
 from exporter import __version__
@@ -196,6 +196,10 @@ class WatchedJournal:
         """See ``ports.Journal``."""
         return self._journal.hosts()
 
+    def definition(self, domain: str) -> Definition | None:
+        """See ``ports.Journal``."""
+        return self._journal.definition(domain)
+
     def authorities(self) -> tuple[Authority, ...]:
         """See ``ports.Journal``."""
         return self._journal.authorities()
@@ -210,13 +214,19 @@ class WatchedJournal:
         record: DomainRecord | None = None,
         authorities: Sequence[Authority] = (),
         hosts: Sequence[HostRecord] = (),
+        definition: Definition | None = None,
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
         """See ``ports.Journal``."""
         with _Measured(self._report):
             self._journal.commit(
-                record=record, authorities=authorities, hosts=hosts, events=events, settled=settled
+                record=record,
+                authorities=authorities,
+                hosts=hosts,
+                definition=definition,
+                events=events,
+                settled=settled,
             )
         for event in events:
             self._report.happened(event)

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from actuator.model import Authority, DomainRecord, Event, HostRecord, Notification, Received
+from actuator.model import Authority, Definition, DomainRecord, Event, HostRecord, Notification, Received
 from actuator.ports import Conflict, JournalError
 
 SCHEMA_VERSION = 2
@@ -81,10 +81,11 @@ _NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?
 _RECORD = TypeAdapter(DomainRecord)
 _AUTHORITY = TypeAdapter(Authority)
 _HOST = TypeAdapter(HostRecord)
+_DEFINITION = TypeAdapter(Definition)
 _NOTIFICATION = TypeAdapter(Notification)
 _EVENT = TypeAdapter(Event)
 
-DOMAIN, RESOURCE, HOST = "domain", "resource", "host"
+DOMAIN, RESOURCE, HOST, DEFINITION = "domain", "resource", "host", "definition"
 """The kinds of records."""
 
 Change = Callable[[sqlite3.Connection], None]
@@ -187,6 +188,11 @@ class SqliteJournal:
         """See ``ports.Journal``."""
         return tuple(_HOST.validate_json(row[0]) for row in self._read(_ALL, HOST))
 
+    def definition(self, domain: str) -> Definition | None:
+        """See ``ports.Journal``."""
+        rows = self._read(_ONE, DEFINITION, domain)
+        return _DEFINITION.validate_json(rows[0][0]) if rows else None
+
     def authorities(self) -> tuple[Authority, ...]:
         """See ``ports.Journal``."""
         return tuple(_AUTHORITY.validate_json(row[0]) for row in self._read(_ALL, RESOURCE))
@@ -202,6 +208,7 @@ class SqliteJournal:
         record: DomainRecord | None = None,
         authorities: Sequence[Authority] = (),
         hosts: Sequence[HostRecord] = (),
+        definition: Definition | None = None,
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
@@ -210,6 +217,9 @@ class SqliteJournal:
             _Put(RESOURCE, it.resource, it.version, _AUTHORITY.dump_json(it).decode()) for it in authorities
         ]
         puts += [_Put(HOST, it.host, it.version, _HOST.dump_json(it).decode()) for it in hosts]
+        if definition is not None:
+            body = _DEFINITION.dump_json(definition).decode()
+            puts.append(_Put(DEFINITION, definition.domain, definition.version, body))
         if record is not None:
             puts.append(_Put(DOMAIN, record.domain, record.version, _RECORD.dump_json(record).decode()))
         rows = [_event_row(event) for event in events]

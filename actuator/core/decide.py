@@ -25,6 +25,7 @@ from actuator.model import (
     AllowTwo,
     Confirm,
     Decision,
+    Define,
     Demote,
     Destroy,
     DomainRecord,
@@ -335,9 +336,13 @@ def _limited_move(it: Question) -> Refusal | Postpone | None:
     return Postpone(until, sentence) if it.now < until else None
 
 
+def _definition(target: Situation) -> tuple[Step, ...]:
+    return () if target.view is not None else (Define(target.host, target.domain),)
+
+
 def _cold(target: Situation, view: DomainView, rejected: Mapping[str, str], *, suspect: bool) -> Plan:
     source, domain = target.source, target.domain
-    steps: list[Step] = []
+    steps: list[Step] = [*_definition(target)]
     if view.id is not None:
         runs = view.state in RUNNING
         steps.append((ShutDown if runs else Destroy)(source, domain, view.id))
@@ -369,6 +374,7 @@ def _live(target: Situation, view: DomainView, rejected: Mapping[str, str]) -> P
         host=target.host,
         reason=f"{domain} runs on {source} and is to leave it: it moves to {target.host}, live",
         steps=(
+            *_definition(target),
             *(AllowTwo(source, name) for name in names),
             *(Promote(target.host, name) for name in names),
             Migrate(target.host, source, domain, view.id),
@@ -408,6 +414,7 @@ def _failover(it: Question) -> Decision:
 
 
 def _failover_steps(it: Situation) -> Iterator[Step]:
+    yield from _definition(it)
     if it.proof is Proof.POWER:
         yield PowerOff(it.source)
     for resource in it.resources:

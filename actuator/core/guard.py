@@ -24,6 +24,7 @@ from actuator.core.arbiter import taken, why_not
 from actuator.core.replica import Standing, peers, resource_of, resources_here
 from actuator.model import (
     Authority,
+    Disk,
     DomainState,
     DomainView,
     Evidence,
@@ -56,6 +57,8 @@ class Situation:
     """Its host's DRBD asks the arbiter."""
     authorities: Mapping[str, Authority] | None = field(default_factory=dict)
     """By resource, read before the look; None: not the same any more after it (arbiter's rule R2)."""
+    kept: tuple[Disk, ...] = ()
+    """The domain's disks as in the definition that vmheal keeps of it; none when it keeps none."""
     xen: bool = False
     """Its driver is Xen's, which has no live migration of paravirtual guests under Debian."""
     source: str = ""
@@ -86,7 +89,12 @@ class Situation:
     @property
     def resources(self) -> tuple[Resource, ...]:
         """The DRBD resources of its disks, as its host sees them."""
-        return resources_here(self.evidence, self.host)
+        return resources_here(self.evidence, self.host, self.kept)
+
+    @property
+    def disks(self) -> tuple[Disk, ...]:
+        """The domain's disks: as its host has it defined, else as its definition was kept."""
+        return self.kept if self.view is None else self.view.disks
 
     def peers(self, resource: Resource) -> dict[str, Standing]:
         """What is known of the resource's other hosts."""
@@ -142,6 +150,11 @@ def is_defined(it: Situation) -> str | None:
     if it.view is None:
         return f"libvirt on {it.host} does not know {it.domain}: define it there (virsh define)"
     return None
+
+
+def is_defined_or_kept(it: Situation) -> str | None:
+    """What is not defined there can be, from the definition that was kept."""
+    return None if it.disks else is_defined(it)
 
 
 def is_down(it: Situation) -> str | None:
@@ -221,9 +234,9 @@ def _cannot_write(it: Situation, host: str) -> bool:
 
 def disks_are_on_drbd(it: Situation) -> str | None:
     """What is not on DRBD could be in use elsewhere without our seeing it, or be left behind by a move."""
-    if it.view is None or it.snapshot is None:
+    if it.snapshot is None:
         return None
-    for disk in it.view.disks:
+    for disk in it.disks:
         if disk.writable and resource_of(disk, it.snapshot) is None:
             return (
                 f"{it.domain}'s disk {disk.target} ({disk.source}) is on no DRBD resource that is up on"
@@ -553,7 +566,10 @@ def runs_on_its_source(it: Situation) -> str | None:
     return None
 
 
-KNOWN: tuple[Guard, ...] = (libvirt_answers, drbd_answers, evidence_is_fresh, is_defined)
+ANSWERED: tuple[Guard, ...] = (libvirt_answers, drbd_answers, evidence_is_fresh)
+"""The host has said how things are."""
+
+KNOWN: tuple[Guard, ...] = (*ANSWERED, is_defined)
 """Enough is known to say anything at all."""
 
 RESTART: tuple[Guard, ...] = (
@@ -582,7 +598,8 @@ _DISKS: tuple[Guard, ...] = (
 )
 
 _LOST: tuple[Guard, ...] = (
-    *KNOWN,
+    *ANSWERED,
+    is_defined_or_kept,
     is_down,
     peer_is_not_primary,
     runs_on_no_third,
@@ -595,7 +612,15 @@ _LOST: tuple[Guard, ...] = (
 FAILOVER: tuple[Guard, ...] = (*_LOST, source_is_dark, link_to_source_is_lost, is_not_standalone)
 """Asked of each possible target before the plan, and before anything is called."""
 
-MOVE: tuple[Guard, ...] = (*KNOWN, source_answers, is_down, runs_on_no_third, *_DISKS, is_mirrored_here)
+MOVE: tuple[Guard, ...] = (
+    *ANSWERED,
+    is_defined_or_kept,
+    source_answers,
+    is_down,
+    runs_on_no_third,
+    *_DISKS,
+    is_mirrored_here,
+)
 """Asked of each possible target of a move from a host that answers, before the plan and before it begins."""
 
 

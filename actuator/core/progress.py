@@ -10,6 +10,7 @@ A step becomes an intent in the same write that makes it the next one, and is ca
 from dataclasses import replace
 
 from actuator.core.guard import (
+    ANSWERED,
     DOWN,
     KNOWN,
     RUNNING,
@@ -25,6 +26,7 @@ from actuator.model import (
     AllowTwo,
     CallOutcome,
     Confirm,
+    Define,
     Demote,
     Destroy,
     DomainRecord,
@@ -64,7 +66,7 @@ class Wait:
 # ---- may this step be done now ----------------------------------------------------------------------------
 
 
-def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform | Wait:  # noqa: PLR0911  a table
+def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform | Wait:  # noqa: C901, PLR0911  a table
     """Whether a step is done already, may be called now, or must not be. Asked on evidence of this moment."""
     match step:
         case Destroy() | ShutDown():
@@ -77,7 +79,9 @@ def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform
             return _judge_confirm(it)
         case Demote():
             return _judge_demote(step, it)
-        case PowerOff() | AllowTwo():
+        case Define() if it.view is not None:
+            return Done("is defined there")
+        case Define() | PowerOff() | AllowTwo():
             return check(guards.begin, it) or Perform()
         case ForbidTwo():
             return Perform()  # what is closed already is closed once more
@@ -88,7 +92,7 @@ def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform
 
 
 def _judge_end(step: Destroy | ShutDown, it: Situation, guards: Guards) -> Done | Refusal | Perform:
-    if refusal := check(KNOWN, it):
+    if refusal := check(ANSWERED, it):
         return refusal
     if not isinstance(it.evidence.domains.get(step.host), Observed):
         return Refusal("libvirt_answers", f"libvirt on {step.host} does not answer: {it.domain} is not ended")

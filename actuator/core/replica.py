@@ -1,6 +1,7 @@
 """A domain's disks as DRBD replicas: which resources they lie on, and what is known about the peers."""
 
 import re
+from collections.abc import Sequence
 from enum import Enum, auto
 
 from actuator.model import Disk, Evidence, Observed
@@ -27,12 +28,16 @@ def resource_of(disk: Disk, snapshot: Snapshot) -> Resource | None:
     return None
 
 
-def resources_here(evidence: Evidence, host: str) -> tuple[Resource, ...]:
-    """The resources of the domain's disks on the host, each once, by name; none when a part is unknown."""
+def resources_here(evidence: Evidence, host: str, kept: Sequence[Disk] = ()) -> tuple[Resource, ...]:
+    """The resources of the domain's disks on the host, each once, by name; none when a part is unknown.
+
+    ``kept``: its disks as they are known otherwise, for a host where it is not defined.
+    """
     domain, storage = evidence.domains.get(host), evidence.storage.get(host)
-    if not (isinstance(domain, Observed) and domain.value and isinstance(storage, Observed)):
+    if not (isinstance(domain, Observed) and isinstance(storage, Observed)):
         return ()
-    found = (resource_of(disk, storage.value) for disk in domain.value.disks)
+    disks = kept if domain.value is None else domain.value.disks
+    found = (resource_of(disk, storage.value) for disk in disks)
     return tuple(
         sorted({resource.name: resource for resource in found if resource}.values(), key=lambda it: it.name)
     )

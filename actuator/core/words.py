@@ -3,6 +3,7 @@
 from actuator.model import (
     AllowTwo,
     Confirm,
+    Define,
     Demote,
     Destroy,
     DomainView,
@@ -23,6 +24,8 @@ from exporter.drbd import Resource, UnknownWord
 def describe(step: Step) -> str:  # noqa: C901, PLR0911  a table
     """A step in words."""
     match step:
+        case Define():
+            return f"define {step.domain} on {step.host}"
         case PowerOff():
             return f"have {step.host} powered off by its fence agent"
         case ShutDown():

@@ -59,7 +59,7 @@ def start(folders, clock):
 
 
 def changes(world):
-    reads = {"look", "status", "states", "firing", "send"}
+    reads = {"look", "status", "states", "firing", "send", "definition"}
     return [call for call in world.calls if call not in reads]
 
 
@@ -251,6 +251,23 @@ def test_a_promotion_that_was_granted_is_tried_once_more(start, clock):
     machine.run(20, keeps=True)
     assert_moved(world, machine)
     assert changes(world) == ["promote", "promote", "start"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_definition_of_a_vm_outlives_its_host(start, clock, kept):
+    world = World(undefined={"v02"})
+    machine = start(world)
+    if kept:
+        machine.run(2)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+    if kept:
+        assert_moved(world, machine)
+        assert changes(world) == ["define", "promote", "start"]
+    else:
+        assert machine.record.escalation.guard == "is_defined_or_kept"
+        assert changes(world) == []
 
 
 # ---- to another host, in order -----------------------------------------------------------------------------

@@ -120,6 +120,7 @@ class World:
     answers: dict[str, deque] = field(default_factory=dict)
     silent: set[str] = field(default_factory=set)
     journal: object = None
+    undefined: set[str] = field(default_factory=set)
     agent: object = None
     two_primaries: set[str] = field(default_factory=set)
     alertmanager: list[Notification] | None = field(default_factory=list)
@@ -202,6 +203,9 @@ class World:
             raise Unanswered(f"{host} does not answer")
         guest = self.guests[host]
         alive = guest.state is DomainState.RUNNING
+        if host in self.undefined:
+            leave()
+            return None
         disks = tuple(
             Disk(f"xvd{'abc'[minor]}", f"/dev/drbd{minor}", attached=guest.has_disks if alive else None)
             for minor, _ in enumerate(self.resources)
@@ -321,6 +325,19 @@ class World:
         return self._change("connect", host, lambda: None)
 
     # ---- moves
+
+    def definition(self, host, domain, *, timeout_seconds):
+        self._enter("definition")()
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        disks = "".join(
+            f"<disk type='block' device='disk'><source dev='/dev/drbd{minor}'/><target dev='xvd{'abc'[minor]}'/></disk>"
+            for minor, _ in enumerate(self.resources)
+        )
+        return f"<domain type='xen'><name>{domain}</name><devices>{disks}</devices></domain>"
+
+    def define(self, host, domain, xml, *, timeout_seconds):
+        return self._change("define", host, lambda: self.undefined.discard(host))
 
     def shut_down(self, host, domain, domain_id, *, timeout_seconds):
         def effect():
