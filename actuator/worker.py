@@ -359,7 +359,9 @@ class Worker:
     def _hosts(self, record: DomainRecord) -> Hosts:
         now, wall = self._ports.clock.monotonic(), self._ports.clock.wall()
         known = self._ports.journal.hosts()
-        load = Counter(it.host for it in self._protected.records())
+        load = Counter(
+            it.open_plan.plan.host if it.open_plan else it.host for it in self._protected.records()
+        )
         silent = {host: self._contacts.silent_for(host, now) for host in self._settings.hosts}
         return Hosts(
             failed=frozenset(it.host for it in known if it.failed_at is not None),

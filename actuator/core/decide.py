@@ -30,12 +30,14 @@ from actuator.model import (
     Destroy,
     DomainRecord,
     DomainView,
+    Done,
     EscalationKind,
     ForbidTwo,
     Migrate,
     Nothing,
     Outlast,
     Plan,
+    PlanRecord,
     PlanStatus,
     Postpone,
     PowerOff,
@@ -174,9 +176,40 @@ def _running(it: Question, view: DomainView) -> Decision:
             runs_nowhere_else.__name__,
             f"{view.name} runs on {home.host}, and also on {', '.join(twins)}: end one of them at once",
         )
+    if left_open := _left_open(it):
+        return left_open
     if it.wish.leave or home.host in it.hosts.drained:
         return _move(it, view, suspect=False)
     return Nothing(f"{view.name} is {view.state} on {home.host}")
+
+
+def _left_open(it: Question) -> Plan | None:
+    """The window that a live migration of ours left open while nobody knew where the domain was.
+
+    Only ours: what a person made Primary is left to that person.
+    """
+    last, home = it.record.plan, it.home
+    if last is None or last.status is not PlanStatus.FAILED or not _may_be_open(last):
+        return None
+    there = last.plan.host if last.plan.host != home.host else last.plan.source
+    steps = [entry.step for entry in last.steps if isinstance(entry.step, AllowTwo)]
+    return Plan(
+        verb="migrate",
+        domain=home.domain,
+        host=home.host,
+        reason=f"{home.domain} runs on {home.host}, and its disks may still be Primary on {there} too",
+        steps=(
+            *(Demote(there, step.resource) for step in steps),
+            *(ForbidTwo(home.host, step.resource) for step in steps),
+        ),
+    )
+
+
+def _may_be_open(plan: PlanRecord) -> bool:
+    """A window was opened, and closing it, the last thing that was tried, did not succeed."""
+    opened = any(isinstance(entry.step, AllowTwo) and entry.intended_at is not None for entry in plan.steps)
+    closed = [entry.outcome for entry in plan.steps if isinstance(entry.step, ForbidTwo)]
+    return opened and not (closed and isinstance(closed[-1], Done))
 
 
 def _limited(it: Question) -> Refusal | Postpone | None:

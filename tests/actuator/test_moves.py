@@ -3,6 +3,7 @@
 The arbiter's rules and records are the real ones; real DRBD is in tests/lab.
 """
 
+from collections import deque
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from actuator.model import (
     EscalationKind,
     Failed,
     HostRecord,
+    Indeterminate,
     Notification,
     Order,
     PlanStatus,
@@ -244,7 +246,7 @@ def test_a_promotion_that_was_granted_is_tried_once_more(start, clock):
     def refuse(name):
         if name == "promote" and next(granted, False):
             world._granted("v02", "voms01")
-            world.answers["promote"] = __import__("collections").deque([(Failed("no", -7), False)])
+            world.answers["promote"] = deque([(Failed("no", -7), False)])
 
     world.on_call = refuse
     machine.receive(host_alert(clock.wall()))
@@ -308,7 +310,7 @@ def test_an_alert_may_ask_for_it(start, clock):
 
 def test_a_move_that_fails_is_undone_and_the_vm_goes_up_where_it_was(start, clock):
     world = World()
-    world.answers = {"promote": __import__("collections").deque([(Failed("no", -2), False)])}
+    world.answers = {"promote": deque([(Failed("no", -2), False)])}
     machine = start(world)
     world.crash()
     machine.receive(alert(clock.wall(), action="migrate"))
@@ -336,7 +338,7 @@ def test_a_person_moves_a_vm_that_runs_live(start):
 
 def test_a_live_migration_that_is_cancelled_closes_its_window(start):
     world = World(xen=False)
-    world.answers = {"migrate": __import__("collections").deque([(Failed("job was cancelled"), False)])}
+    world.answers = {"migrate": deque([(Failed("job was cancelled"), False)])}
     machine = start(world)
     machine.receive(order())
     assert changes(world) == ["allow_two", "promote", "migrate", "demote", "allow_two"]
@@ -345,6 +347,23 @@ def test_a_live_migration_that_is_cancelled_closes_its_window(start):
     assert machine.record.host == "v01"
     assert world.replicas["v02", "voms01"].role is Role.SECONDARY
     assert machine.journal.authority("voms01").holder == "v01"
+
+
+@pytest.mark.parametrize("has_effect", [False, True])
+def test_a_live_migration_without_an_answer_leaves_no_window_open(start, clock, has_effect):
+    world = World(xen=False)
+    world.answers = {"migrate": deque([(Indeterminate("lost"), has_effect)])}
+    machine = start(world)
+    machine.receive(order())
+    machine.run(300)
+    to = "v02" if has_effect else "v01"
+    assert world.violations == []
+    assert world.running == [to]
+    assert world.two_primaries == set()
+    assert machine.record.host == to
+    assert world.replicas["v01" if has_effect else "v02", "voms01"].role is Role.SECONDARY
+    assert machine.record.open_plan is None
+    assert machine.record.escalation is None
 
 
 def test_a_drained_host_is_left_and_not_come_back_to(start, clock):
