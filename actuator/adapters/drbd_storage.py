@@ -25,6 +25,8 @@ from actuator.model import CallOutcome, Done, Failed, Indeterminate
 from actuator.ports import Unanswered
 from exporter.drbd import (
     Connection,
+    ConnectionState,
+    DiskState,
     DrbdOutputError,
     MalformedLine,
     Problem,
@@ -58,6 +60,7 @@ NAMELESS_PEER = "peer"
 USAGE_ERROR_STATUS = 20
 
 _REFUSAL = re.compile(r"(?:State change failed|Failure): \((?P<number>-?\d+)\) ")
+_WITHOUT_DISK = {DiskState.DISKLESS, DiskState.ATTACHING, DiskState.DETACHING, DiskState.FAILED}
 _STILL_RUNNING = "did not terminate within"
 """drbdadm gave up waiting for the drbdsetup that it started; that one goes on."""
 _RESOURCE_NAME = re.compile(r"(?!all$)[A-Za-z0-9_.][A-Za-z0-9_.+-]*")
@@ -91,6 +94,18 @@ class DrbdStorage:
     def demote(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
         """See `actuator.ports.Storage.demote`."""
         return self._hosts[host].change_role("secondary", Role.SECONDARY, resource, timeout_seconds)
+
+    def allow_two_primaries(
+        self, host: str, resource: str, *, allowed: bool, timeout_seconds: float
+    ) -> CallOutcome:
+        """See `actuator.ports.Storage.allow_two_primaries`."""
+        return self._hosts[host].allow_two_primaries(
+            resource, allowed=allowed, timeout_seconds=timeout_seconds
+        )
+
+    def connect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
+        """See `actuator.ports.Storage.connect`."""
+        return self._hosts[host].connect(resource, timeout_seconds)
 
     def read_ahead(self) -> None:
         """From now on read in the background what changes rarely, until `close`."""
@@ -154,6 +169,70 @@ class _Host:
         return _with_names(snapshot, self._names, self.name)
 
     def armed(self, timeout_seconds: float) -> Mapping[str, bool]:
+        found = self._show(timeout_seconds)
+        # Without its disk or its connection the kernel does not say (8.4): then nothing is known.
+        return {it.name: _is_armed(it) for it in found if it.fencing is not None and it.connections}
+
+    def allow_two_primaries(self, resource: str, *, allowed: bool, timeout_seconds: float) -> CallOutcome:
+        if not _RESOURCE_NAME.fullmatch(resource):
+            return Failed(f"{resource!r} is not the name of a resource; nothing was run")
+        deadline = time.monotonic() + timeout_seconds
+        option = f"--allow-two-primaries={'yes' if allowed else 'no'}"
+        what = f"drbdadm net-options {option} {resource} on {self.name}"
+        result = self._change(what, ["drbdadm", "net-options", option, resource], timeout_seconds)
+        if not isinstance(result, Completed):
+            return result
+        try:
+            found = next((it for it in self._show(deadline - time.monotonic()) if it.name == resource), None)
+        except Unanswered as error:
+            return Indeterminate(f"{what}: {_said(result)}; what holds after it is unknown: {error}")
+        connections = found.connections if found else ()
+        # Without a connection the kernel has no options for it, and nothing is allowed.
+        if all(it.allow_two_primaries is allowed for it in connections) and (connections or not allowed):
+            return Done()
+        return _refused(result) if result.exit_status else Indeterminate(f"{what}: has had no effect")
+
+    def connect(self, resource: str, timeout_seconds: float) -> CallOutcome:
+        if not _RESOURCE_NAME.fullmatch(resource):
+            return Failed(f"{resource!r} is not the name of a resource; nothing was run")
+        deadline = time.monotonic() + timeout_seconds
+        try:
+            seen = self._snapshot(timeout_seconds).resource(resource)
+        except Unanswered as error:
+            return Failed(f"{error}; nothing was run")
+        if seen is None or any(device.disk_state in _WITHOUT_DISK for device in seen.devices):
+            return Failed(f"{resource} on {self.name} has no disk attached: it is not connected (rule R4)")
+        for connection in seen.connections:
+            if connection.connection_state is not ConnectionState.STAND_ALONE:
+                continue
+            nameless = connection.name == NAMELESS_PEER  # 8.4 has one peer, and no name for it
+            target = resource if nameless else f"{resource}:{connection.name}"
+            what = f"drbdadm connect {target} on {self.name}"
+            result = self._change(what, ["drbdadm", "connect", target], deadline - time.monotonic())
+            if not isinstance(result, Completed):
+                return result
+            if result.exit_status:
+                return _refused(result)
+        return Done()
+
+    def _change(self, what: str, argv: Sequence[str], timeout_seconds: float) -> Completed | CallOutcome:
+        """Run a program that changes something; its result, or the outcome when it has none."""
+        try:
+            result = self._run(argv, timeout_seconds)
+        except NotConnectedError as error:
+            return Failed(f"{error}; nothing was run")
+        except OSError as error:
+            return Indeterminate(str(error))
+        if result.exit_status is None or _STILL_RUNNING in result.stderr:
+            return Indeterminate(f"{what} did not end by itself: {_said(result)}")
+        return result
+
+    def _show(self, timeout_seconds: float) -> tuple[ResourceConfiguration, ...]:
+        """Read DRBD's configuration in the kernel.
+
+        Raises:
+            Unanswered: it cannot be read.
+        """
         deadline = time.monotonic() + timeout_seconds
         show = ["drbdsetup", "show"]
         try:
@@ -166,25 +245,18 @@ class _Host:
         if result.exit_status != 0:
             raise Unanswered(f"drbdsetup show on {self.name}: {_said(result)}")
         try:
-            found = (parse_show9 if self._has_json else parse_show84)(result.stdout)
+            return (parse_show9 if self._has_json else parse_show84)(result.stdout)
         except DrbdOutputError as error:
             raise Unanswered(f"{self.name}: {error}") from error
-        # Without its disk or its connection the kernel does not say (8.4): then nothing is known.
-        return {it.name: _is_armed(it) for it in found if it.fencing is not None and it.connections}
 
     def change_role(self, verb: str, role: Role, resource: str, timeout_seconds: float) -> CallOutcome:
         if not _RESOURCE_NAME.fullmatch(resource):
             return Failed(f"{resource!r} is not the name of a resource; nothing was run")
         deadline = time.monotonic() + timeout_seconds
         what = f"drbdadm {verb} {resource} on {self.name}"
-        try:
-            result = self._run(["drbdadm", verb, resource], timeout_seconds)
-        except NotConnectedError as error:
-            return Failed(f"{error}; nothing was run")
-        except OSError as error:
-            return Indeterminate(str(error))
-        if result.exit_status is None or _STILL_RUNNING in result.stderr:
-            return Indeterminate(f"{what} did not end by itself: {_said(result)}")
+        result = self._change(what, ["drbdadm", verb, resource], timeout_seconds)
+        if not isinstance(result, Completed):
+            return result
         try:
             seen = self._snapshot(deadline - time.monotonic())
         except Unanswered as error:
@@ -264,6 +336,10 @@ def _outcome(what: str, result: Completed, wanted: Role, resource: Resource | No
     if role == wanted or (resource and isinstance(resource.role, UnknownWord)):
         # On 8.4 perhaps only some of its volumes; or another hand was faster.
         return Indeterminate(f"{what}: {_said(result)}; but it is {role} after that")
+    return _refused(result)
+
+
+def _refused(result: Completed) -> Failed:
     refusal = _REFUSAL.search(result.stderr)
     return Failed(_said(result), int(refusal["number"]) if refusal else None)
 

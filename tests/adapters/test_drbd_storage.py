@@ -491,3 +491,60 @@ def test_what_is_armed_is_not_known_without_an_answer(answering):
     storage, _ = answering({SHOW9: said(stderr="no", exit_status=10)})
     with pytest.raises(Unanswered, match="drbdsetup show on v01: no"):
         storage.armed("v01", timeout_seconds=5)
+
+
+# ---- the window for two Primaries, and connections -------------------------------------------------------
+
+YES = ("drbdadm", "net-options", "--allow-two-primaries=yes", "voms01")
+NO = ("drbdadm", "net-options", "--allow-two-primaries=no", "voms01")
+CONNECT = ("drbdadm", "connect", "voms01")
+ALONE = command(drbd84("19-standalone-v02.v02"), "drbdsetup events2")
+ALLOWED = ARMED.replace("net {", "net {\n        allow-two-primaries yes;")
+BOTH_PRIMARY = said("", "ce01: Failure: (164) Cannot clear allow_two_primaries", 10)
+
+
+@pytest.mark.parametrize(
+    ("argv", "answer", "shown", "outcome"),
+    [
+        (YES, said(), ALLOWED, Done()),
+        (NO, said(), ARMED, Done()),
+        (NO, said(), command(drbd84("19-standalone-v02.v02"), "drbdsetup show"), Done()),
+        (NO, BOTH_PRIMARY, ALLOWED, 164),
+        (YES, said("", "voms01: Failure: (162) unknown connection", 10), "", 162),
+        (YES, said(), ARMED, Indeterminate),
+        (YES, TimeoutError("late"), ARMED, Indeterminate),
+        (YES, NotConnectedError("no way"), ARMED, None),
+    ],
+)
+def test_whether_two_may_be_primary_is_read_back(answering, argv, answer, shown, outcome):
+    storage, _ = answering({argv: answer, SHOW9: USAGE, SHOW84: said(shown)})
+    seen = storage.allow_two_primaries("v01", "voms01", allowed=argv is YES, timeout_seconds=5)
+    if isinstance(outcome, Done):
+        assert seen == outcome
+    elif outcome is Indeterminate:
+        assert isinstance(seen, Indeterminate)
+    else:
+        assert isinstance(seen, Failed)
+        assert seen.code == outcome
+
+
+def test_only_a_connection_that_was_given_up_is_connected(answering):
+    storage, programs = answering({EVENTS2: said(CONNECTED)})
+    assert storage.connect("v01", "voms01", timeout_seconds=5) == Done()
+    assert CONNECT not in programs.run_argvs
+
+
+@pytest.mark.parametrize("state", ["Diskless", "Failed"])
+def test_what_has_no_disk_is_not_connected(answering, state):
+    text = ALONE.replace("disk:UpToDate", f"disk:{state}")
+    storage, programs = answering({EVENTS2: said(text)})
+    outcome = storage.connect("v02", "voms01", timeout_seconds=5)
+    assert isinstance(outcome, Failed)
+    assert "no disk attached" in outcome.reason
+    assert CONNECT not in programs.run_argvs
+
+
+def test_a_connection_that_was_given_up_is_connected(answering):
+    storage, programs = answering({EVENTS2: said(ALONE), CONNECT: said()})
+    assert storage.connect("v02", "voms01", timeout_seconds=5) == Done()
+    assert CONNECT in programs.run_argvs
