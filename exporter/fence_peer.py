@@ -6,16 +6,20 @@
         before-resync-source "/usr/bin/vmheal-fence-peer before-resync-source";
     }
 
-and `vmheal-fence-peer attach RESOURCE` before a disk is attached. A VM's I/O stands still meanwhile: only the
-standard library, only what is needed of it, and no other program on DRBD 8.4.
+and `vmheal-fence-peer attach RESOURCE` before a disk is attached; `up` attaches all of them at boot. A VM's
+I/O stands still meanwhile: only the standard library, only what is needed of it, and no other program on
+DRBD 8.4. A host that has lost, or is cut off from everybody, has more to do: see ``exporter.release``, where
+`release RESOURCE` is too.
 
 Exit status of fence-peer, in DRBD's words: 4, the peer is outdated: go on; 1: do not. Of the others: 0, go
 on; 1, do not. Whatever goes wrong is a 1: DRBD then keeps the I/O frozen, refuses the promotion, or drops the
 connection, and nothing is lost. In syslog as vmheal-fence-peer.
 """
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -28,6 +32,7 @@ CONFIG = "/etc/vmheal/fence-peer.conf"
 PROC = "/proc/drbd"
 GRANTED, DENIED = 4, 1
 HOOKS = ("fence-peer", "unfence-peer", "before-resync-source", "attach")
+USAGE = f"usage: vmheal-fence-peer [{' | '.join(HOOKS[:-1])} | attach RESOURCE | release RESOURCE | up]"
 
 ASK_SECONDS = 2.0
 """For one question to one address, from the connection to the last byte."""
@@ -40,6 +45,7 @@ or connected again."""
 UNKNOWN_ROLE_SECONDS = 60.0
 """How long fence-peer asks when DRBD does not say whether this is a frozen Primary."""
 MAX_ANSWER_BYTES = 65536
+MAX_SECONDS = 86400.0
 NOT_CONNECTED = {
     *("StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure"),
     *("ProtocolError", "TearDown", "WFConnection", "WFReportParams", "Unconfigured"),
@@ -52,10 +58,26 @@ class HookError(Exception):
 
 
 class Config(NamedTuple):
-    """`key value` lines; `actuator` may be there several times."""
+    """`key value` lines; `actuator`, `libvirt_uri` and `witness` may be there several times."""
 
     actuators: tuple[tuple[str, int], ...]
     token: str
+    libvirt_uris: tuple[str, ...] = ()
+    """Where the VMs of this host are found, to be ended."""
+    witnesses: tuple[tuple[str, int], ...] = ()
+    """Who answers when it is the actuator that is gone, and not this host that is cut off."""
+    isolation_timeout_seconds: float = 5.0
+    """A frozen VM is ended after so long without an answer, when no witness is reached either."""
+    hard_timeout_seconds: float = 60.0
+    """And after so long whatever a witness says."""
+
+
+class Done(NamedTuple):
+    """What a program left behind."""
+
+    status: int
+    output: str
+    error: str
 
 
 class State(NamedTuple):
@@ -91,48 +113,81 @@ def run(
         OSError: a file cannot be read.
     """
     hook = arguments[0] if arguments else "fence-peer"
+    if (hook, len(arguments)) in {("release", 2), ("up", 1)}:
+        from exporter import release  # noqa: PLC0415  the hooks do not wait for it
+
+        if hook == "up":
+            return release.up(config, proc)
+        return release.release(arguments[1], environment, config, proc)
     if hook not in HOOKS or len(arguments) > (2 if hook == "attach" else 1):
-        raise HookError(f"usage: vmheal-fence-peer [{' | '.join(HOOKS[:-1])} | attach RESOURCE]")
+        raise HookError(USAGE)
     resource = (
         arguments[1] if hook == "attach" and len(arguments) > 1 else environment.get("DRBD_RESOURCE", "")
     )
     if not resource:
         raise HookError("DRBD_RESOURCE is not set: it is DRBD that runs this as a handler")
-    peer = None if hook == "attach" else peer_name(environment)
+    if hook != "attach":
+        peer_name(environment)
     read_config(config)
-    question = {
-        "hook": hook,
-        "resource": resource,
-        **({} if peer is None else {"peer": peer}),
-        "minors": environment.get("DRBD_MINOR", ""),
-        "boot_id": _read("/proc/sys/kernel/random/boot_id").strip(),
-        "began_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
-    }
-
-    def look() -> State:
-        return (
-            State("Unknown", False, False, False) if peer is None else read_state(environment, proc, resource)
-        )
-
-    verdict = wait_for_verdict(lambda: read_config(config), question, look)
     if hook == "fence-peer":
-        return GRANTED if verdict == "grant" else DENIED
+        return fence(resource, environment, config, proc)
+    question = question_of(hook, resource, environment)
+    verdict = wait_for_verdict(
+        lambda: read_config(config), question, lambda: read_state(environment, proc, resource)
+    )
     return 0 if verdict == "allow" or hook == "unfence-peer" else DENIED
 
 
+def fence(resource: str, environment: Mapping[str, str], config: str, proc: str) -> int:
+    """Ask whether to go on without the peer. Who is told to give the resource up never goes on."""
+    from exporter import release  # noqa: PLC0415  it needs this module
+
+    question = question_of("fence-peer", resource, environment)
+    verdict = release.wait_as_loser_may(question, environment, config, proc)
+    if verdict == "release":
+        release.begin(resource, environment)
+    return GRANTED if verdict == "grant" else DENIED
+
+
+def question_of(hook: str, resource: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """Return what a run of a hook asks, before it has looked at anything.
+
+    Raises:
+        HookError: nobody says who the peer is.
+        OSError: a file cannot be read.
+    """
+    return {
+        "hook": hook,
+        "resource": resource,
+        **({} if hook == "attach" else {"peer": peer_name(environment)}),
+        "minors": environment.get("DRBD_MINOR", ""),
+        "boot_id": read_text("/proc/sys/kernel/random/boot_id").strip(),
+        "began_ns": time.clock_gettime_ns(time.CLOCK_BOOTTIME),
+    }
+
+
+def boot_time() -> float:
+    """Seconds since the boot; those of a suspended host count too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 def wait_for_verdict(
-    configure: Callable[[], Config], question: Mapping[str, Any], look: Callable[[], State]
+    configure: Callable[[], Config],
+    question: Mapping[str, Any],
+    look: Callable[[], State],
+    heard: Callable[[float], None] | None = None,
 ) -> str:
     """Ask round after round until there is a verdict other than "wait"; "" when there was none in time.
 
     A Primary that lost its peer is frozen, and asks until it is answered or connected again. The
-    configuration is read for each round: a token or an address may change meanwhile.
+    configuration is read for each round: a token or an address may change meanwhile. ``heard`` is told of
+    each verdict, with the ``boot_time`` before it was asked for.
     """
     begun = time.monotonic()
     hook = question["hook"]
     role, said = "Unknown", ""
     while True:
-        verdict, sentence = ask_anyone(configure, question, look)
+        verdict, sentence = ask_anyone(configure, question, look, heard)
         if sentence != said:
             say(f"{hook} {question['resource']}: {sentence}")
         said = sentence
@@ -161,7 +216,10 @@ def look_or_not(look: Callable[[], State]) -> State:
 
 
 def ask_anyone(
-    configure: Callable[[], Config], question: Mapping[str, Any], look: Callable[[], State]
+    configure: Callable[[], Config],
+    question: Mapping[str, Any],
+    look: Callable[[], State],
+    heard: Callable[[float], None] | None = None,
 ) -> tuple[str, str]:
     """Ask one address after the other until there is a verdict; it ("" without one), and a sentence."""
     try:
@@ -170,8 +228,11 @@ def ask_anyone(
         return "", str(error)
     verdict, sentence = "", ""
     for address in config.actuators:
+        asked_at = boot_time()
         verdict, sentence = ask(address, config.token, question, look)
         if verdict:
+            if heard is not None:
+                heard(asked_at)
             break
     return verdict, sentence
 
@@ -231,22 +292,61 @@ def read_config(path: str) -> Config:
         HookError: a line is not understood, or something is missing.
         OSError: it cannot be read.
     """
-    actuators, token_file = [], ""
-    for number, line in enumerate(_read(path).splitlines(), 1):
+    addresses: dict[str, list[tuple[str, int]]] = {"actuator": [], "witness": []}
+    seconds: dict[str, float] = {}
+    uris: list[str] = []
+    token_file = ""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         key, _, value = line.partition("#")[0].strip().partition(" ")
         value = value.strip()
-        host, _, port = value.rpartition(":")
-        if key == "actuator" and host and port.isdecimal():
-            actuators.append((host.strip("[]"), int(port)))
+        if key in addresses and (address := _address(value)) and (key != "witness" or _is_number(address[0])):
+            addresses[key].append(address)
+        elif key in {"isolation_timeout_seconds", "hard_timeout_seconds"} and (duration := _seconds(value)):
+            seconds[key] = duration
+        elif key == "libvirt_uri" and value:
+            uris.append(value)
         elif key == "token_file" and value:
             token_file = value
         elif key:
             raise HookError(
-                f"{path}:{number}: must be 'actuator HOST:PORT' or 'token_file PATH', not {line!r}"
+                f"{path}:{number}: must be 'actuator HOST:PORT', 'token_file PATH', 'libvirt_uri URI',"
+                " 'witness IP:PORT', 'isolation_timeout_seconds N' or 'hard_timeout_seconds N',"
+                f" not {line!r}"
             )
-    if not actuators or not token_file:
+    if not addresses["actuator"] or not token_file:
         raise HookError(f"{path}: must have 'actuator HOST:PORT' and 'token_file PATH'")
-    return Config(tuple(actuators), _read(token_file).strip())
+    config = Config(
+        tuple(addresses["actuator"]),
+        read_text(token_file).strip(),
+        tuple(uris),
+        tuple(addresses["witness"]),
+        **seconds,
+    )
+    if config.hard_timeout_seconds < config.isolation_timeout_seconds:
+        raise HookError(f"{path}: hard_timeout_seconds must not be below isolation_timeout_seconds")
+    return config
+
+
+def _address(value: str) -> tuple[str, int] | None:
+    host, _, port = value.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
+
+
+def _is_number(host: str) -> bool:
+    """An address, not a name: a cut-off host would wait long for its name server."""
+    try:
+        socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+    except socket.gaierror:
+        return False
+    return True
+
+
+def _seconds(value: str) -> float | None:
+    try:
+        duration = float(value)
+    except ValueError:
+        return None
+    return duration if 0 < duration <= MAX_SECONDS else None
 
 
 def peer_name(environment: Mapping[str, str]) -> str:
@@ -265,11 +365,18 @@ def peer_name(environment: Mapping[str, str]) -> str:
 def read_state(environment: Mapping[str, str], proc: str, resource: str) -> State:
     """Look at the resource: /proc/drbd has all of it on 8.4; on 9 drbdsetup is asked.
 
+    One that is down meanwhile (8.4 does not list it any more) is no frozen Primary.
+
     Raises:
         OSError: it cannot be read, or not in time.
     """
     minors = environment.get("DRBD_MINOR", "").split()
-    return _of_proc(_read(proc), minors) or _of_events2(_events2(resource), peer_name(environment))
+    text = read_text(proc)
+    if state := _of_proc(text, minors):
+        return state
+    if text.startswith("version: 8") and minors and not any(f"\n{minor:>2}: " in text for minor in minors):
+        return State("Secondary", up_to_date=False, connected=False, peer_up_to_date=False)
+    return _of_events2(events2(resource), peer_name(environment))
 
 
 def _of_proc(text: str, minors: Sequence[str]) -> State | None:
@@ -309,19 +416,52 @@ def _of_events2(text: str, peer: str) -> State:
     )
 
 
-def _events2(resource: str) -> str:
-    argv = ["drbdsetup", "events2", "--now", resource]
+def events2(resource: str) -> str:
+    """Ask `drbdsetup events2 --now` about one resource.
+
+    Raises:
+        OSError: it is not told to its end, or not in time.
+    """
+    done = command(["drbdsetup", "events2", "--now", resource], ASK_SECONDS)
+    if done.status or done.output.splitlines()[-1:] != ["exists -"]:
+        raise OSError(f"drbdsetup events2: not told to its end (exit status {done.status})")
+    return done.output
+
+
+def command(argv: Sequence[str], seconds: float) -> Done:
+    """Run a program in a session of its own. One that does not even die is left behind, and not waited for.
+
+    Raises:
+        OSError: it cannot be run, or not in time (``TimeoutError``).
+    """
+    process = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=ASK_SECONDS, check=False)
+        output, error = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"drbdsetup events2: no answer within {ASK_SECONDS:g} s") from None
-    said = done.stdout.decode(errors="replace")
-    if done.returncode or said.splitlines()[-1:] != ["exists -"]:
-        raise OSError(f"drbdsetup events2: not told to its end (exit status {done.returncode})")
-    return said
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        _LEFT_BEHIND.append(process)
+        raise TimeoutError(f"{' '.join(argv)}: not done within {seconds:g} s") from None
+    return Done(process.returncode, output, error.strip())
 
 
-def _read(path: str) -> str:
+_LEFT_BEHIND: list[subprocess.Popen[str]] = []
+
+
+def read_text(path: str) -> str:
+    """Read a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123  pathlib takes time to import
         return file.read()
 

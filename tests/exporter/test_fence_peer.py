@@ -69,6 +69,20 @@ def test_what_proc_drbd_does_not_say_is_no_good_news(text):
     assert state is None or not (state.connected or state.up_to_date or state.peer_up_to_date)
 
 
+def test_one_that_is_down_is_no_frozen_primary(tmp_path):
+    """8.4 does not list it any more: a handler that still asks for it must end."""
+    proc = tmp_path / "proc"
+    for text in (
+        "version: 8.4.11 (api:1)\nsrcversion: A\n",
+        f"version: 8.4.11\n{LOST}".replace(" 0: ", "10: "),
+    ):
+        proc.write_text(text)
+        state = fence_peer.read_state({"DRBD_MINOR": "0", "DRBD_PEER": "v02"}, str(proc), "voms01")
+        assert state == fence_peer.State("Secondary", False, False, False)
+    proc.write_text(f"version: 8.4.11\n{LOST}")
+    assert fence_peer.read_state({"DRBD_MINOR": "0"}, str(proc), "voms01").role == "Primary"
+
+
 def test_all_volumes_count():
     two = LOST + LOST.replace(" 0: ", " 1: ").replace("ds:UpToDate", "ds:Inconsistent")
     assert fence_peer._of_proc(two, ["0"]).up_to_date
@@ -351,15 +365,42 @@ def answering(answer):
         ("token_file /t", "must have"),
         ("actuator 10.0.0.1", "conf:1: must be 'actuator HOST:PORT'"),
         ("\nactuatr 10.0.0.1:1", "conf:2: must be"),
+        ("witness gateway:22", "conf:1: must be .* 'witness IP:PORT'"),
+        ("isolation_timeout_seconds soon", "conf:1: must be"),
+        ("hard_timeout_seconds 0", "conf:1: must be"),
+        ("hard_timeout_seconds nan", "conf:1: must be"),
+        ("actuator [::1]:1\ntoken_file {token}\nhard_timeout_seconds 4", "must not be below"),
     ],
 )
 def test_a_configuration_that_is_wrong(v01, config, said):
-    v01.config.write_text(config)
+    v01.config.write_text(config.format(token=v01.config.with_suffix(".token")))
     with pytest.raises(fence_peer.HookError, match=said):
         v01.run()
 
 
-@pytest.mark.parametrize("arguments", [("primary",), ("fence-peer", "voms01"), ("attach", "a", "b")])
+def test_all_that_can_be_configured(v01):
+    v01.config.write_text(
+        f"actuator [fd00::9]:1\nactuator mon:2\ntoken_file {v01.config.with_suffix('.token')}\n"
+        "libvirt_uri xen:///system\nlibvirt_uri lxc:///system  # both\nwitness 10.0.0.1:22\nwitness [fd00::1]:53\n"
+        "isolation_timeout_seconds 7.5\nhard_timeout_seconds 90\n"
+    )
+    assert fence_peer.read_config(str(v01.config)) == fence_peer.Config(
+        (("fd00::9", 1), ("mon", 2)),
+        TOKENS["v01"],
+        ("xen:///system", "lxc:///system"),
+        (("10.0.0.1", 22), ("fd00::1", 53)),
+        7.5,
+        90,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("primary",), ("fence-peer", "voms01"), ("attach", "a", "b")),
+        *(("release",), ("release", "a", "b"), ("up", "voms01")),
+    ],
+)
 def test_usage(v01, arguments):
     with pytest.raises(fence_peer.HookError, match="usage"):
         v01.run(*arguments)

@@ -9,7 +9,7 @@ from tests.lab.image import REPO
 from tests.lab.machine import Accelerator, Machine
 from tests.lab.network import Network
 from tests.lab.ssh import CommandError, Completed, Connection, Keys
-from tests.lab.vm import FENCE_PEER, VOLUME_GROUP, Resource, Vm
+from tests.lab.vm import FENCE_PEER, LIBVIRT_URIS, VOLUME_GROUP, Resource, Vm
 from tests.lab.waiting import LabError, LabTimeoutError, wait_until
 
 SSH_TIMEOUT_SECONDS = 300.0
@@ -35,6 +35,7 @@ main()
 """
 _LIBXL_LOG = "/var/log/libvirt/libxl/libxl-driver.log"
 EXPORTER_UNIT = REPO / "exporter" / "systemd" / "vmheal-exporter.service"
+DRBD_UNIT = REPO / "exporter" / "systemd" / "vmheal-drbd.service"
 
 
 class Host:
@@ -251,17 +252,28 @@ class Host:
         # As pip does; the unit's view of /opt is read-only.
         self.run(["python3", "-m", "compileall", "-q", "/opt/vmheal"], timeout_seconds=120)
         self.run(["systemctl", "daemon-reload"], timeout_seconds=120)
+        self.run(["systemctl", "enable", "--quiet", EXPORTER_UNIT.name], timeout_seconds=120)
         self.run(["systemctl", "restart", EXPORTER_UNIT.name], timeout_seconds=120)
 
     def install_fence_peer(self, actuator: str, token: str) -> None:
-        """Copy the checkout's DRBD handler to the host; it asks the actuator at this address and port."""
+        """Copy the checkout's DRBD handler to the host; it asks the actuator at this address and port.
+
+        Its unit for the boot is there and not enabled: the lab's hosts boot without DRBD (`boot`).
+        """
+        flavours = ("xen",) if self.machine.flavour == "xen" else ("qemu", "lxc")
+        lines = [
+            f"actuator {actuator}",
+            "token_file /etc/vmheal/fence-peer.token",
+            *(f"libvirt_uri {LIBVIRT_URIS[flavour]}" for flavour in flavours),
+        ]
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
-            for name in ("__init__.py", "fence_peer.py"):
+            tar.add(DRBD_UNIT, f"etc/systemd/system/{DRBD_UNIT.name}")
+            for name in ("__init__.py", "fence_peer.py", "release.py"):
                 tar.add(REPO / "exporter" / name, f"opt/vmheal/src/exporter/{name}")
             _add_program(tar, FENCE_PEER.removeprefix("/"), FENCE_PEER_LAUNCHER)
             _add_file(tar, "etc/vmheal/fence-peer.token", f"{token}\n", 0o600)
-            config = f"actuator {actuator}\ntoken_file /etc/vmheal/fence-peer.token\n"
+            config = "".join(f"{line}\n" for line in lines)
             _add_file(tar, "etc/vmheal/fence-peer.conf", config, 0o644)
         self.run(["tar", "-x", "-C", "/"], stdin=archive.getvalue())
 
