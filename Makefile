@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,KEEP)
 SHELL := /bin/bash
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-recovery lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-recovery bench-failover lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -41,6 +41,9 @@ test: test-packages dev lint  ## fast tests first, then real programs, then the 
 test-lab: test-packages dev  ## the lab's own tests, on whole hosts
 	$(ROOT) $(BIN)/pytest -m "lab"
 
+drill: test-packages dev  ## one drill alone: make drill NAME=test_a_host_is_killed
+	$(ROOT) $(BIN)/pytest -m "drill" -k "$(NAME)" tests/lab
+
 drills: test-packages dev  ## all faults on whole hosts; takes half an hour
 	$(ROOT) $(BIN)/pytest -m "drill"
 
@@ -58,6 +61,9 @@ bench-webhook: dev
 
 bench-recovery: test-packages dev
 	$(ROOT) $(BIN)/python -m tests.bench.recovery
+
+bench-failover: test-packages dev  ## kill a host with three VMs ten times; takes half an hour
+	$(ROOT) $(BIN)/python -m tests.bench.failover
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
 	cd requirements && for name in exporter actuator dev; do \

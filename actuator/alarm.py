@@ -113,8 +113,8 @@ def _ended(domain: str, escalation: Escalation, now: float) -> OutgoingAlert:
 
 _SUMMARY = {
     EscalationKind.REFUSED: "vmheal does not act on {domain}",
-    EscalationKind.FAILED: "vmheal could not restart {domain}",
-    EscalationKind.GAVE_UP: "vmheal has given up restarting {domain}",
+    EscalationKind.FAILED: "vmheal did not succeed with {domain}",
+    EscalationKind.GAVE_UP: "vmheal has given up {domain}",
 }
 
 

@@ -1,0 +1,79 @@
+"""`make bench-failover`: kill a host again and again, and say how long each part of its failover took.
+
+Three VMs on real DRBD that asks the arbiter, on Xen hosts that QEMU emulates; from a site at rest each time.
+"""
+
+import statistics
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tests.lab.lab import Lab
+from tests.lab.moves import (
+    Failover,
+    Moment,
+    bring_back,
+    failover_of,
+    home,
+    other,
+    wait_at_rest,
+    wait_writes_on,
+)
+from tests.lab.site import Site
+from tests.lab.vm import Vm
+
+
+@click.command(help=__doc__)
+@click.option("--kills", type=click.IntRange(1, 100), default=10, show_default=True)
+@click.option("--vms", "count", type=click.IntRange(1, 6), default=3, show_default=True)
+def main(kills: int, count: int) -> None:
+    """Run the benchmark."""
+    with Lab(hosts=2, flavour="xen", name="bench") as lab:
+        vms = [
+            lab.add_vm(f"vm{number:02d}", on=("v01", "v02"), fenced=True) for number in range(1, count + 1)
+        ]
+        lab.start_vms(vms, timeout_seconds=300)
+        with Site(lab, vms, {"restart": {"max_attempts": 100, "backoff_seconds": 0}}) as site:
+            found = []
+            for number in range(1, kills + 1):
+                found.append(kill(lab, site, vms))
+                lab.progress(f"kill {number} of {kills}: {found[-1]}")
+            wait_at_rest(lab, site, vms)
+        for vm in vms:
+            lab.assert_nothing_lost(vm)
+    Console().print(table(found))
+
+
+def kill(lab: Lab, site: Site, vms: list[Vm]) -> Failover:
+    """Kill the host of all VMs when all is at rest, and bring it back."""
+    wait_at_rest(lab, site, vms)
+    site.wait_looked()
+    dead = home(site, vms[0])
+    fault = Moment.now()
+    lab.host(dead).kill()
+    for vm in vms:
+        wait_writes_on(lab, site, vm, other(vm, dead), fault)
+    took = failover_of(site, vms, fault)
+    bring_back(lab, dead)
+    return took
+
+
+def table(found: list[Failover]) -> Table:
+    """Return what was measured."""
+    shown = Table(title=f"{len(found)} hosts killed, records lost 0; seconds from the kill")
+    for heading in ("part", "shortest", "median", "longest"):
+        shown.add_column(heading)
+    columns = [asdict(it) for it in found]
+    for name in columns[0]:
+        values = [column[name] for column in columns]
+        shown.add_row(
+            name.replace("_", " "),
+            *(f"{value:.2f}" for value in (min(values), statistics.median(values), max(values))),
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    main()
