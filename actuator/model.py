@@ -149,6 +149,28 @@ class OutgoingAlert:
     """Alertmanager resolves it then unless it is sent again before; in the past: resolved now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """One condition of a silence; as in Alertmanager's API."""
+
+    name: str
+    value: str
+    is_regex: bool = False
+    is_equal: bool = True
+    """False: ``!=`` and ``!~``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """An active silence of Alertmanager."""
+
+    by: str
+    comment: str
+    matchers: tuple[Matcher, ...]
+    ends_at: float
+    """Wall clock, Unix seconds."""
+
+
 # ---- evidence --------------------------------------------------------------------------------------------
 
 

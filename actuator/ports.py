@@ -28,6 +28,7 @@ from actuator.model import (
     Notification,
     OutgoingAlert,
     Received,
+    Silence,
 )
 from exporter.drbd import Snapshot
 
@@ -193,6 +194,13 @@ class Alerts(Protocol):
         """Active alerts that carry an ``action`` label; silenced and inhibited ones are left out.
 
         ``source`` is ``alertmanager``.
+
+        Raises:
+            Unanswered: not reached, no answer in time, or not understood.
+        """
+
+    def silences(self, *, timeout_seconds: float) -> tuple[Silence, ...]:
+        """Silences that are active now.
 
         Raises:
             Unanswered: not reached, no answer in time, or not understood.

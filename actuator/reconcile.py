@@ -16,6 +16,7 @@ from actuator.alarm import Alarm
 from actuator.config import Settings
 from actuator.contact import Contacts
 from actuator.core.guard import DOWN, RUNNING
+from actuator.core.silence import not_understood
 from actuator.model import Definition, DomainRecord, DomainState, Event, HostRecord, Notification
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 ALERTMANAGER = "Alertmanager"
 PROMETHEUS = "Prometheus"
+SILENCES = "Alertmanager's silences"
 
 DEFINITIONS_SECONDS = 60.0
 """Between two readings of how the domains are defined."""
@@ -53,6 +55,8 @@ class Reconciler:
         self._contacts = contacts
         self._down_since: dict[str, float] = {}
         self._definitions_at = float("-inf")
+        self._odd: frozenset[str] = frozenset()
+        """Why some silences are not understood: said once."""
         self.last_at: float | None = None
         """Wall clock of the last turn that reached its end."""
         self.answered: Mapping[str, bool] = {}
@@ -75,6 +79,7 @@ class Reconciler:
         sources: dict[str, Callable[[], tuple[Notification, ...] | Mapping[str, DomainState]]] = {
             ALERTMANAGER: functools.partial(self._ports.alerts.firing, timeout_seconds=servers),
             PROMETHEUS: functools.partial(self._ports.metrics.firing, timeout_seconds=servers),
+            SILENCES: functools.partial(self._take_silences, servers),
         }
         known = {it.host: it for it in self._ports.journal.hosts()}
         hosts = sorted(set(known) & set(self._settings.hosts) | {record.host for record in records})
@@ -82,7 +87,11 @@ class Reconciler:
             _of(host): functools.partial(hypervisor.states, host, timeout_seconds=timeout) for host in hosts
         }
         answers = self._ports.tasks.gather(sources | states, timeout_seconds=max(servers, timeout))
-        self.answered = {source: not isinstance(answer, Unanswered) for source, answer in answers.items()}
+        self.answered = {
+            source: not isinstance(answer, Unanswered)
+            for source, answer in answers.items()
+            if source != SILENCES
+        }
         # Alertmanager knows silences and inhibitions; without it every alert of Prometheus counts.
         for source in (ALERTMANAGER, PROMETHEUS):
             firing = answers[source]
@@ -98,6 +107,16 @@ class Reconciler:
             self._look_at(record, None if isinstance(seen, Unanswered | tuple) else seen)
             self._leaves(record, known.get(record.host))
         self._keep_definitions(records, answers)
+
+    def _take_silences(self, timeout_seconds: float) -> tuple[()]:
+        """Let the worker know of the silences; when Alertmanager does not tell, those of last time stand."""
+        silences = self._ports.alerts.silences(timeout_seconds=timeout_seconds)
+        odd = {why: it for it in silences for matcher in it.matchers if (why := not_understood(matcher))}
+        for why in odd.keys() - self._odd:
+            log.warning("a silence that pauses nothing", by=odd[why].by, comment=odd[why].comment, why=why)
+        self._odd = frozenset(odd)
+        self._worker.silences = silences
+        return ()
 
     def _keep_definitions(self, records: tuple[DomainRecord, ...], answers: Mapping[str, object]) -> None:
         """Now and then read how each domain is defined: its host may be gone when that is needed."""

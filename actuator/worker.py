@@ -7,7 +7,7 @@ One thing at a time for a domain; many domains side by side, bounded per host.
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -21,6 +21,7 @@ from actuator.core.admit import OF_HOSTS, admit
 from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish, decide, proposal
 from actuator.core.guard import Situation
 from actuator.core.replica import resources_here
+from actuator.core.silence import silenced
 from actuator.core.words import describe, summary
 from actuator.execute import Executor, Stopping, claims, following
 from actuator.model import (
@@ -38,6 +39,7 @@ from actuator.model import (
     PowerOff,
     Received,
     Refusal,
+    Silence,
 )
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
@@ -110,6 +112,8 @@ class Worker:
         self._limits = _limits(settings)
         self._alarm = alarm
         self.wake = wake
+        self.silences: Sequence[Silence] = ()
+        """Active ones, as far as reconcile knows."""
         self._lock = threading.Lock()
         self._cases: dict[str, _Case] = {}
         self._inbox_seen = 0
@@ -320,12 +324,12 @@ class Worker:
                 return
             record = self._run(record, None)
         hosts = self._hosts(record)
-        if paused := self._paused(record):
+        if paused := self.paused(record):
             self._postpone(record, paused, [], received, suspicion, self._ports.clock.wall())
             return
-        situation = self._executor.situation(record, lost=record.host in hosts.failed)
-        now = self._ports.clock.wall()
-        decision = decide(Question(situation, record, self._limits, _wish(received), hosts, now))
+        question = self._question(record, _wish(received), hosts)
+        situation, now = question.home, question.now
+        decision = decide(question)
         said = [_observed(now, situation), *([_suspected(now, record, suspicion)] if not received else [])]
         match decision:
             case Nothing():
@@ -337,8 +341,24 @@ class Worker:
             case Plan():
                 self._act(record, decision, situation, said, received, now)
 
-    def _paused(self, record: DomainRecord) -> Postpone | None:
-        """A person has said that nothing is to be begun for it."""
+    def question(self, record: DomainRecord) -> Question:
+        """What a decision about the domain would rest on now, with a fresh look. Changes nothing.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        return self._question(record, Wish(), self._hosts(record))
+
+    def _question(self, record: DomainRecord, wish: Wish, hosts: Hosts) -> Question:
+        situation = self._executor.situation(record, lost=record.host in hosts.failed)
+        return Question(situation, record, self._limits, wish, hosts, self._ports.clock.wall())
+
+    def paused(self, record: DomainRecord) -> Postpone | None:
+        """A person has said that nothing is to be begun for it, here or in Alertmanager.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
         now = self._ports.clock.wall()
         of_hosts = {it.host: it.paused for it in self._ports.journal.hosts()}
         orders = {
@@ -354,6 +374,10 @@ class Worker:
                     f"{what} is paused by {order.by}{until}{why}; 'vmheal-actuator resume {what}' ends it"
                 )
                 return Postpone(now + PAUSED_SECONDS, sentence)
+        if silence := silenced(record.domain, record.host, self.silences, now):
+            why = f": {silence.comment}" if silence.comment else ""
+            sentence = f"{record.domain} is silenced in Alertmanager by {silence.by}{why}"
+            return Postpone(now + PAUSED_SECONDS, sentence)
         return None
 
     def _hosts(self, record: DomainRecord) -> Hosts:

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 from actuator.adapters.http_json import HttpJson
 from actuator.config import ServerSettings
-from actuator.model import Notification, OutgoingAlert
+from actuator.model import Matcher, Notification, OutgoingAlert, Silence
 
 
 class _Alert(BaseModel):
@@ -22,7 +22,36 @@ class _Alert(BaseModel):
     labels: dict[str, str]
 
 
+class _Matcher(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    value: str
+    is_regex: bool = Field(alias="isRegex")
+    is_equal: bool = Field(alias="isEqual", default=True)
+    """Since Alertmanager 0.22."""
+
+
+class _Status(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    state: Literal["active", "pending", "expired"]
+
+
+class _Silence(BaseModel):
+    """``gettableSilence``, as far as it is used."""
+
+    model_config = ConfigDict(strict=True)
+
+    status: _Status
+    created_by: str = Field(alias="createdBy")
+    comment: str
+    ends_at: AwareDatetime = Field(alias="endsAt")
+    matchers: list[_Matcher]
+
+
 _ANSWER = TypeAdapter(Annotated[list[_Alert], FailFast()])
+_SILENCES = TypeAdapter(Annotated[list[_Silence], FailFast()])
 
 # Asked for as a whole: with `active=false` and the like the API leaves alerts out.
 _ACTIVE_WITH_ACTION = {"active": "true", "silenced": "false", "inhibited": "false", "filter": 'action!=""'}
@@ -48,6 +77,22 @@ class Alertmanager:
                 source="alertmanager",
             )
             for alert in alerts
+        )
+
+    def silences(self, *, timeout_seconds: float) -> tuple[Silence, ...]:
+        """See the port. Alertmanager tells of expired ones, too, for some days."""
+        found = self._server.get("/api/v2/silences", {}, _SILENCES, timeout_seconds=timeout_seconds)
+        return tuple(
+            Silence(
+                by=silence.created_by,
+                comment=silence.comment,
+                matchers=tuple(
+                    Matcher(it.name, it.value, it.is_regex, it.is_equal) for it in silence.matchers
+                ),
+                ends_at=silence.ends_at.timestamp(),
+            )
+            for silence in found
+            if silence.status.state == "active"
         )
 
     def send(self, alerts: Sequence[OutgoingAlert], *, timeout_seconds: float) -> None:

@@ -29,6 +29,7 @@ from actuator.model import (
     Notification,
     OutgoingAlert,
     PlanStatus,
+    Silence,
 )
 from actuator.observe import Observer
 from actuator.ports import JournalError, Ports, Unanswered
@@ -125,6 +126,7 @@ class World:
     two_primaries: set[str] = field(default_factory=set)
     alertmanager: list[Notification] | None = field(default_factory=list)
     prometheus: list[Notification] = field(default_factory=list)
+    silenced: list[Silence] = field(default_factory=list)
     sent: list[OutgoingAlert] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda name: None
     calls: list[str] = field(default_factory=list)
@@ -378,6 +380,11 @@ class World:
         if self.alertmanager is None:
             raise Unanswered("Alertmanager: connection refused")
         return tuple(dataclasses.replace(alert, source="alertmanager") for alert in self.alertmanager)
+
+    def silences(self, *, timeout_seconds) -> tuple[Silence, ...]:
+        if self.alertmanager is None:
+            raise Unanswered("Alertmanager: connection refused")
+        return tuple(self.silenced)
 
 
 @dataclass

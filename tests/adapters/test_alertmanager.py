@@ -11,7 +11,7 @@ from werkzeug import Response
 from actuator import webhook
 from actuator.adapters.alertmanager import Alertmanager
 from actuator.config import ServerSettings
-from actuator.model import Notification, OutgoingAlert
+from actuator.model import Matcher, Notification, OutgoingAlert, Silence
 from actuator.ports import Unanswered
 from tests.alertmanager import alertmanager
 from tests.lab.waiting import wait_until
@@ -89,6 +89,36 @@ def test_what_is_refused(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/api/v2/alerts").respond_with_json("start time must be before end time", 400)
     with pytest.raises(Unanswered, match=r"answered 400 BAD REQUEST: .start time must be before end time"):
         adapter(httpserver.url_for("")).send([], timeout_seconds=PATIENCE)
+
+
+SILENCE = {
+    "id": "6b6d29c5-7fd4-4b4f-9cbd-1f2f3d1a2b3c",
+    "status": {"state": "active"},
+    "updatedAt": "2026-03-01T12:00:00.000Z",
+    "comment": "new memory",
+    "createdBy": "ann",
+    "startsAt": "2026-03-01T12:00:00.000Z",
+    "endsAt": "2026-03-01T14:00:00.000Z",
+    "matchers": [
+        {"isEqual": False, "isRegex": True, "name": "domain", "value": "voms.*"},
+        {"isRegex": False, "name": "host", "value": "v01"},
+    ],
+}
+
+
+def test_active_silences(httpserver: HTTPServer) -> None:
+    others = [SILENCE | {"status": {"state": state}} for state in ("expired", "pending")]
+    httpserver.expect_request("/api/v2/silences", method="GET").respond_with_json([SILENCE, *others])
+    found = adapter(httpserver.url_for("")).silences(timeout_seconds=PATIENCE)
+    matchers = (Matcher("domain", "voms.*", is_regex=True, is_equal=False), Matcher("host", "v01"))
+    assert found == (Silence("ann", "new memory", matchers, 1772373600.0),)
+
+
+def test_silences_that_are_not_understood_are_not_left_out(httpserver: HTTPServer) -> None:
+    odd = SILENCE | {"status": {"state": "muted"}}
+    httpserver.expect_request("/api/v2/silences").respond_with_json([SILENCE, odd])
+    with pytest.raises(Unanswered, match=r"not understood: 1.status.state: "):
+        adapter(httpserver.url_for("")).silences(timeout_seconds=PATIENCE)
 
 
 # ---- Debian's Alertmanager --------------------------------------------------------------------------------
@@ -193,8 +223,12 @@ def test_what_is_silenced_is_left_out_until_the_silence_ends(site: Site) -> None
     silence = site.silence(domain="silenced")
     wait_until(lambda: "silenced" not in site.domains(), "the silence", PATIENCE)
     assert "beside-silenced" in site.domains()
+    (told,) = site.adapter.silences(timeout_seconds=PATIENCE)
+    assert (told.by, told.comment, told.matchers) == ("test", "test", (Matcher("domain", "silenced"),))
+    assert told.ends_at == pytest.approx(time.time() + 3600, abs=PATIENCE + 1)
     requests.delete(f"{site.url}/api/v2/silence/{silence}", timeout=PATIENCE).raise_for_status()
     wait_until(lambda: "silenced" in site.domains(), "the end of the silence", PATIENCE)
+    assert site.adapter.silences(timeout_seconds=PATIENCE) == ()
 
 
 @pytest.mark.daemons
