@@ -9,7 +9,7 @@ from actuator.adapters.sqlite import SqliteJournal
 from actuator.contact import Contacts
 from actuator.core.progress import claimed
 from actuator.keep import Keeper
-from actuator.model import Authority, DomainRecord, Plan, Promote
+from actuator.model import Authority, DomainRecord, Done, Plan, Promote
 from actuator.ports import Conflict, Ports, Unanswered
 from exporter.drbd import Role, parse_events2
 from tests.actuator.world import Clock, Serial, settings
@@ -239,3 +239,81 @@ def test_a_journal_that_fails_is_said_and_survived(keeper, hosts, journal, monke
     assert journal.authorities() == ()
     keeper.turn()
     assert journal.authority("voms01") is not None
+
+
+# ---- who freezes and asks, and who was given up -----------------------------------------------------------
+
+
+def test_whose_drbd_freezes_and_asks_is_written_down(keeper, hosts, journal):
+    put(journal)
+    hosts.says("14-connected-primary-secondary")
+    hosts.is_armed = {"voms01": True}
+    for _ in range(3):
+        keeper.turn()
+    assert journal.authority("voms01").armed == BOTH
+    hosts.is_armed = {}  # nothing is known: nothing changes
+    keeper._armed_at = float("-inf")
+    keeper.turn()
+    assert journal.authority("voms01").armed == BOTH
+    hosts.is_armed = {"voms01": False}
+    keeper._armed_at = float("-inf")
+    for _ in range(3):
+        keeper.turn()
+    assert journal.authority("voms01").armed == frozenset()
+
+
+def given_up(hosts, *, peer_role="Secondary", peer_disk="UpToDate"):
+    """v02 has given up the connection, as after it was granted and its peer came back; v01 waits for it."""
+    texts = {host: command(drbd84(f"19-standalone-v02.{host}"), "drbdsetup events2") for host in BOTH}
+    texts["v01"] = (
+        texts["v01"]
+        .replace("role:Primary", f"role:{peer_role}")
+        .replace(" disk:UpToDate", f" disk:{peer_disk}")
+    )
+    peers = {"v01": "v02", "v02": "v01"}
+    hosts.said = {
+        host: parse_events2(
+            text.replace("conn-name:peer ", "").replace(
+                "peer-node-id:0", f"peer-node-id:0 conn-name:{peers[host]}"
+            )
+        )
+        for host, text in texts.items()
+    }
+
+
+def connects(hosts):
+    hosts.connected = []
+
+    def connect(host, resource, *, timeout_seconds):
+        hosts.connected.append((host, resource))
+        return Done()
+
+    hosts.connect = connect
+
+
+def test_a_holder_that_was_granted_alone_connects_again(keeper, hosts, journal):
+    put(journal, holder="v02", admitted=frozenset({"v02"}), granted=True)
+    given_up(hosts)
+    connects(hosts)
+    keeper.turn()
+    assert hosts.connected == [("v02", "voms01")]
+    keeper.turn()
+    assert len(hosts.connected) == 1, "not again and again at once"
+
+
+@pytest.mark.parametrize(
+    ("more", "peer"),
+    [
+        ({"granted": False}, {}),  # a person has disconnected it
+        ({"holder": "v01", "admitted": frozenset({"v01"})}, {}),
+        ({}, {"peer_role": "Primary"}),
+        ({}, {"peer_disk": "Diskless"}),
+        ({}, {"peer_disk": "Failed"}),
+    ],
+)
+def test_what_else_is_standalone_stays_so(keeper, hosts, journal, more, peer):
+    put(journal, **({"holder": "v02", "admitted": frozenset({"v02"}), "granted": True} | more))
+    given_up(hosts, **peer)
+    connects(hosts)
+    keeper.turn()
+    assert hosts.connected == []

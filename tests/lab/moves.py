@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from tests.lab.host import DRBD_UNIT
 from tests.lab.lab import Lab
 from tests.lab.recovery import start_calls
 from tests.lab.site import Event, Site
-from tests.lab.vm import Vm
+from tests.lab.vm import VOLUME_GROUP, Vm
 from tests.lab.waiting import wait_until
 
 
@@ -110,5 +111,8 @@ def _called(event: Event, step: str) -> bool:
 
 
 def bring_back(lab: Lab, host: str) -> None:
-    """Switch a host on again; its own units bring up DRBD and the exporter."""
-    lab.host(host).boot()
+    """Switch a host on again, and have its DRBD come up as the unit for it does: each disk is asked for."""
+    machine = lab.host(host)
+    machine.boot()
+    machine.run(["vgchange", "--quiet", "--quiet", "--activate", "y", VOLUME_GROUP], timeout_seconds=120)
+    machine.run(["systemctl", "start", DRBD_UNIT.name], timeout_seconds=120)
