@@ -241,8 +241,6 @@ def migrate(
     try:
         domain.migrateToURI3(options.target_uri, {libvirt.VIR_MIGRATE_PARAM_URI: options.migrate_uri}, flags)
     except libvirt.libvirtError as error:
-        if not handle.isAlive():
-            raise
         refusal = error
     return _settled(handle, name, domain_id, at_target, refusal)
 

@@ -14,8 +14,10 @@ import libvirt
 import pytest
 
 from actuator.adapters import libvirt_changes, libvirt_hypervisor
+from actuator.adapters.libvirt_changes import Active
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor
 from actuator.model import Capacity, DomainState, Done, Failed, Indeterminate, LiveMigration
+from actuator.ports import Unanswered
 from tests.lab.waiting import wait_until
 from tests.libvirtd import Libvirtd
 from tests.netns import network_namespace
@@ -263,6 +265,95 @@ def test_a_driver_whose_migration_cannot_be_ended_moves_nothing_live(hypervisor,
     assert isinstance(outcome, Failed)
     assert "TEST driver has no migration that can be bounded" in outcome.reason
     assert domain.isActive()
+
+
+class Migrating(Guest):
+    """A guest whose migration ends in this way, on its source."""
+
+    def __init__(self, refusal, left):
+        super().__init__()
+        self.refusal, self.left = refusal, left
+
+    def getType(self):  # noqa: N802  libvirt's name
+        return "QEMU"
+
+    def jobInfo(self):  # noqa: N802  libvirt's name
+        return [libvirt.VIR_DOMAIN_JOB_NONE]
+
+    def migrateSetMaxDowntime(self, milliseconds):  # noqa: N802  libvirt's name
+        self.calls.append(milliseconds)
+
+    def migrateToURI3(self, uri, _parameters, _flags):  # noqa: N802  libvirt's name
+        self.calls.append(uri)
+        if self.left is None:
+            self.id = -1
+        else:
+            self.current = self.left
+        if self.refusal:
+            raise libvirt.libvirtError("operation failed")
+
+
+RUNNING = Active(3, DomainState.RUNNING)
+PAUSED = Active(3, DomainState.PAUSED)
+CUT_OFF = Unanswered("libvirt on v02: no answer")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "left", "at_target", "kind"),
+    [
+        (False, None, RUNNING, Done),
+        (True, None, RUNNING, Done),  # the source heard no more of it
+        (True, libvirt.VIR_DOMAIN_RUNNING, None, Failed),
+        (True, libvirt.VIR_DOMAIN_PAUSED, None, Indeterminate),
+        (True, libvirt.VIR_DOMAIN_RUNNING, PAUSED, Indeterminate),
+        (True, libvirt.VIR_DOMAIN_RUNNING, RUNNING, Indeterminate),
+        (True, libvirt.VIR_DOMAIN_RUNNING, CUT_OFF, Indeterminate),
+        (True, None, None, Indeterminate),
+        (True, None, PAUSED, Indeterminate),
+        (False, None, CUT_OFF, Indeterminate),
+        (False, None, PAUSED, Indeterminate),
+        (False, libvirt.VIR_DOMAIN_RUNNING, RUNNING, Indeterminate),
+        (False, libvirt.VIR_DOMAIN_RUNNING, None, Indeterminate),
+    ],
+)
+def test_whatever_the_call_says_both_sides_are_read(monkeypatch, refusal, left, at_target, kind):
+    monkeypatch.setattr(libvirt_changes, "SETTLE_SECONDS", 0.3)
+    guest = Migrating(refusal, left)
+
+    def read():
+        if isinstance(at_target, Exception):
+            raise at_target
+        return at_target
+
+    outcome = libvirt_changes.migrate(
+        guest,
+        name="voms01",
+        domain_id=7,
+        options=LIVE,
+        at_target=read,
+        gate=libvirt_changes.Gate(),
+    )
+    assert isinstance(outcome, kind)
+    assert guest.calls == [300, LIVE.target_uri]
+    if isinstance(at_target, Exception):
+        assert "libvirt on v02: no answer" in outcome.reason
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_what_has_begun_and_is_not_answered_is_given_up(hypervisor, monkeypatch, begins):
+    monkeypatch.setattr(libvirt_hypervisor, "OPEN_SECONDS", 0.5)
+    release, given_up = threading.Event(), []
+
+    def change(_handle, *, gate):
+        if begins:
+            gate.enter()
+        release.wait(SOON)
+        return Done()
+
+    outcome = hypervisor._hosts["v01"].change_apart(change, 0, give_up=lambda: given_up.append(True))
+    release.set()
+    assert isinstance(outcome, Indeterminate if begins else Failed)
+    assert given_up == ([True] if begins else [])
 
 
 # ---- guests that do something ----------------------------------------------------------------------------
@@ -645,6 +736,20 @@ def test_a_move_whose_sources_libvirtd_dies_is_indeterminate(guest):
     guest.libvirtds[0].start()
     [outcome] = outcomes
     assert isinstance(outcome, Indeterminate)
+
+
+@pytest.mark.daemons
+def test_a_move_that_nobody_follows_any_more_is_aborted(guest, monkeypatch):
+    monkeypatch.setattr(libvirt_hypervisor, "OPEN_SECONDS", 1)
+    monkeypatch.setattr(libvirt_hypervisor, "ABORT_SECONDS", 2 - SOON)
+    number = guest.started(restless())
+    guest.slowed()
+    outcome = guest.move(number)
+    assert isinstance(outcome, Indeterminate)
+    assert "no answer within" in outcome.reason
+    until(lambda: not guest.migrating(), "the end of the migration", 5)
+    assert (guest.id_on(0), guest.id_on(1)) == (number, None)
+    assert guest.counts(0)
 
 
 @pytest.mark.daemons
