@@ -557,6 +557,19 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramRun:
+    """The last run of a program for an alert with this fingerprint."""
+
+    fingerprint: str
+    version: int
+    """Raised by one with every change."""
+    starts_at: float
+    """Of the alert: a program is run once for each time that it begins."""
+    program: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class HookRun:
     """One run of a hook on a host: the boot, and the boot's clock (CLOCK_BOOTTIME, ns) when it began."""
 

@@ -27,6 +27,7 @@ from actuator.model import (
     LiveMigration,
     Notification,
     OutgoingAlert,
+    ProgramRun,
     Received,
     Silence,
 )
@@ -262,6 +263,9 @@ class Journal(Protocol):
     def hosts(self) -> tuple[HostRecord, ...]:
         """Every host's record that has ever been written; the host "" stands for all."""
 
+    def run(self, fingerprint: str) -> ProgramRun | None:
+        """The last run of a program for an alert with this fingerprint."""
+
     def definition(self, domain: str) -> Definition | None:
         """The domain's definition as it was last seen where it ran; None when it has not been yet."""
 
@@ -278,6 +282,7 @@ class Journal(Protocol):
         authorities: Sequence[Authority] = (),
         hosts: Sequence[HostRecord] = (),
         definition: Definition | None = None,
+        run: ProgramRun | None = None,
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:

@@ -5,7 +5,7 @@ is logged and counted, in one place.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -13,7 +13,17 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from actuator.config import Mode, Settings
-from actuator.model import Authority, Definition, DomainRecord, Event, HostRecord, Notification, Received
+from actuator.model import (
+    Authority,
+    Definition,
+    DomainRecord,
+    Event,
+    HostRecord,
+    Notification,
+    ProgramRun,
+    Postpone,
+    Received,
+)
 from actuator.ports import Journal, JournalError
 from actuator.protected import Protected
 from exporter import __version__
@@ -196,6 +206,10 @@ class WatchedJournal:
         """See ``ports.Journal``."""
         return self._journal.hosts()
 
+    def run(self, fingerprint: str) -> ProgramRun | None:
+        """See ``ports.Journal``."""
+        return self._journal.run(fingerprint)
+
     def definition(self, domain: str) -> Definition | None:
         """See ``ports.Journal``."""
         return self._journal.definition(domain)
@@ -215,6 +229,7 @@ class WatchedJournal:
         authorities: Sequence[Authority] = (),
         hosts: Sequence[HostRecord] = (),
         definition: Definition | None = None,
+        run: ProgramRun | None = None,
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
@@ -225,6 +240,7 @@ class WatchedJournal:
                 authorities=authorities,
                 hosts=hosts,
                 definition=definition,
+                run=run,
                 events=events,
                 settled=settled,
             )
@@ -259,17 +275,36 @@ def status(
     authorities: Sequence[Authority],
     reconciled_at: float | None,
     busy: int,
+    *,
+    hosts: Sequence[HostRecord],
+    paused: Callable[[DomainRecord], Postpone | None],
+    now: float,
 ) -> Mapping[str, object]:
     """What ``/api/v1/status`` answers.
+
+    ``paused`` gives the sentence of what pauses a domain, whatever it is. ``now`` is wall clock.
 
     Raises:
         JournalError: the journal cannot be read.
     """
+    known = {it.host: it for it in hosts}
+    pauses = {it.host: it.paused if it.paused and it.paused.stands(now) else None for it in hosts}
     return {
         "version": __version__,
         "mode": settings.mode,
         "reconciled_at": reconciled_at,
         "handling": busy,
+        "paused": pauses.get(""),
+        "hosts": [
+            {
+                "host": it.host,
+                "failed_at": it.failed_at,
+                "drained": it.drained,
+                "down": it.down,
+                "paused": pauses.get(it.host),
+            }
+            for it in (known.get(host) or HostRecord(host) for host in settings.hosts)
+        ],
         "domains": [
             {
                 "domain": record.domain,
@@ -279,6 +314,8 @@ def status(
                 "plan": record.plan,
                 "attempts_at": record.attempts_at,
                 "escalation": record.escalation,
+                "paused": pause.sentence if (pause := paused(record)) is not None else None,
+                "suspects": {host: until for host, until in record.suspects.items() if until > now},
             }
             for record in protected.records()
         ],

@@ -17,7 +17,16 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from actuator.model import Authority, Definition, DomainRecord, Event, HostRecord, Notification, Received
+from actuator.model import (
+    Authority,
+    Definition,
+    DomainRecord,
+    Event,
+    HostRecord,
+    Notification,
+    ProgramRun,
+    Received,
+)
 from actuator.ports import Conflict, JournalError
 
 SCHEMA_VERSION = 2
@@ -81,11 +90,12 @@ _NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?
 _RECORD = TypeAdapter(DomainRecord)
 _AUTHORITY = TypeAdapter(Authority)
 _HOST = TypeAdapter(HostRecord)
+_RUN = TypeAdapter(ProgramRun)
 _DEFINITION = TypeAdapter(Definition)
 _NOTIFICATION = TypeAdapter(Notification)
 _EVENT = TypeAdapter(Event)
 
-DOMAIN, RESOURCE, HOST, DEFINITION = "domain", "resource", "host", "definition"
+DOMAIN, RESOURCE, HOST, DEFINITION, RUN = "domain", "resource", "host", "definition", "run"
 """The kinds of records."""
 
 Change = Callable[[sqlite3.Connection], None]
@@ -188,6 +198,11 @@ class SqliteJournal:
         """See ``ports.Journal``."""
         return tuple(_HOST.validate_json(row[0]) for row in self._read(_ALL, HOST))
 
+    def run(self, fingerprint: str) -> ProgramRun | None:
+        """See ``ports.Journal``."""
+        rows = self._read(_ONE, RUN, fingerprint)
+        return _RUN.validate_json(rows[0][0]) if rows else None
+
     def definition(self, domain: str) -> Definition | None:
         """See ``ports.Journal``."""
         rows = self._read(_ONE, DEFINITION, domain)
@@ -209,6 +224,7 @@ class SqliteJournal:
         authorities: Sequence[Authority] = (),
         hosts: Sequence[HostRecord] = (),
         definition: Definition | None = None,
+        run: ProgramRun | None = None,
         events: Sequence[Event] = (),
         settled: Sequence[Received] = (),
     ) -> None:
@@ -217,6 +233,8 @@ class SqliteJournal:
             _Put(RESOURCE, it.resource, it.version, _AUTHORITY.dump_json(it).decode()) for it in authorities
         ]
         puts += [_Put(HOST, it.host, it.version, _HOST.dump_json(it).decode()) for it in hosts]
+        if run is not None:
+            puts.append(_Put(RUN, run.fingerprint, run.version, _RUN.dump_json(run).decode()))
         if definition is not None:
             body = _DEFINITION.dump_json(definition).decode()
             puts.append(_Put(DEFINITION, definition.domain, definition.version, body))

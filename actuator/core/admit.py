@@ -8,6 +8,10 @@ OF_DOMAINS = frozenset({"restart", "migrate"})
 """What is done for one domain; the alert names it."""
 OF_HOSTS = frozenset({"failover", "evacuate"})
 """What is done for every protected domain of a host; the alert names it."""
+RUN = "run"
+"""A program of the site's own; the alert names it with the label ``program``."""
+PROGRAM = "program"
+ACTIONS = OF_DOMAINS | OF_HOSTS | {RUN}
 
 
 def admit(
@@ -15,35 +19,43 @@ def admit(
     *,
     protected: Collection[str],
     hosts: Collection[str],
+    programs: Collection[str],
     now: float,
     max_age_seconds: float,
 ) -> Refusal | None:
     """The refusal of a firing alert with an action; None when it is admitted. ``now`` is wall clock."""
     alert = f"alert {notification.labels.get('alertname', '?')}"
-    action, of_host = notification.action, notification.action in OF_HOSTS
-    if action not in OF_DOMAINS | OF_HOSTS:
+    if notification.action not in ACTIONS:
         return Refusal(
             "known_action",
-            f"{alert} asks for the action {action!r}; there is {', '.join(sorted(OF_DOMAINS | OF_HOSTS))}:"
+            f"{alert} asks for the action {notification.action!r}; there is {', '.join(sorted(ACTIONS))}:"
             " correct the rule's label",
         )
-    about = notification.host if of_host else notification.domain
-    kind = "host" if of_host else "domain"
-    if not about:
-        return Refusal(f"names_a_{kind}", f"{alert} names no {kind}: its rule must set the label {kind!r}")
-    if of_host and about not in hosts:
-        return Refusal("known_host", f"{alert} asks to {action} {about}, which is not in hosts: add it there")
-    if not of_host and about not in protected:
-        return Refusal(
-            "protected",
-            f"{alert} asks to {action} {about}, which is not protected: add it to domains in the"
-            " configuration, or take the action from the rule",
-        )
+    if notification.action == RUN:
+        refusal = _about(notification, PROGRAM, programs, "known_program", "which is not in programs")
+    elif notification.action in OF_HOSTS:
+        refusal = _about(notification, "host", hosts, "known_host", "which is not in hosts")
+    else:
+        refusal = _about(notification, "domain", protected, "protected", "which is not protected")
     age = now - notification.starts_at
-    if age > max_age_seconds:
+    if refusal is None and age > max_age_seconds:
         return Refusal(
             "not_too_old",
-            f"{alert} for {about} began {age:.0f} s ago, more than limits.max_alert_age_seconds"
-            f" ({max_age_seconds:g} s)",
+            f"{alert} began {age:.0f} s ago, more than limits.max_alert_age_seconds ({max_age_seconds:g} s):"
+            f" {notification.domain or notification.host or 'it'} is left to reconcile",
+        )
+    return refusal
+
+
+def _about(it: Notification, label: str, known: Collection[str], guard: str, why: str) -> Refusal | None:
+    """What it asks for must be something that the configuration knows."""
+    alert, about = f"alert {it.labels.get('alertname', '?')}", it.labels.get(label, "")
+    if not about:
+        return Refusal(f"names_a_{label}", f"{alert} names no {label}: its rule must set the label {label!r}")
+    if about not in known:
+        return Refusal(
+            guard,
+            f"{alert} asks to {it.action} {about}, {why}: add it to the configuration, or take the action"
+            " from the rule",
         )
     return None
