@@ -47,12 +47,13 @@ if TYPE_CHECKING:
     import xml.etree.ElementTree as ET
 
 LOCKS = "/run/lock"
+SYS_BLOCK = "/sys/block"
 POLL_SECONDS = 0.3
 STEP_SECONDS = 30.0
 """For one call of drbdadm, or of virsh where it only asks."""
 DESTROY_SECONDS = 120.0
 """For one `virsh destroy`; 82 s were seen for a QEMU whose disk was frozen. It is called again after that."""
-RELEASE_SECONDS = 900.0
+RELEASE_SECONDS = 3600.0
 """From the arbiter's word until the resource is down."""
 WITNESS_SECONDS = 1.0
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -175,9 +176,12 @@ def configured(resource: str) -> dict[str, str]:
 
 
 def end_users(uris: Iterable[str], resource: str, minors: Sequence[str]) -> bool:
-    """Destroy the VMs that use a resource; whether none was found, by all that answered."""
-    unused = True
-    for uri in uris:
+    """Destroy the VMs that use a resource; whether there is none, on the word of every libvirt."""
+    asked = tuple(uris)
+    unused = bool(asked)
+    if not asked:
+        say(f"{resource}: no libvirt_uri is configured: no VM can be ended")
+    for uri in asked:
         try:
             for domain, name in users(uri, resource, minors):
                 unused = False
@@ -186,8 +190,17 @@ def end_users(uris: Iterable[str], resource: str, minors: Sequence[str]) -> bool
                 done = _virsh(uri, DESTROY_SECONDS, "destroy", domain)
                 say(f"{resource}: {name}: {done.error or 'ended'}, after {time.monotonic() - begun:.1f} s")
         except (HookError, OSError) as error:
+            unused = False
             say(f"{resource}: {error}")
-    return unused
+    return unused and not any(_holders(minor) for minor in minors)
+
+
+def _holders(minor: str) -> list[str]:
+    """What lies on a device, such as a logical volume: whose VMs are not found."""
+    try:
+        return os.listdir(f"{SYS_BLOCK}/drbd{minor}/holders")  # noqa: PTH208  pathlib takes time to import
+    except FileNotFoundError:
+        return []
 
 
 def users(uri: str, resource: str, minors: Sequence[str]) -> list[tuple[str, str]]:
@@ -456,8 +469,8 @@ def next_step(local: Local, *, unused: bool) -> tuple[Step, bool]:
     """What comes next, and whether it may be done now; looked at anew before each.
 
     In `Failed`, on its way to Diskless, resume-io would write a new UUID and make this loser a source. And a
-    write that waits only for the lost peer, its own disk having it already, is reported as done by resume-io:
-    the VM must not be there to hear it.
+    write that waits only for the lost peer, its own disk having it already, is reported as done by resume-io
+    (seen: a record that was printed, and that the winner never got): the VM must not be there to hear it.
     """
     if not local.stand_alone:
         return Step.DISCONNECT, True
@@ -487,7 +500,7 @@ class Ending(threading.Thread):
         self._minors = environment.get("DRBD_MINOR", "").split()
         self._stopping = threading.Event()
         self.unused = threading.Event()
-        """No VM uses it, by libvirt; whether the device is free is for DRBD to say."""
+        """No VM runs on it. Whether its device is free is for DRBD to say: a process dies slowly."""
 
     def stop(self) -> None:
         """Begin nothing any more."""

@@ -339,6 +339,38 @@ def test_a_vm_that_does_not_die_is_destroyed_again_and_hears_of_no_write_meanwhi
     assert statuses == [0]
 
 
+def test_while_libvirt_does_not_answer_a_vm_may_be_there_and_nothing_is_resumed(host):
+    host.runs(3, "box", uri="lxc", xml="<hostdev/>")
+    host.acts("virsh", "if [ $uri = lxc:///system ]; then exit 1; fi")
+    thread, statuses = host.started("release", "voms01")
+    wait_for(lambda: host.says("disk") == "Diskless" and host.running() == ["3"])
+    thread.join(0.5)
+    assert host.steps() == ["disconnect", "detach"]
+    (host.base / "act" / "virsh").unlink()
+    thread.join(SOON)
+    assert statuses == [0]
+
+
+def test_without_a_libvirt_nothing_is_resumed(host, monkeypatch):
+    monkeypatch.setattr(release, "RELEASE_SECONDS", 1)
+    host.config.write_text(host.config.read_text().replace("libvirt_uri", "# "))
+    with pytest.raises(fence_peer.HookError, match="waits before resume-io"):
+        host.run("release", "voms01")
+    assert host.steps() == ["disconnect", "detach"]
+
+
+def test_a_logical_volume_on_the_device_may_be_a_vms(host, monkeypatch, tmp_path):
+    monkeypatch.setattr(release, "SYS_BLOCK", str(tmp_path / "block"))
+    (tmp_path / "block" / "drbd0" / "holders" / "dm-7").mkdir(parents=True)
+    thread, statuses = host.started("release", "voms01")
+    wait_for(lambda: host.says("disk") == "Diskless" and host.running() == [])
+    thread.join(0.5)
+    assert host.steps() == ["disconnect", "detach"]
+    (tmp_path / "block" / "drbd0" / "holders" / "dm-7").rmdir()
+    thread.join(SOON)
+    assert statuses == [0]
+
+
 def test_one_that_was_cut_short_is_gone_on_with(host):
     host.resource("voms01", 0, connection="StandAlone", disk="Diskless")
     assert host.run("release", "voms01") == 0
