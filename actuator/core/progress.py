@@ -19,6 +19,7 @@ from actuator.core.guard import (
     active_on,
     check,
     is_primary_here,
+    peer_is_not_primary,
     source_has_let_go,
 )
 from actuator.core.words import describe
@@ -53,6 +54,10 @@ from actuator.model import (
 from exporter.drbd import Role
 
 KEEP_ATTEMPTS = 200
+
+
+_ENDS = {source_has_let_go.__name__, peer_is_not_primary.__name__}
+"""A lost host that wakes has the domain, and is Primary, until its handler has freed both."""
 
 
 class Perform:
@@ -123,7 +128,7 @@ def _judge_start(it: Situation, guards: Guards) -> Done | Refusal | Perform | Wa
     if it.view is not None and it.view.state in RUNNING:
         return Done("runs already")
     refusal = check(guards.start, it)
-    if refusal is not None and refusal.guard == source_has_let_go.__name__:
+    if refusal is not None and it.source and refusal.guard in _ENDS:
         return Wait()
     return refusal or Perform()
 

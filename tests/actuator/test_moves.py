@@ -146,6 +146,28 @@ def test_a_host_that_answers_again_is_believed_when_it_has_let_go(start, clock):
     assert clock.now > 100
 
 
+def test_a_host_that_wakes_right_before_the_start_is_waited_for(start, clock):
+    world = World()
+    machine = start(world)
+    world.cut_off("v01")
+    looked = []
+
+    def wake(name):
+        # The start is the fourth step: its look is the first one after the wait.
+        if machine.record.open_plan and machine.record.open_plan.steps[1].outcome and name == "look":
+            looked.append(clock.now)
+            world.silent.clear()
+        if looked and clock.now > looked[0] + 30:
+            world.guests["v01"] = Guest()
+            world.replicas["v01", "voms01"].role = Role.SECONDARY
+
+    world.on_call = wake
+    machine.receive(host_alert(clock.wall()))
+    assert_moved(world, machine)
+    assert clock.now > looked[0] + 30
+    assert machine.kinds.count("decided") == 1
+
+
 @pytest.mark.parametrize(
     ("fault", "guard"),
     [
