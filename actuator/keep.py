@@ -22,6 +22,9 @@ from exporter.drbd import Role, Snapshot
 LOOK_SECONDS = 1.0
 """A host that needs longer is looked at again in the next turn."""
 ARMED_SECONDS = 20.0
+"""How often each host is asked whether its DRBD asks the arbiter."""
+ARMED_TIMEOUT_SECONDS = 3.0
+RETRY_SECONDS = 2.0
 RECONNECT_SECONDS = 10.0
 
 if TYPE_CHECKING:
@@ -40,7 +43,7 @@ class Keeper:
         self._act = settings.mode is Mode.ENFORCE
         self._contacts = contacts
         self._armed: dict[str, Mapping[str, bool]] = {}
-        self._armed_at = -math.inf
+        self._armed_at: dict[str, float] = {}
         self._reconnected_at: dict[str, float] = {}
 
     def turn(self) -> None:
@@ -85,19 +88,24 @@ class Keeper:
         return self._contacts.noting(host, snapshot, self._ports.clock.monotonic())
 
     def _look_at_fencing(self) -> None:
-        """Ask now and then whose DRBD freezes and asks when it loses its peer."""
+        """Ask now and then whose DRBD freezes and asks when it loses its peer: of those due the first."""
         now = self._ports.clock.monotonic()
-        if now - self._armed_at < ARMED_SECONDS:
+        due = [
+            host
+            for host in self._hosts
+            if now - self._armed_at.get(host, -math.inf) >= ARMED_SECONDS
+            and self._contacts.silent_for(host, now) < LOOK_SECONDS + ARMED_TIMEOUT_SECONDS
+        ]
+        if not due:
             return
-        self._armed_at = now
-        storage, timeout = self._ports.storage, self._timeout_seconds
-        calls = {
-            host: functools.partial(storage.armed, host, timeout_seconds=timeout) for host in self._hosts
-        }
-        answers = self._ports.tasks.gather(calls, timeout_seconds=timeout)
-        self._armed |= {
-            host: answer for host, answer in answers.items() if not isinstance(answer, Unanswered)
-        }
+        host = min(due, key=lambda it: self._armed_at.get(it, -math.inf))
+        try:
+            answer = self._ports.storage.armed(host, timeout_seconds=ARMED_TIMEOUT_SECONDS)
+        except Unanswered:
+            self._armed_at[host] = now - ARMED_SECONDS + RETRY_SECONDS
+        else:
+            self._armed_at[host] = now
+            self._armed[host] = answer
 
     def _as_armed(self, it: Authority) -> Authority:
         for host in it.hosts:

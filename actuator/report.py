@@ -20,8 +20,8 @@ from actuator.model import (
     Event,
     HostRecord,
     Notification,
-    ProgramRun,
     Postpone,
+    ProgramRun,
     Received,
 )
 from actuator.ports import Journal, JournalError
@@ -326,6 +326,7 @@ def status(
                 "holder": it.holder,
                 "admitted": sorted(it.admitted),
                 "granted": it.granted,
+                "armed": sorted(it.armed),
                 "version": it.version,
             }
             for it in authorities

@@ -55,9 +55,10 @@ def other(vm: Vm, host: str) -> str:
 
 
 def is_in_order(site: Site, vm: Vm) -> bool:
-    """Whether both replicas of each of its resources are admitted, and nobody was granted alone."""
+    """Whether both replicas of each of its resources are admitted and ask, and nobody was granted alone."""
     said = [site.resource(resource.name) for resource in vm.resources]
-    return all(it and it["admitted"] == [*vm.hosts] and not it["granted"] for it in said)
+    both = [*vm.hosts]
+    return all(it and (it["admitted"], it["armed"], it["granted"]) == (both, both, False) for it in said)
 
 
 def wait_at_rest(lab: Lab, site: Site, vms: Iterable[Vm], timeout_seconds: float = 300) -> None:
