@@ -91,6 +91,14 @@ class WebhookSettings(_Section):
     """From a request's first byte to its last."""
 
 
+class OperatorSettings(_Section):
+    """Whose orders are taken."""
+
+    token_file: AbsolutePath | None = None
+    """Holds the bearer token, alone, one line, that an operator's order must bring; without it none is
+    taken."""
+
+
 class ServerSettings(_Section):
     """An HTTP API that we ask."""
 
@@ -232,6 +240,22 @@ class MoveSettings(_Section):
     """For so long a domain is not sent back to a host where it failed again and again."""
 
 
+class ProgramSettings(_Section):
+    """A program of the site's own that an alert may ask for."""
+
+    argv: tuple[Annotated[str, StringConstraints(pattern=r"^[^\x00]+$")], ...] = Field(min_length=1)
+    """It, by its absolute path, and its arguments. No shell reads them."""
+    timeout_seconds: Seconds = 60.0
+    """It is ended then."""
+
+    @field_validator("argv", mode="before")
+    @classmethod
+    def _argv(cls, value: object) -> object:
+        if isinstance(value, list) and value and not str(value[0]).startswith("/"):
+            raise ValueError(f"{value[0]!r} is not an absolute path")
+        return tuple(value) if isinstance(value, list) else value
+
+
 class LimitSettings(_Section):
     """Bounds."""
 
@@ -251,11 +275,13 @@ class Settings(_Section):
     ] = ":10811"
     journal: JournalSettings
     webhook: WebhookSettings
+    operator: OperatorSettings = OperatorSettings()
     alertmanager: ServerSettings
     prometheus: ServerSettings
     ssh: SshSettings
     hosts: dict[Name, HostSettings] = Field(min_length=1)
     domains: dict[Name, DomainSettings] = Field(default_factory=dict)
+    programs: dict[Name, ProgramSettings] = Field(default_factory=dict)
     evidence: EvidenceSettings = EvidenceSettings()
     restart: RestartSettings = RestartSettings()
     move: MoveSettings = MoveSettings()

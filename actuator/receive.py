@@ -1,4 +1,4 @@
-"""The actuator's HTTP side: Alertmanager's webhook, the arbiter's questions, metrics, health and status.
+"""The actuator's HTTP side: Alertmanager's webhook, hooks and operators, metrics, health and status.
 
 A delivery is answered 200 only after its notifications are in the journal, all in one transaction; the
 journal lets deliveries that come together share an fsync. What is our own fault is 503: after a 5xx
@@ -20,7 +20,9 @@ from pydantic_core import to_json
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.exceptions import (
     BadRequest,
+    Conflict,
     HTTPException,
+    NotFound,
     RequestEntityTooLarge,
     ServiceUnavailable,
     Unauthorized,
@@ -30,6 +32,9 @@ from werkzeug.exceptions import (
 from actuator.arbitrate import Arbiter, MalformedQuestionError
 from actuator.arbitrate import parse as parse_question
 from actuator.config import WebhookSettings
+from actuator.explain import BusyError
+from actuator.orders import MalformedOrderError, Orders, Refused
+from actuator.orders import parse as parse_order
 from actuator.ports import Clock, Journal, JournalError
 from actuator.web import WebServer
 from actuator.webhook import Delivery, MalformedError, TooManyAlertsError, parse
@@ -38,7 +43,10 @@ log = structlog.get_logger()
 
 ALERTS = "/alerts"
 ARBITRATE = "/api/v1/arbitrate"
+ORDERS = "/api/v1/orders"
+EXPLAIN = "/api/v1/explain/<name>"
 MAX_QUESTION_BYTES = 4096
+MAX_ORDER_BYTES = 16 * 1024
 RETRY_AFTER_SECONDS = 1
 MAX_LOG_LINES = 20
 LOG_WINDOW_SECONDS = 10.0
@@ -59,6 +67,9 @@ class Server:
         wake: called after each delivery that is in the journal: there is work.
         registry: what ``/metrics`` shows; gets the metrics of this side too.
         status: gives what ``/api/v1/status`` shows: plain data, dataclasses and enums.
+        explain: likewise for a VM or a host under ``/api/v1/explain``; None for what is neither.
+        operator: the bearer token that an operator's order brings; empty: none is taken.
+        orders: takes them.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -77,9 +88,12 @@ class Server:
         wake: Callable[[], None],
         registry: CollectorRegistry,
         status: Callable[[], Mapping[str, object]],
+        explain: Callable[[str], Mapping[str, object] | None] = lambda _: None,
+        operator: str = "",
+        orders: Orders | None = None,
     ) -> None:
         refusals = _Refusals(clock)
-        takers = {ALERTS: {token: "Alertmanager"}, ARBITRATE: hooks}
+        takers = {ALERTS: {token: "Alertmanager"}, ARBITRATE: hooks, ORDERS: _operators(operator)}
 
         def wants_body(method: str, path: str, headers: Mapping[str, str]) -> bool:
             if method != "POST" or path not in takers:
@@ -101,6 +115,9 @@ class Server:
                 wake=wake,
                 registry=registry,
                 status=status,
+                explain=explain,
+                operator=operator,
+                orders=orders,
                 refusals=refusals,
             ),
             address,
@@ -260,6 +277,53 @@ class _Hooks:
         return Response(to_json(self._arbiter.reply(host, question)), content_type="application/json")
 
 
+class _Operators:
+    """What stands behind ``POST /api/v1/orders``."""
+
+    def __init__(self, token: str, orders: Orders | None) -> None:
+        self._token = token
+        self._orders = orders
+
+    def take(self) -> Response:
+        """Answer the request, or raise the answer."""
+        if self._orders is None or not self._token:
+            raise NotFound("no orders are taken: operator.token_file is not in the configuration")
+        _check_head(
+            _operators(self._token), request.headers.get("Authorization", ""), request.content_type or ""
+        )
+        if (request.content_length or 0) > MAX_ORDER_BYTES:
+            raise RequestEntityTooLarge(f"the body is larger than {MAX_ORDER_BYTES} bytes")
+        try:
+            order = parse_order(request.get_data(cache=False))
+        except MalformedOrderError as error:
+            raise BadRequest(str(error)) from None
+        answer = self._orders.take(order)
+        if isinstance(answer, Refused):
+            raise Conflict(answer.sentence)
+        return Response(to_json(answer), content_type="application/json")
+
+
+class _Explanations:
+    """What stands behind ``GET /api/v1/explain/...``."""
+
+    def __init__(self, explain: Callable[[str], Mapping[str, object] | None]) -> None:
+        self._explain = explain
+
+    def answer(self, name: str) -> Response:
+        """Answer the request, or raise the answer."""
+        try:
+            explanation = self._explain(name)
+        except BusyError as error:
+            raise ServiceUnavailable(str(error), retry_after=RETRY_AFTER_SECONDS) from None
+        if explanation is None:
+            raise NotFound(f"{name!r} is neither a protected VM nor a host")
+        return Response(to_json(explanation), content_type="application/json")
+
+
+def _operators(token: str) -> Mapping[str, str]:
+    return {token: "operator"} if token else {}
+
+
 def create_app(
     *,
     journal: Journal,
@@ -271,6 +335,9 @@ def create_app(
     wake: Callable[[], None],
     registry: CollectorRegistry,
     status: Callable[[], Mapping[str, object]],
+    explain: Callable[[str], Mapping[str, object] | None] = lambda _: None,
+    operator: str = "",
+    orders: Orders | None = None,
     refusals: _Refusals | None = None,
 ) -> Flask:
     """Make the WSGI application; ``Server`` has the meaning of the arguments."""
@@ -281,6 +348,10 @@ def create_app(
     app.post(ALERTS)(receiver.take)
 
     app.post(ARBITRATE)(_Hooks(hooks, arbiter).answer)
+
+    app.post(ORDERS, endpoint="orders")(_Operators(operator, orders).take)
+
+    app.get(EXPLAIN, endpoint="explain")(_Explanations(explain).answer)
 
     @app.get("/metrics")
     def metrics() -> Response:

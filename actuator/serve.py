@@ -11,8 +11,10 @@ from actuator.alarm import Alarm
 from actuator.config import Settings
 from actuator.contact import Contacts
 from actuator.execute import Executor
+from actuator.explain import Explainer
 from actuator.keep import Keeper
 from actuator.observe import Observer
+from actuator.orders import Orders
 from actuator.ports import Ports
 from actuator.protected import Protected
 from actuator.reconcile import Reconciler
@@ -52,6 +54,10 @@ class Actuator:
         self.worker = Worker(ports, settings, self.protected, executor, self.contacts, alarm, self.wake)
         self.reconciler = Reconciler(ports, settings, self.protected, self.worker, alarm, self.contacts)
         self._keeper = Keeper(ports, settings, self.contacts)
+        self.orders = Orders(
+            ports.journal, ports.clock, settings, self.protected, self.contacts, alarm, self.worker
+        )
+        self.explainer = Explainer(ports, settings, self.protected, self.contacts, self.worker)
         self._threads = tuple(
             threading.Thread(target=loop, name=name, daemon=True)
             for name, loop in {

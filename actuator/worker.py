@@ -17,7 +17,7 @@ from actuator.alarm import Alarm
 from actuator.config import Mode, Settings
 from actuator.contact import Contacts
 from actuator.core import progress
-from actuator.core.admit import OF_HOSTS, admit
+from actuator.core.admit import OF_HOSTS, RUN, admit
 from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish, decide, proposal
 from actuator.core.guard import Situation
 from actuator.core.replica import resources_here
@@ -43,6 +43,7 @@ from actuator.model import (
 )
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
+from actuator.run import Runner
 
 RETRY_SECONDS = 1.0
 """After a failure of the journal or of a plan, before the domain is looked at again."""
@@ -109,6 +110,7 @@ class Worker:
         self._protected = protected
         self._executor = executor
         self._contacts = contacts
+        self._runner = Runner(ports, settings)
         self._limits = _limits(settings)
         self._alarm = alarm
         self.wake = wake
@@ -187,12 +189,16 @@ class Worker:
                 notification,
                 protected=self._settings.domains,
                 hosts=self._settings.hosts,
+                programs=self._settings.programs,
                 now=now,
                 max_age_seconds=self._settings.limits.max_alert_age_seconds,
             )
             if refusal is None and notification.action in OF_HOSTS:
                 asked.setdefault(notification.host, []).append(notification)
                 settled.append(received)
+                continue
+            if refusal is None and notification.action == RUN:
+                self._runner.take(received)
                 continue
             if refusal is None:
                 admitted.append(received)
@@ -468,7 +474,9 @@ class Worker:
                 event = Event(now, "would", sentence, record.domain, record.host)
                 self._ports.journal.commit(events=[*said, event], settled=received)
             return
-        if self._settings.mode_of(record.domain) is Mode.APPROVE and record.approved != proposal(plan):
+        # What a person orders needs no second word.
+        released = _wish(received).leave or record.approved == proposal(plan)
+        if self._settings.mode_of(record.domain) is Mode.APPROVE and not released:
             refusal = Refusal(
                 "is_approved",
                 f"{plan.reason}. vmheal would: {steps}. 'vmheal-actuator approve {record.domain}"

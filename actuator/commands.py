@@ -1,0 +1,519 @@
+"""What an operator asks of the running actuator, and orders it: the commands that speak HTTP with it.
+
+The commands that serve, check, and read the journal's file are in ``__main__``, which knows the adapters.
+"""
+
+import functools
+import getpass
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+import requests
+from pydantic_core import to_jsonable_python
+
+from actuator.config import ConfigError, Settings, load, read_secret
+from actuator.model import Event
+from actuator.ports import JournalError
+
+DEFAULT_CONFIG = "/etc/vmheal/actuator.yml"
+ASK_SECONDS = 10.0
+EXPLAIN_SECONDS = 90.0
+"""A fresh look at every VM of a host, some of which may have to be waited for."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=DEFAULT_CONFIG,
+    show_default=True,
+    envvar="VMHEAL_CONFIG",
+    help="The configuration file; docs/actuator.yml explains every key.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+url_option = click.option("--url", help="The running actuator, when it is not where the configuration says.")
+
+
+# ---- common to all commands -------------------------------------------------------------------------------
+
+
+class Sections(click.Group):
+    """A group that lists its commands by what they are for, not by name."""
+
+    sections: Mapping[str, Sequence[str]] = {
+        "The program": ("serve", "check"),
+        "Looking": ("status", "explain", "journal"),
+        "Orders": (
+            "pause", "resume", "drain", "undrain", "migrate", "approve", "retry", "confirm-down", "readmit",
+        ),
+    }  # fmt: skip
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each section, in the order that is meant."""
+        width = formatter.width - 16
+        for title, names in self.sections.items():
+            found = [(name, self.get_command(ctx, name)) for name in names]
+            rows = [(name, command.get_short_help_str(width)) for name, command in found if command]
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
+@contextmanager
+def faults_are_said() -> Iterator[None]:
+    """Faults that a person can mend end the program with a sentence, not with a traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        click.echo("\n".join(f"vmheal-actuator: {problem}" for problem in error.problems), err=True)
+        sys.exit(2)
+    except (JournalError, OSError) as error:
+        click.echo(f"vmheal-actuator: {error}", err=True)
+        sys.exit(1)
+
+
+def time_text(at: float | None) -> str:
+    """Local time with milliseconds, for people."""
+    if at is None:
+        return "never"
+    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
+
+
+def _url(settings: Settings) -> str:
+    host, port = settings.listen_address
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _exchange(
+    url: str, path: str, *, timeout_seconds: float = ASK_SECONDS, **order: Any
+) -> requests.Response:
+    """Ask, or with ``data`` and ``headers`` order; proxies and ``.netrc`` are not to touch the token."""
+    try:
+        with requests.Session() as session:
+            session.trust_env = False
+            method = "POST" if order else "GET"
+            return session.request(method, url.rstrip("/") + path, timeout=timeout_seconds, **order)
+    except requests.RequestException as error:
+        raise click.ClickException(f"{url}: {error}") from error
+
+
+def _answer(response: requests.Response) -> dict[str, Any]:
+    if not response.ok:
+        said = " ".join(response.text[:1000].split()) or response.reason
+        raise click.ClickException(f"{response.url}: {said}")
+    try:
+        answer: dict[str, Any] = response.json()
+    except ValueError as error:
+        raise click.ClickException(f"{response.url}: {error}") from error
+    return answer
+
+
+# ---- status -----------------------------------------------------------------------------------------------
+
+
+@click.command(name="status")
+@config_option
+@url_option
+@json_option
+def show_status(config_path: Path, url: str | None, as_json: bool) -> None:
+    """Show VMs, hosts, orders, warnings, and DRBD's authorities.
+
+    A line below a VM or a host says what is out of the ordinary: an open or failed plan, a standing warning,
+    a pause, a host that the VM is not sent back to.
+    """
+    with faults_are_said():
+        url = url or _url(load(config_path))
+        answer = _answer(_exchange(url, "/api/v1/status"))
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+        return
+    click.echo(f"mode {answer['mode']}, reconciled {time_text(answer['reconciled_at'])}")
+    if answer["paused"]:
+        click.echo(f"all is paused {_order(answer['paused'])}")
+    for host in answer["hosts"]:
+        _show_host(host)
+    for domain in answer["domains"]:
+        _show_domain(domain)
+    for resource in answer["resources"]:
+        admitted = ", ".join(resource["admitted"]) or "nobody"
+        alone = " alone" if resource["granted"] else ""
+        holder = f"{resource['holder']}{alone}" if resource["holder"] else "nobody"
+        click.echo(f"{resource['resource']}: {holder} holds the authority, admitted: {admitted}")
+
+
+def _show_host(host: Mapping[str, Any]) -> None:
+    lines = [
+        f"{words} {_order(host[key])}"
+        for key, words in {
+            "drained": "drained",
+            "down": "confirmed to be down",
+            "paused": "paused",
+        }.items()
+        if host[key]
+    ]
+    if host["failed_at"] is not None:
+        lines.insert(0, f"has failed, since {time_text(host['failed_at'])}")
+    if lines:
+        click.echo(f"host {host['host']}")
+    for line in lines:
+        click.echo(f"  {line}")
+
+
+def _show_domain(domain: Mapping[str, Any]) -> None:
+    plan, escalation = domain["plan"], domain["escalation"]
+    click.echo(f"{domain['domain']} on {domain['host']}, may run on {', '.join(domain['hosts'])}")
+    if plan is not None:
+        click.echo(f"  plan {plan['id']}: {plan['status']} {plan['sentence']}")
+    if escalation is not None:
+        click.echo(
+            f"  {escalation['kind']} since {time_text(escalation['since_at'])}: {escalation['sentence']}"
+        )
+    if domain["paused"]:
+        click.echo(f"  {domain['paused']}")
+    for host, until in domain["suspects"].items():
+        click.echo(f"  failed on {host}: is not sent back there before {time_text(until)}")
+
+
+def _order(order: Mapping[str, Any]) -> str:
+    until = "" if order["until_at"] is None else f" until {time_text(order['until_at'])}"
+    why = f": {order['reason']}" if order["reason"] else ""
+    return f"by {order['by']} since {time_text(order['at'])}{until}{why}"
+
+
+# ---- explain ----------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.argument("name", metavar="VM|HOST")
+@config_option
+@url_option
+@json_option
+def explain(name: str, config_path: Path, url: str | None, as_json: bool) -> None:
+    """Say what would be done about a VM now, and why.
+
+    Of a host: about each of its VMs. Changes nothing.
+
+    The running actuator takes one fresh look at all hosts of the VM. It says what is seen, the plan's steps
+    or what stands against them, and for each other host whether the VM could go there now, or why not.
+    """
+    with faults_are_said():
+        url = url or _url(load(config_path))
+        path = f"/api/v1/explain/{quote(name, safe='')}"
+        answer = _answer(_exchange(url, path, timeout_seconds=EXPLAIN_SECONDS))
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    elif "domains" in answer:
+        click.echo(f"host {answer['host']}: last heard of {answer['silent_seconds']:g} s ago")
+        _show_host(answer)
+        for domain in answer["domains"]:
+            _explain_domain(domain)
+        for domain in answer["not_looked_at"]:
+            click.echo(f"{domain}: not looked at for lack of time: ask for it alone")
+    else:
+        _explain_domain(answer)
+
+
+def _explain_domain(answer: Mapping[str, Any]) -> None:
+    if "error" in answer:
+        click.echo(f"{answer['domain']}: {answer['error']}")
+        return
+    click.echo(f"{answer['domain']} on {answer['host']}, mode {answer['mode']}")
+    click.echo(f"  seen: {answer['seen']}")
+    if answer["plan_under_way"]:
+        click.echo(f"  plan {answer['plan_under_way']} is under way; after it, as things are now:")
+    if answer["paused"]:
+        click.echo(f"  {answer['paused']}; without that:")
+    _explain_decision("now", answer["decision"])
+    for host, decision in answer["elsewhere"].items():
+        _explain_decision(f"to {host}", decision)
+
+
+def _explain_decision(when: str, decision: Mapping[str, Any]) -> None:
+    word = {"plan": "would be done", "refusal": "refused", "postponed": "later", "nothing": "nothing to do"}
+    click.echo(f"  {when}: {word[decision['kind']]}: {decision['sentence']}")
+    for number, step in enumerate(decision.get("steps", ()), 1):
+        click.echo(f"    {number}. {step}")
+    if decision.get("proof"):
+        click.echo(f"    proof that the old host does not write: {decision['proof']}")
+    for host, why in decision.get("rejected", {}).items():
+        click.echo(f"    not {host}: {why}")
+    if "note" in decision:
+        click.echo(f"    {decision['note']}")
+
+
+# ---- orders -----------------------------------------------------------------------------------------------
+
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Turn ``90``, ``90s``, ``15m``, ``2h`` or ``1d`` into seconds."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?)([smhd]?)", value)
+    if found is None or not (seconds := float(found[1]) * _UNITS[found[2]]):
+        raise click.BadParameter(f"{value!r} is not a time like 90s, 15m, 2h or 1d", context, parameter)
+    return seconds
+
+
+def _login_name() -> str:
+    """Who is at the keyboard, also behind sudo."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _order_options(command: Command) -> Command:
+    """What every order has."""
+    by = click.option(
+        "--by",
+        default=_login_name,
+        show_default="$SUDO_USER, else the login name",
+        help="Who gives the order; written into the journal.",
+    )
+    reason = click.option("--reason", default="", help="Why; written into the journal.")
+    for option in (json_option, url_option, config_option, by, reason):
+        command = option(command)
+    return command
+
+
+def _order_command(name: str) -> Callable[[Callable[..., dict[str, object]]], click.Command]:
+    """Make a command of a function that gives the order's own fields."""
+
+    def wrap(fields: Callable[..., dict[str, object]]) -> click.Command:
+        @functools.wraps(fields)
+        def run(
+            *, config_path: Path, url: str | None, by: str, reason: str, as_json: bool, **given: Any
+        ) -> None:
+            order = {"order": name, "by": by, "reason": reason, **fields(**given)}
+            _give({key: it for key, it in order.items() if it is not None}, config_path, url, as_json)
+
+        return click.command(name=name)(_order_options(run))
+
+    return wrap
+
+
+def _give(order: Mapping[str, object], config_path: Path, url: str | None, as_json: bool) -> None:
+    with faults_are_said():
+        settings = load(config_path)
+        if settings.operator.token_file is None:
+            raise ConfigError((f"{config_path}: no orders are taken without operator.token_file",))
+        token = read_secret(settings.operator.token_file)
+        response = _exchange(
+            url or _url(settings),
+            "/api/v1/orders",
+            data=json.dumps(order).encode(),
+            headers={
+                "Authorization": f"Bearer {token}".encode(),
+                "Content-Type": "application/json",
+            },
+            allow_redirects=False,
+        )
+    taken = response.status_code != HTTPStatus.CONFLICT
+    sentence = _answer(response)["sentence"] if taken else response.text.strip()
+    if as_json:
+        click.echo(json.dumps({"taken": taken, "sentence": sentence}))
+    elif taken:
+        click.echo(sentence)
+    else:
+        click.echo(f"vmheal-actuator: refused: {sentence}", err=True)
+    if not taken:
+        sys.exit(1)
+
+
+@_order_command("pause")
+@click.argument("what", metavar="VM|HOST|all")
+@click.option(
+    "--for",
+    "seconds",
+    callback=_seconds,
+    metavar="TIME",
+    help="How long: 90s, 15m, 2h, 1d; else until resumed.",
+)
+def pause(what: str, seconds: float | None) -> dict[str, object]:
+    """Begin nothing for a VM, a host's VMs, or any.
+
+    What is under way is carried to its end. An active silence of Alertmanager that covers a VM's alerts
+    (alertname VMFailure or VMPersistentFailure, domain, host) pauses it in the same way.
+    """
+    return {"what": what, "seconds": seconds}
+
+
+@_order_command("resume")
+@click.argument("what", metavar="VM|HOST|all")
+def resume(what: str) -> dict[str, object]:
+    """Take a pause back. What it has held up is looked at again at once."""
+    return {"what": what}
+
+
+@_order_command("drain")
+@click.argument("host")
+def drain(host: str) -> dict[str, object]:
+    """Have all VMs leave a host.
+
+    None is sent there until it is undrained. They are moved one after the other as limits.plans_per_host
+    allows: live where their driver can, else (with move.cold) shut down here and started there. 'status'
+    shows what does not go, and why.
+    """
+    return {"host": host}
+
+
+@_order_command("undrain")
+@click.argument("host")
+def undrain(host: str) -> dict[str, object]:
+    """Let a host be used again. VMs that have left it stay where they are."""
+    return {"host": host}
+
+
+@_order_command("migrate")
+@click.argument("domain", metavar="VM")
+@click.option("--to", help="The host; else the best of those that hold its disks.")
+def migrate(domain: str, to: str | None) -> dict[str, object]:
+    """Move a VM to another host.
+
+    One that holds its disks; 'explain VM' says before whether it could.
+    """
+    return {"domain": domain, "to": to}
+
+
+@_order_command("approve")
+@click.argument("domain", metavar="VM")
+@click.argument("proposal")
+def approve(domain: str, proposal: str) -> dict[str, object]:
+    """Release a plan, in mode approve.
+
+    'status' shows the plan and its PROPOSAL. It is carried out only when it is still exactly what is to be
+    done at a fresh look.
+    """
+    return {"domain": domain, "proposal": proposal}
+
+
+@_order_command("retry")
+@click.argument("domain", metavar="VM")
+def retry(domain: str) -> dict[str, object]:
+    """Try a VM again that was given up.
+
+    Earlier attempts, and hosts that failed it, do not count any more.
+    """
+    return {"domain": domain}
+
+
+@_order_command("confirm-down")
+@click.argument("host")
+def confirm_down(host: str) -> dict[str, object]:
+    """Vouch that a host is powered off.
+
+    Its VMs then come up elsewhere. Your word is the proof that it does not write any more: SWITCH IT OFF
+    FIRST, and see that it stays off. A host that only lost its network goes on writing, and its VMs would run
+    twice. Refused while the host is heard of; over as soon as it answers.
+    """
+    return {"host": host}
+
+
+@_order_command("readmit")
+@click.argument("resource")
+@click.argument("host")
+@click.option(
+    "--i-accept-lost-writes",
+    is_flag=True,
+    help="Required: what was written elsewhere after this replica fell behind is given up.",
+)
+def readmit(resource: str, host: str, i_accept_lost_writes: bool) -> dict[str, object]:
+    """Take a stale replica for the current one.
+
+    The replica of the DRBD RESOURCE on HOST, whatever it lacks. The last resort when the host with the
+    current data will not come back: a VM then starts from older data. All other replicas are excluded. The
+    answer and the journal say since when this one was not current.
+    """
+    if not i_accept_lost_writes:
+        raise click.UsageError(
+            f"the replica of {resource} on {host} may lack writes that a VM believes to be stored:"
+            " give --i-accept-lost-writes if they are to be given up"
+        )
+    return {"resource": resource, "host": host, "i_accept_lost_writes": True}
+
+
+COMMANDS: tuple[click.Command, ...] = (
+    show_status, explain, pause, resume, drain, undrain, migrate, approve, retry, confirm_down, readmit,
+)  # fmt: skip
+
+
+# ---- the story of one plan --------------------------------------------------------------------------------
+
+
+def story_of(plan: str, events: Sequence[Event]) -> dict[str, Any] | None:
+    """What the timeline of a domain tells of one of its plans; None: nothing of it.
+
+    The evidence is what was observed last before the decision.
+    """
+    evidence: Event | None = None
+    decision: Event | None = None
+    end: Event | None = None
+    steps: list[dict[str, Any]] = []
+    for event in events:
+        if decision is None and event.kind == "observed":
+            evidence = event
+        if event.plan != plan:
+            continue
+        match event.kind:
+            case "decided":
+                decision = event
+            case "intent":
+                steps.append({"step": event.sentence, "intended_at": event.at, "concluded_at": None})
+            case "outcome":
+                _conclude(steps, event)
+            case "finished":
+                end = event
+    if decision is None and end is None and not steps:
+        return None
+    said: dict[str, Any] = to_jsonable_python(
+        {"plan": plan, "evidence": evidence, "decision": decision, "steps": steps, "end": end}
+    )
+    return said
+
+
+def _conclude(steps: list[dict[str, Any]], event: Event) -> None:
+    for step in steps:
+        if step["concluded_at"] is None and event.sentence.startswith(f"{step['step']}: "):
+            step["concluded_at"] = event.at
+            step["seconds"] = event.detail.get("seconds")
+            step["outcome"] = event.sentence.removeprefix(f"{step['step']}: ")
+            return
+    # Its intent is older than what the journal keeps.
+    steps.append({"step": event.sentence, "intended_at": None, "concluded_at": event.at, "outcome": ""})
+
+
+def tell(story: Mapping[str, Any]) -> None:
+    """Print a plan's story for a person."""
+    evidence, decision, end = story["evidence"], story["decision"], story["end"]
+    click.echo(f"plan {story['plan']}")
+    if evidence is not None and decision is not None:
+        click.echo(f"{time_text(evidence['at'])} seen      {evidence['sentence']}")
+    if decision is not None:
+        click.echo(f"{time_text(decision['at'])} decided   {decision['sentence']}")
+    for number, step in enumerate(story["steps"], 1):
+        if step["concluded_at"] is None:
+            became = "no outcome yet: it is under way, or vmheal ended there"
+        else:
+            took = "" if step.get("seconds") is None else f" ({step['seconds']:.3f} s)"
+            became = f"{step['outcome']}{took}"
+        click.echo(f"{time_text(step['intended_at'])} step {number:<4} {step['step']}: {became}")
+    if end is None:
+        click.echo("it has not ended")
+    else:
+        click.echo(
+            f"{time_text(end['at'])} ended     {end['sentence']}, after {end['detail']['seconds']:.3f} s"
+        )
