@@ -439,6 +439,8 @@ class _Host:
         """Connect, within `OPEN_SECONDS`, one after the other; a host that is off costs `REACH_SECONDS`."""
         parts = urlsplit(self._uri)
         with self._login:
+            if self._closed.is_set():
+                raise ConnectionError(f"{self.name}: closed, because this program ends")
             if parts.hostname:
                 port = parts.port or _DEFAULT_PORTS[parts.scheme.partition("+")[2]]
                 socket.create_connection((parts.hostname, port), REACH_SECONDS).close()

@@ -322,6 +322,19 @@ def test_libvirt_and_ssh_log_in_to_a_host_one_after_the_other(monkeypatch):
     assert overlaps == []
 
 
+def test_what_waits_to_log_in_does_not_when_all_is_closed(monkeypatch):
+    opened, login = [], threading.Lock()
+    monkeypatch.setattr(libvirt_hypervisor, "_Connection", opened.append)
+    with login:
+        hypervisor = LibvirtHypervisor({"v01": "test:///default"}, {"v01": login})
+        keepers = [warm._keeper for warm in hypervisor._hosts["v01"]._all]
+        hypervisor.close()
+    for keeper in keepers:
+        keeper.join(SOON)
+        assert not keeper.is_alive()
+    assert opened == []
+
+
 def test_what_only_a_busy_time_needed_is_closed_again(monkeypatch):
     monkeypatch.setattr(libvirt_hypervisor, "PING_SECONDS", 0.05)
     hypervisor = LibvirtHypervisor({"v01": "test:///default"})
