@@ -119,6 +119,8 @@ class Worker:
         self._lock = threading.Lock()
         self._cases: dict[str, _Case] = {}
         self._inbox_seen = 0
+        self._expected: Counter[str] = Counter()
+        """How many domains should run on each host, as of the last turn."""
         self._known: OrderedDict[Key, None] = OrderedDict()
 
     # ---- from outside ------------------------------------------------------------------------------------
@@ -264,17 +266,22 @@ class Worker:
             due = [domain for domain in waiting if self._cases[domain].due <= now]
             later = [self._cases[domain].due - now for domain in waiting if self._cases[domain].due > now]
             load = Counter(case.busy_on for case in self._cases.values() if case.busy_on)
-        failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None} if due else set()
+        if not due:
+            return min(later, default=IDLE_SECONDS)
+        failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
+        records = {it.domain: it for it in self._protected.records()}
+        self._expected = Counter(
+            it.open_plan.plan.host if it.open_plan else it.host for it in records.values()
+        )
         for domain in sorted(due, key=lambda it: -self._settings.domains[it].priority):
-            host = self._where_it_is_handled(domain, failed)
+            host = self._where_it_is_handled(records[domain], failed)
             if load[host] < self._settings.limits.plans_per_host:
                 load[host] += 1
                 self._begin(domain, host)
         return min(later, default=IDLE_SECONDS)
 
-    def _where_it_is_handled(self, domain: str, failed: Collection[str]) -> str:
+    def _where_it_is_handled(self, record: DomainRecord, failed: Collection[str]) -> str:
         """The host that its plan burdens: a dead host's domains come up elsewhere."""
-        record = self._protected.record(domain)
         hosts = self._protected.hosts(record)
         return next((host for host in hosts if host not in failed), record.host)
 
@@ -389,9 +396,6 @@ class Worker:
     def _hosts(self, record: DomainRecord) -> Hosts:
         now, wall = self._ports.clock.monotonic(), self._ports.clock.wall()
         known = self._ports.journal.hosts()
-        load = Counter(
-            it.open_plan.plan.host if it.open_plan else it.host for it in self._protected.records()
-        )
         silent = {host: self._contacts.silent_for(host, now) for host in self._settings.hosts}
         return Hosts(
             failed=frozenset(it.host for it in known if it.failed_at is not None),
@@ -404,7 +408,7 @@ class Worker:
                 if host.fence and not _agent_failed(record, wall)
             ),
             drbd_only=self._settings.failover.drbd_only,
-            load=load,
+            load=self._expected,
         )
 
     def _nothing(

@@ -82,7 +82,7 @@ class Limits:
 class Wish:
     """What is asked for a domain, beyond that it should run."""
 
-    verb: Literal["restart", "migrate", "failover"] = "restart"
+    verb: Literal["restart", "migrate"] = "restart"
     to: str = ""
     """The host that a person named; empty: any."""
     leave: bool = False
@@ -128,7 +128,7 @@ def decide(it: Question) -> Decision:
     refuses first; a domain that runs needs nothing, whatever the history, but for a wish that it leaves; one
     that was given up stays so until it was seen running; then safety, limits and the plan.
     """
-    if it.wish.verb == "failover" or it.home.host in it.hosts.failed:
+    if it.home.host in it.hosts.failed:
         return _failover(it)
     if refusal := check(KNOWN, it.home):
         return refusal
