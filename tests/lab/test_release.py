@@ -138,7 +138,7 @@ def test_a_host_that_is_cut_off_ends_its_vm_and_frees_itself_when_it_has_lost(la
         f" {ended - cut:.1f}"
     )
     assert last.at - noticed < 1
-    assert ended - cut < ISOLATION_SECONDS + 15
+    assert ended - cut < ISOLATION_SECONDS + 30  # of which most is the emulated host's slowness
     state = lab.host(loser).run(["cat", "/proc/drbd"]).text
     lab.progress(f"{loser}, isolated:\n{state}")
     assert "cs:WFConnection ro:Primary/Unknown ds:UpToDate/DUnknown C s" in state  # frozen, and nothing else
