@@ -242,7 +242,7 @@ class Orders:
     def _write(self, order: AnyOrder, change: _Change) -> None:
         """Write all of it in one transaction; a notification goes into the inbox after that."""
         why = f": {order.reason}" if order.reason else ""
-        detail = order.model_dump(mode="json")
+        detail = order.model_dump(mode="json", exclude={"domain", "host"})  # the event has them
         if change.authority is not None:
             detail["version"] = change.authority.version
         event = Event(

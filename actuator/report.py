@@ -112,14 +112,9 @@ class Report:
 
     def happened(self, event: Event) -> None:
         """An event is durable."""
-        log.info(
-            event.kind,
-            domain=event.domain,
-            host=event.host,
-            plan=event.plan,
-            said=event.sentence,
-            **event.detail,
-        )
+        own = {"domain": event.domain, "host": event.host, "plan": event.plan, "said": event.sentence}
+        detail = {key: it for key, it in event.detail.items() if key != "event"}  # structlog's own
+        log.info(event.kind, **{**detail, **own})
         match event.kind, event.detail:
             case "refused", {"guard": str(guard)}:
                 self._refusals.labels(guard).inc()

@@ -18,6 +18,7 @@ from actuator.model import (
 )
 from actuator.orders import MAX_ATTEMPTS, MalformedOrderError, Orders, Refused, Taken, parse
 from actuator.ports import Conflict, JournalError
+from actuator.report import Report, WatchedJournal
 from exporter.drbd import Role
 from tests.actuator import test_moves as moves
 from tests.actuator.test_moves import IN_ORDER, assert_moved, changes
@@ -204,6 +205,7 @@ def test_a_silence_of_others_and_one_that_is_not_understood_pause_nothing(start,
 def test_a_drained_host_is_left_and_not_gone_back_to_until_it_is_undrained(start):
     world = World(xen=False)
     machine = start(world)
+    machine.journal = WatchedJournal(machine.journal, Report(machine.config))
     sentence = taken(machine, "drain", host="v01")
     assert sentence == "v01 is drained: no VM is sent there, one VM is to leave it: voms01"
     assert_moved(world, machine)

@@ -21,11 +21,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from actuator.__main__ import main
 from actuator.adapters.sqlite import SqliteJournal
-from actuator.model import Authority
+from actuator.model import Authority, Event
 from exporter import fence_peer
 from tests.actuator.world import settings
 
 TOKEN = "s3cret"
+OPERATOR = "another-s3cret"
 READY_SECONDS = 30
 
 
@@ -66,6 +67,16 @@ def config(tmp_path):
     path = tmp_path / "actuator.yml"
     path.write_text(yaml.safe_dump(document))
     return path
+
+
+@pytest.fixture
+def operated(config, tmp_path):
+    """The configuration with an operators' token."""
+    (tmp_path / "operator").write_text(OPERATOR)
+    document = yaml.safe_load(config.read_text())
+    document["operator"] = {"token_file": str(tmp_path / "operator")}
+    config.write_text(yaml.safe_dump(document))
+    return config
 
 
 def url_of(config) -> str:
@@ -328,9 +339,224 @@ def test_a_journal_that_is_not_there_is_said(config, tmp_path):
     assert "absent: does not exist" in err
 
 
-@pytest.mark.parametrize("command", ["", "serve", "check", "status", "journal"])
+COMMANDS = [
+    "serve", "check", "status", "explain", "journal", "pause", "resume", "drain", "undrain", "migrate",
+    "approve", "retry", "confirm-down", "readmit",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["", "journal show", *COMMANDS])
 def test_help(command):
     status, out, _ = run(*command.split(), "--help")
     assert status == 0
     assert "Usage:" in out
     assert os.linesep in out
+
+
+def test_every_command_is_listed_with_a_whole_sentence():
+    _, out, _ = run("--help")
+    listed = {line.split()[0]: line for line in out.splitlines() if line[:2] == "  " and line[2:3].islower()}
+    assert set(COMMANDS) <= set(listed)
+    assert all(listed[command].endswith(".") and "..." not in listed[command] for command in COMMANDS)
+    assert set(main.commands) == set(COMMANDS), "each has its section"
+
+
+# ---- orders ----------------------------------------------------------------------------------------------
+
+
+def test_an_operators_orders_from_the_command_line_to_the_journal(serve, operated, monkeypatch):
+    """No host answers here: what is ordered is kept and shown, and what cannot be done is said."""
+    monkeypatch.setenv("SUDO_USER", "ann")
+    program = serve(operated)
+    program.wait_ready()
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # not to be used
+
+    def give(*arguments):
+        return run(*arguments, "--config", operated)
+
+    status, out, err = give("pause", "voms01", "--for", "2h", "--reason", "new memory")
+    assert (status, err) == (0, "")
+    assert out.startswith("voms01 is paused until ")
+    status, out, _ = give("pause", "all", "--by", "bob", "--json")
+    assert json.loads(out) == {
+        "taken": True,
+        "sentence": "all is paused until it is resumed: nothing is begun for any VM",
+    }
+    assert give("drain", "v02") == (0, "v02 is drained: no VM is sent there, no VM is to leave it\n", "")
+    status, out, _ = give("status")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[1].startswith("all is paused by bob since ")
+    assert lines[2] == "host v02"
+    assert lines[3].startswith("  drained by ann since ")
+    paused = next(line for line in lines if line.startswith("  voms01 is paused by ann until "))
+    assert paused.endswith(": new memory; 'vmheal-actuator resume voms01' ends it")
+    shown = json.loads(give("status", "--json")[1])
+    assert shown["paused"]["by"] == "bob"
+    assert [it["host"] for it in shown["hosts"] if it["drained"]] == ["v02"]
+    assert shown["domains"][0]["paused"] is not None
+    assert shown["domains"][0]["suspects"] == {}
+
+    assert give("resume", "all")[0] == 0
+    assert give("undrain", "v02")[:2] == (0, "v02 may be used again; what has left it stays where it is\n")
+    status, out, err = give("drain", "v2")
+    assert (status, out) == (1, "")
+    assert err == "vmheal-actuator: refused: v2 is not a host: nothing is changed; did you mean v02?\n"
+    status, out, _ = give("confirm-down", "v01", "--json")
+    assert status == 1
+    assert json.loads(out)["taken"] is False
+    assert "was heard of" in json.loads(out)["sentence"]
+    assert give("approve", "voms01", "0123456789")[0] == 1
+    assert give("approve", "voms01", "yes")[0] == 1
+    assert give("retry", "voms01")[1] == "voms01 was not given up: nothing is changed\n"
+    status, _, err = give("readmit", "r0", "v01", "--i-accept-lost-writes")
+    assert (status, "nothing is known of a resource r0" in err) == (1, True)
+    assert give("migrate", "voms01", "--to", "v01")[0] == 1
+    assert give("migrate", "voms01", "--to", "v02")[0] == 0
+    assert give("resume", "voms01")[0] == 0
+
+    _, out, _ = give("journal", "--json")
+    events = [json.loads(line) for line in out.splitlines()]
+    said = [event["sentence"].partition(" until")[0] for event in events if event["kind"] == "ordered"]
+    assert said == [
+        "ann: pause voms01", "bob: pause all", "ann: drain v02", "ann: resume all", "ann: undrain v02",
+        "ann: migrate voms01 to v02", "ann: resume voms01",
+    ]  # fmt: skip
+    status, out, err = give("explain", "voms01")
+    assert status == 0, err
+    assert out.startswith("voms01 on v01, mode enforce\n  seen: v01: unknown (")
+    assert "  now: refused: " in out
+    assert "  to v02: refused: " in out
+    assert json.loads(give("explain", "v01", "--json")[1])["domains"][0]["domain"] == "voms01"
+    status, _, err = give("explain", "../status")
+    assert (status, "Traceback" in err) == (1, False)
+    code, errors = program.end(signal.SIGTERM)
+    assert (code, "Traceback" in errors, OPERATOR in errors) == (0, False, False)
+    status, _, err = give("pause", "all")
+    assert (status, err.startswith("Error: http://127.0.0.1:")) == (1, True)
+
+
+def test_orders_need_a_token_in_the_configuration(serve, config):
+    program = serve(config)
+    program.wait_ready()
+    status, _, err = run("pause", "all", "--config", config)
+    assert status == 2
+    assert "no orders are taken without operator.token_file" in err
+    reply = requests.post(f"{program.url}/api/v1/orders", json={}, timeout=10)
+    assert reply.status_code == 404
+
+
+def test_a_token_that_the_running_program_does_not_know(serve, operated, tmp_path):
+    program = serve(operated)
+    program.wait_ready()
+    (tmp_path / "operator").write_text("newer")
+    status, _, err = run("pause", "all", "--config", operated)
+    assert (status, "the bearer token is not the right one" in err) == (1, True)
+    assert "newer" not in err
+
+
+@pytest.mark.parametrize("same", ["webhook", "hook"])
+def test_the_operators_token_is_nobody_elses(operated, tmp_path, same):
+    document = yaml.safe_load(operated.read_text())
+    if same == "webhook":
+        (tmp_path / "operator").write_text(TOKEN)
+    else:
+        document["hosts"]["v01"]["arbiter_token_file"] = str(tmp_path / "operator")
+        operated.write_text(yaml.safe_dump(document))
+    status, _, err = run("check", "--config", operated)
+    assert status == 2
+    assert f"operator.token_file: {tmp_path / 'operator'}: the same token as" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["pause"], "Missing argument"),
+        (["pause", "all", "--for", "soon"], "'soon' is not a time like 90s, 15m, 2h or 1d"),
+        (["pause", "all", "--for", "0h"], "is not a time"),
+        (["pause", "all", "--for", "-5"], "is not a time"),
+        (["readmit", "r0", "v01"], "give --i-accept-lost-writes if they are to be given up"),
+        (["stop"], "No such command"),
+        (["journal", "show"], "Missing argument"),
+    ],
+)
+def test_bad_usage_is_said(operated, arguments, said):
+    config = [] if arguments in (["stop"], ["journal", "show"]) else ["--config", operated]
+    status, out, err = run(*arguments, *config)
+    assert (status, out) == (2, "")
+    assert said in err
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)]
+)
+def test_how_long_a_pause_is(operated, monkeypatch, given, seconds):
+    sent = []
+    monkeypatch.setattr("actuator.commands._give", lambda order, *_: sent.append(order))
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    monkeypatch.setenv("LOGNAME", "carl")
+    assert run("pause", "all", "--for", given, "--config", operated)[0] == 0
+    assert sent == [{"order": "pause", "by": "carl", "reason": "", "what": "all", "seconds": seconds}]
+
+
+# ---- the story of a plan ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(tmp_path):
+    """A journal with two plans of a domain whose name has a dash, one of them after a crash of the actuator."""
+    events = [
+        Event(1.0, "observed", "v01: running", "web-1", "v01"),
+        Event(2.0, "observed", "v01: shutoff", "web-1", "v01"),
+        Event(2.0, "decided", "web-1 is shutoff: start", "web-1", "v01", "web-1-2"),
+        Event(2.0, "intent", "make r0 Primary on v01", "web-1", "v01", "web-1-2"),
+        Event(3.0, "outcome", "make r0 Primary on v01: done", "web-1", "v01", "web-1-2", {"seconds": 0.5}),
+        Event(3.0, "intent", "start web-1 on v01", "web-1", "v01", "web-1-2"),
+        Event(4.0, "observed", "v01: later", "web-1", "v01"),
+        Event(4.5, "outcome", "start web-1 on v01: failed: no", "web-1", "v01", "web-1-2", {"seconds": 1.5}),
+        Event(5.0, "finished", "plan failed: no", "web-1", "v01", "web-1-2", {"seconds": 3.0}),
+        Event(6.0, "decided", "again", "web-1", "v01", "web-1-9"),
+        Event(6.0, "intent", "start web-1 on v01", "web-1", "v01", "web-1-9"),
+    ]
+    with closing(SqliteJournal(tmp_path / "journal")) as journal:
+        for event in events:
+            journal.commit(events=[event])
+    return tmp_path / "journal"
+
+
+def test_the_story_of_a_plan(told):
+    status, out, _ = run("journal", "show", "web-1-2", "--path", told, "--json")
+    assert status == 0
+    story = json.loads(out)
+    assert story["evidence"]["sentence"] == "v01: shutoff"
+    assert story["decision"]["sentence"] == "web-1 is shutoff: start"
+    assert story["steps"] == [
+        {"step": "make r0 Primary on v01", "intended_at": 2.0, "concluded_at": 3.0, "seconds": 0.5,
+         "outcome": "done"},
+        {"step": "start web-1 on v01", "intended_at": 3.0, "concluded_at": 4.5, "seconds": 1.5,
+         "outcome": "failed: no"},
+    ]  # fmt: skip
+    assert story["end"]["sentence"] == "plan failed: no"
+    assert run("journal", "--path", told, "show", "web-1-2", "--json")[1] == out
+    text = run("journal", "show", "web-1-2", "--path", told)[1].splitlines()
+    assert [line[24:] for line in text[1:]] == [
+        "seen      v01: shutoff",
+        "decided   web-1 is shutoff: start",
+        "step 1    make r0 Primary on v01: done (0.500 s)",
+        "step 2    start web-1 on v01: failed: no (1.500 s)",
+        "ended     plan failed: no, after 3.000 s",
+    ]
+
+
+def test_a_plan_that_has_not_ended_and_one_that_is_not_there(told):
+    status, out, _ = run("journal", "show", "web-1-9", "--path", told)
+    assert status == 0
+    assert out.splitlines()[-2:] == [
+        out.splitlines()[-2][:24] + "step 1    start web-1 on v01: no outcome yet: it is under way, or vmheal"
+        " ended there",
+        "it has not ended",
+    ]
+    for plan in ("web-1-3", "web", "-", ""):
+        status, out, err = run("journal", "show", plan, "--path", told)
+        assert (status, out) == (1, "")
+        assert "there is nothing of a plan" in err

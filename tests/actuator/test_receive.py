@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from actuator.config import WebhookSettings
+from actuator.explain import BusyError
+from actuator.orders import Pause, Refused, Taken
 from actuator.ports import JournalError
-from actuator.receive import MAX_LOG_LINES, Server, create_app
+from actuator.receive import MAX_LOG_LINES, MAX_ORDER_BYTES, Server, create_app
 from tests.actuator.deliveries import (
     HEADERS,
     TOKEN,
+    TOKENS,
     MemoryJournal,
     alert,
     answer,
@@ -283,6 +286,116 @@ def test_a_surprise_is_500_and_shows_nothing_of_the_inside():
     assert "inside-42" not in reply.text
     assert "Traceback" not in reply.text
     assert [line["log_level"] for line in lines] == ["error"]
+
+
+# ---- orders ----------------------------------------------------------------------------------------------
+
+
+OPERATOR = {"Authorization": "Bearer the-operators-token", "Content-Type": "application/json"}
+PAUSE = json.dumps({"order": "pause", "what": "voms01", "by": "ann"}).encode()
+
+
+@dataclass
+class Commander:
+    """Takes the orders that come, and answers as it is told."""
+
+    answer: object = None
+    orders: list = None
+
+    def take(self, order):
+        self.orders = [*(self.orders or []), order]
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer or Taken("voms01 is paused")
+
+
+@contextlib.contextmanager
+def commanded(journal, commander, operator="the-operators-token", **more):
+    given = arguments(journal) | {"orders": commander, "operator": operator} | more
+    with Server(("127.0.0.1", 0), **given) as server:
+        yield f"http://127.0.0.1:{server.port}"
+
+
+def test_an_order_is_handed_on_and_its_answer_given(journal):
+    commander = Commander()
+    with commanded(journal, commander) as url:
+        reply = requests.post(f"{url}/api/v1/orders", PAUSE, headers=OPERATOR)
+    assert (reply.status_code, reply.json()) == (200, {"sentence": "voms01 is paused"})
+    assert reply.headers["Content-Type"] == "application/json"
+    assert commander.orders == [Pause(order="pause", what="voms01", by="ann")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (Refused("voms1 is not a protected VM"), 409, "voms1 is not a protected VM"),
+        (JournalError("journal.db: disk full"), 503, "journal.db: disk full"),
+        (RuntimeError("inside-42"), 500, "an unexpected error; the actuator's log has it"),
+    ],
+)
+def test_an_order_that_is_not_taken_says_why(journal, answer, code, said):
+    with commanded(journal, Commander(answer)) as url, capture_logs():
+        reply = requests.post(f"{url}/api/v1/orders", PAUSE, headers=OPERATOR)
+    assert (reply.status_code, reply.text) == (code, f"{said}\n")
+
+
+@pytest.mark.parametrize("bearer", [TOKEN, TOKENS["v01"], "", "the-operators-toke", "the-operators-token2"])
+def test_only_operators_give_orders_and_they_do_nothing_else(journal, bearer):
+    commander = Commander()
+    with commanded(journal, commander) as url, capture_logs() as lines:
+        headers = OPERATOR | {"Authorization": f"Bearer {bearer}"}
+        assert requests.post(f"{url}/api/v1/orders", PAUSE, headers=headers).status_code == 401
+        assert requests.post(f"{url}/alerts", body(alert(1)), headers=OPERATOR).status_code == 401
+        assert requests.post(f"{url}/api/v1/arbitrate", b"{}", headers=OPERATOR).status_code == 401
+    assert commander.orders is None
+    assert journal.calls == []
+    assert "the-operators-token" not in repr(lines)
+
+
+@pytest.mark.parametrize(
+    ("sent", "headers", "code", "said"),
+    [
+        (PAUSE, {"Content-Type": "text/plain"}, 415, "the content type is not application/json"),
+        (b"{", {}, 400, "Invalid JSON"),
+        (b'{"order": "pause", "what": "voms01"}', {}, 400, "pause.by: Field required"),
+        (PAUSE + b" " * MAX_ORDER_BYTES, {}, 413, "larger than 16384 bytes"),
+        (iter([PAUSE, b" " * MAX_ORDER_BYTES]), {}, 413, "larger than 16384 bytes"),
+    ],
+    ids=["not JSON", "broken", "nobody", "large", "large in chunks"],
+)
+def test_what_is_no_order_is_refused(journal, sent, headers, code, said):
+    commander = Commander()
+    with commanded(journal, commander) as url:
+        reply = requests.post(f"{url}/api/v1/orders", sent, headers=OPERATOR | headers)
+    assert reply.status_code == code
+    assert said in reply.text
+    assert commander.orders is None
+
+
+def test_without_an_operators_token_there_are_no_orders(journal):
+    commander = Commander()
+    with commanded(journal, commander, operator="") as url:
+        for bearer in ("", "x"):
+            headers = OPERATOR | {"Authorization": f"Bearer {bearer}"}
+            reply = requests.post(f"{url}/api/v1/orders", PAUSE, headers=headers)
+            said = "no orders are taken: operator.token_file is not in the configuration\n"
+            assert (reply.status_code, reply.text) == (404, said)
+    assert commander.orders is None
+
+
+def test_explanations(journal):
+    def explain(name):
+        if name == "busy":
+            raise BusyError("another explanation is being made")
+        return {"domain": name} if name == "voms01" else None
+
+    with commanded(journal, Commander(), explain=explain) as url:
+        reply = requests.get(f"{url}/api/v1/explain/voms01")
+        assert (reply.status_code, reply.json()) == (200, {"domain": "voms01"})
+        reply = requests.get(f"{url}/api/v1/explain/voms1")
+        assert (reply.status_code, reply.text) == (404, "'voms1' is neither a protected VM nor a host\n")
+        reply = requests.get(f"{url}/api/v1/explain/busy")
+        assert (reply.status_code, reply.headers["Retry-After"]) == (503, "1")
 
 
 # ---- pages -----------------------------------------------------------------------------------------------

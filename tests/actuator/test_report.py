@@ -1,6 +1,7 @@
 """What the actuator says of itself on /metrics."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from actuator.model import DomainRecord, Escalation, EscalationKind, Event
 from actuator.ports import JournalError
@@ -44,6 +45,16 @@ def test_events_become_metrics_once_they_are_durable(watched):
         machine.journal.commit(record=DomainRecord("voms01", 9, "v01"), events=events)
     assert value("vmheal_refusals_total", {"guard": "is_down"}) == 1, "it was not durable"
     assert value("vmheal_journal_errors_total") == 1
+
+
+def test_an_event_is_reported_whatever_its_detail_is_called(watched):
+    machine, _ = watched
+    detail = {"host": "v02", "domain": "x", "plan": "p", "said": "s", "event": "e", "level": "l", "more": 1}
+    with capture_logs() as lines:
+        machine.journal.commit(events=[Event(1.0, "ordered", "so", "voms01", "v01", detail=detail)])
+    (line,) = lines
+    assert (line["event"], line["domain"], line["host"], line["said"]) == ("ordered", "voms01", "v01", "so")
+    assert line["more"] == 1
 
 
 def test_the_line_counts_itself(folders):
