@@ -38,6 +38,7 @@ from exporter.drbd import (
 )
 from exporter.drbd_configuration import (
     ConfiguredResource,
+    ConnectionConfiguration,
     Fencing,
     Protocol,
     ResourceConfiguration,
@@ -60,7 +61,8 @@ NAMELESS_PEER = "peer"
 USAGE_ERROR_STATUS = 20
 
 _REFUSAL = re.compile(r"(?:State change failed|Failure): \((?P<number>-?\d+)\) ")
-_WITHOUT_DISK = {DiskState.DISKLESS, DiskState.ATTACHING, DiskState.DETACHING, DiskState.FAILED}
+_WITH_DISK = {DiskState.INCONSISTENT, DiskState.OUTDATED, DiskState.CONSISTENT, DiskState.UP_TO_DATE}
+"""All others, and what is not understood, count as not attached."""
 _STILL_RUNNING = "did not terminate within"
 """drbdadm gave up waiting for the drbdsetup that it started; that one goes on."""
 _RESOURCE_NAME = re.compile(r"(?!all$)[A-Za-z0-9_.][A-Za-z0-9_.+-]*")
@@ -186,11 +188,7 @@ class _Host:
             found = next((it for it in self._show(deadline - time.monotonic()) if it.name == resource), None)
         except Unanswered as error:
             return Indeterminate(f"{what}: {_said(result)}; what holds after it is unknown: {error}")
-        connections = found.connections if found else ()
-        # Without a connection the kernel has no options for it, and nothing is allowed.
-        if all(it.allow_two_primaries is allowed for it in connections) and (connections or not allowed):
-            return Done()
-        return _refused(result) if result.exit_status else Indeterminate(f"{what}: has had no effect")
+        return _window(what, result, allowed, found.connections if found else ())
 
     def connect(self, resource: str, timeout_seconds: float) -> CallOutcome:
         if not _RESOURCE_NAME.fullmatch(resource):
@@ -200,7 +198,8 @@ class _Host:
             seen = self._snapshot(timeout_seconds).resource(resource)
         except Unanswered as error:
             return Failed(f"{error}; nothing was run")
-        if seen is None or any(device.disk_state in _WITHOUT_DISK for device in seen.devices):
+        states = {device.disk_state for device in seen.devices} if seen else set()
+        if seen is None or not states or not states <= _WITH_DISK:
             return Failed(f"{resource} on {self.name} has no disk attached: it is not connected (rule R4)")
         for connection in seen.connections:
             if connection.connection_state is not ConnectionState.STAND_ALONE:
@@ -336,6 +335,20 @@ def _outcome(what: str, result: Completed, wanted: Role, resource: Resource | No
     if role == wanted or (resource and isinstance(resource.role, UnknownWord)):
         # On 8.4 perhaps only some of its volumes; or another hand was faster.
         return Indeterminate(f"{what}: {_said(result)}; but it is {role} after that")
+    return _refused(result)
+
+
+def _window(
+    what: str, result: Completed, allowed: bool, connections: Sequence[ConnectionConfiguration]
+) -> CallOutcome:
+    """Judge whether two may be Primary by what the connections' options were after it."""
+    # Without a connection the kernel has no options for it, and nothing is allowed.
+    if all(it.allow_two_primaries is allowed for it in connections) and (connections or not allowed):
+        return Done()
+    if not result.exit_status:
+        return Indeterminate(f"{what}: has had no effect")
+    if allowed and any(it.allow_two_primaries for it in connections):
+        return Indeterminate(f"{what}: {_said(result)}; but some of its connections allow it after that")
     return _refused(result)
 
 

@@ -1,6 +1,7 @@
 """DRBD's answers, as real DRBD 8.4 and 9 gave them, and what becomes of them."""
 
 import contextlib
+import json
 import re
 import threading
 import time
@@ -528,13 +529,16 @@ def test_whether_two_may_be_primary_is_read_back(answering, argv, answer, shown,
         assert seen.code == outcome
 
 
-def test_only_a_connection_that_was_given_up_is_connected(answering):
-    storage, programs = answering({EVENTS2: said(CONNECTED)})
+@pytest.mark.parametrize("text", [CONNECTED, DISCONNECTED_EVENTS2])
+def test_only_a_connection_that_was_given_up_is_connected(answering, text):
+    storage, programs = answering({EVENTS2: said(text)})
     assert storage.connect("v01", "voms01", timeout_seconds=5) == Done()
     assert CONNECT not in programs.run_argvs
 
 
-@pytest.mark.parametrize("state", ["Diskless", "Failed"])
+@pytest.mark.parametrize(
+    "state", ["Diskless", "Failed", "Attaching", "Detaching", "Negotiating", "DUnknown", "Marvellous"]
+)
 def test_what_has_no_disk_is_not_connected(answering, state):
     text = ALONE.replace("disk:UpToDate", f"disk:{state}")
     storage, programs = answering({EVENTS2: said(text)})
@@ -548,3 +552,77 @@ def test_a_connection_that_was_given_up_is_connected(answering):
     storage, programs = answering({EVENTS2: said(ALONE), CONNECT: said()})
     assert storage.connect("v02", "voms01", timeout_seconds=5) == Done()
     assert CONNECT in programs.run_argvs
+
+
+@pytest.mark.parametrize("text", [NOT_UP, re.sub(r"(?m)^exists (peer-)?device .*\n", "", ALONE)])
+def test_what_is_not_up_or_has_no_volume_is_not_connected(answering, text):
+    storage, programs = answering({EVENTS2: said(text)})
+    assert isinstance(storage.connect("v02", "voms01", timeout_seconds=5), Failed)
+    assert CONNECT not in programs.run_argvs
+
+
+@pytest.mark.parametrize("name", ["all", "--force", "", "a b", "../x"])
+def test_only_the_name_of_one_resource_is_connected_or_opened(answering, name):
+    storage, programs = answering({})
+    assert isinstance(storage.connect("v01", name, timeout_seconds=5), Failed)
+    assert isinstance(storage.allow_two_primaries("v01", name, allowed=True, timeout_seconds=5), Failed)
+    assert programs.run_argvs == []
+
+
+def test_on_9_only_the_peer_that_was_given_up_is_named(answering):
+    """`drbdadm connect RESOURCE` stops at the first peer that is connected."""
+    text = drbd9("10d-standalone-v02-to-v01-only", "v02", "events2-now-statistics.txt")
+    one = ("drbdadm", "connect", "voms01:v01")
+    storage, programs = answering({EVENTS2: said(text), one: said()})
+    assert storage.connect("v02", "voms01", timeout_seconds=5) == Done()
+    assert programs.run_argvs == [EVENTS2, one]
+
+
+STILL = "voms01: Failure: (125) Device has a net-config (use disconnect first)"
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [(said("", STILL, 10), 125), (TimeoutError("late"), Indeterminate), (NotConnectedError("no way"), None)],
+)
+def test_a_connect_that_is_not_done(answering, answer, outcome):
+    storage, _ = answering({EVENTS2: said(ALONE), CONNECT: answer})
+    seen = storage.connect("v02", "voms01", timeout_seconds=5)
+    if outcome is Indeterminate:
+        assert isinstance(seen, Indeterminate)
+    else:
+        assert isinstance(seen, Failed)
+        assert seen.code == outcome
+
+
+@pytest.mark.parametrize(
+    ("argv", "label", "outcome"),
+    [
+        (YES, "60b-both-primary-option-off", Done),
+        (NO, "60d-dual-primary-close", Done),
+        (YES, "60d-dual-primary-close", Indeterminate),
+        (NO, "60b-both-primary-option-off", Indeterminate),
+    ],
+)
+def test_the_window_as_9_shows_it(answering, argv, label, outcome):
+    of_ce01 = (*argv[:3], "ce01")
+    storage, _ = answering({of_ce01: said(), SHOW9: said(drbd9(label, "v01", "show.json"))})
+    seen = storage.allow_two_primaries("v01", "ce01", allowed=argv is YES, timeout_seconds=5)
+    assert isinstance(seen, outcome)
+
+
+@pytest.mark.parametrize(("argv", "outcome"), [(YES, Indeterminate), (NO, Failed)])
+def test_a_window_that_is_open_to_one_of_two_peers(answering, argv, outcome):
+    shown = json.loads(drbd9("60d-dual-primary-close", "v01", "show.json"))
+    voms01 = next(resource for resource in shown if resource["resource"] == "voms01")
+    voms01["connections"][0]["net"]["allow-two-primaries"] = True
+    storage, _ = answering({argv: BOTH_PRIMARY, SHOW9: said(json.dumps(shown))})
+    seen = storage.allow_two_primaries("v01", "voms01", allowed=argv is YES, timeout_seconds=5)
+    assert isinstance(seen, outcome)
+
+
+def test_a_window_that_cannot_be_read_back(answering):
+    storage, _ = answering({YES: said(), SHOW9: TimeoutError("late")})
+    seen = storage.allow_two_primaries("v01", "voms01", allowed=True, timeout_seconds=5)
+    assert isinstance(seen, Indeterminate)
+    assert "late" in seen.reason

@@ -189,6 +189,17 @@ def test_an_agent_that_hangs_while_it_powers_off(bench):
     assert "action=off did not end in time and was killed" in outcome.reason
 
 
+def test_after_an_off_that_hung_there_is_time_for_a_look(bench):
+    hangs = "off() { echo off > $folder/power; sleep 1000; }"
+    assert power_off(bench.agents(hangs), 3) == Done("v01 is off, says fence_test")
+
+
+def test_a_status_that_contradicts_itself_is_no_sign_of_power(bench):
+    """With it a refusal is not certain."""
+    contradicts = 'status() { echo "Status: OFF"; exit 0; }\noff() { exit 1; }'
+    assert isinstance(power_off(bench.agents(contradicts), 1), Indeterminate)
+
+
 def test_an_agent_that_did_it_and_hung_has_done_it(bench):
     hangs = "off() { echo off > $folder/power; sleep 1000; }"
     assert power_off(bench.agents(hangs, timeout_seconds=0.5)) == Done("v01 is off, says fence_test")
