@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Annotated, Any, get_args
 
 import yaml
@@ -124,9 +125,21 @@ class FenceSettings(_Section):
     )
     """What it is given on standard input, beside the action: ``ip``, ``username``, ``plug`` ..."""
     password_file: AbsolutePath | None = None
-    """Holds the secret alone, one line; given as ``password``."""
+    """Holds the secret alone, one line; given as ``passwd``."""
     timeout_seconds: Seconds = 20.0
     """For one run of it."""
+
+    @field_validator("options")
+    @classmethod
+    def _options(cls, options: dict[str, str]) -> dict[str, str]:
+        for key, value in options.items():
+            if key in {"action", "option"}:
+                raise ValueError(f"{key!r} is not for the configuration to say: it is what vmheal asks for")
+            if key in {"passwd", "password"}:
+                raise ValueError(f"{key!r} does not belong here: put it into a password_file")
+            if not value.isprintable():
+                raise ValueError(f"{key!r} must be one line of text")
+        return options
 
 
 class HostSettings(_Section):
@@ -424,4 +437,6 @@ def _keys_beside(loc: tuple[int | str, ...]) -> Iterator[str]:
             section = section.model_fields[str(part)].annotation
         else:
             section = get_args(section)[-1]
+        if isinstance(section, UnionType):  # a section that may be absent
+            section = next(it for it in get_args(section) if it is not NoneType)
     yield from section.model_fields

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from actuator.adapters.fence_agents import OURS, FenceAgent
 from actuator.config import ConfigError, Mode, load, read_secret
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "actuator.yml"
@@ -132,3 +133,119 @@ def test_a_secret_is_read_without_its_line_end(tmp_path):
     path = tmp_path / "token"
     path.write_text("s3cret\n")
     assert read_secret(path) == "s3cret"
+
+
+# ---- fence agents and programs ---------------------------------------------------------------------------
+
+FENCE = """\
+    address: 10.10.0.1
+    fence:
+      agent: fence_ipmilan
+      options: {ip: 10.30.0.1, username: vmheal, lanplus: "1"}
+      password_file: /etc/vmheal/v01.fence
+"""
+PROGRAMS = """\
+programs:
+  mail-oncall:
+    argv: [/usr/local/bin/mail-oncall, --urgent]
+"""
+
+
+def with_fence(old: str = "", new: str = "") -> str:
+    assert old in FENCE
+    return EXAMPLE.read_text().replace("    address: 10.10.0.1\n", FENCE.replace(old, new), 1)
+
+
+def with_programs(old: str = "", new: str = "") -> str:
+    assert old in PROGRAMS
+    return EXAMPLE.read_text().replace("programs: {}\n", PROGRAMS.replace(old, new), 1)
+
+
+def test_a_fence_agent(write):
+    settings = load(write(with_fence()))
+    fence = settings.hosts["v01"].fence
+    assert fence is not None
+    assert (fence.agent, fence.password_file) == ("fence_ipmilan", Path("/etc/vmheal/v01.fence"))
+    assert fence.options == {"ip": "10.30.0.1", "username": "vmheal", "lanplus": "1"}
+    assert fence.timeout_seconds == 20
+    assert settings.hosts["v02"].fence is None
+
+
+def test_a_program(write):
+    program = load(write(with_programs())).programs["mail-oncall"]
+    assert program.argv == ("/usr/local/bin/mail-oncall", "--urgent")
+    assert program.timeout_seconds == 60
+
+
+def test_the_commented_examples_are_right(write):
+    lines = EXAMPLE.read_text().splitlines()
+    text = "\n".join(lines).replace("programs: {}", "programs:")
+    for begin, count in (("    # fence:", 5), ("#   mail-oncall:", 3)):
+        at = lines.index(begin)
+        for line in lines[at : at + count]:
+            text = text.replace(line, line.replace("# ", "", 1) if line.startswith(" ") else line[1:], 1)
+    settings = load(write(text))
+    assert settings.hosts["v01"].fence == load(write(with_fence())).hosts["v01"].fence
+    assert settings.programs == load(write(with_programs())).programs
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("fence_ipmilan", "ipmilan", "agent: String should match"),
+        ("fence_ipmilan", "/usr/sbin/fence_ipmilan", "agent: String should match"),
+        ("fence_ipmilan", "fence_x;reboot", "agent: String should match"),
+        ("agent: fence_ipmilan", "agnet: fence_ipmilan", "agnet: unknown key; did you mean 'agent'?"),
+        ('"1"', "1", "options.lanplus: Input should be a valid string, not 1"),
+        ("{ip:", "{IP:", "options.IP: String should match"),
+        ("{ip:", '{"action=on": x, ip:', "options.action=on: String should match"),
+        ("{ip:", "{action: 'on', ip:", "options: 'action' is not for the configuration to say"),
+        ("{ip:", "{option: 'on', ip:", "options: 'option' is not for the configuration to say"),
+        (
+            "{ip:",
+            "{passwd: secret, ip:",
+            "options: 'passwd' does not belong here: put it into a password_file",
+        ),
+        ("{ip:", "{password: secret, ip:", "options: 'password' does not belong here"),
+        ("10.30.0.1", '"1\\naction=on"', "options: 'ip' must be one line of text"),
+        ("/etc/vmheal/v01.fence", "v01.fence", "password_file: 'v01.fence' is not an absolute path"),
+        ("      password_file:", "      timeout_seconds: 0\n      password_file:", "timeout_seconds: "),
+    ],
+)
+def test_a_fault_of_a_fence_agent_is_said_with_its_place(write, old, new, said):
+    found = problems(write(with_fence(old, new)))
+    assert any(problem.startswith(f"hosts.v01.fence.{said}") for problem in found), found
+    assert "secret" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("[/usr/local/bin/mail-oncall, --urgent]", "[]", "argv: "),
+        ("/usr/local/bin/mail-oncall", "mail-oncall", "argv: 'mail-oncall' is not an absolute path"),
+        (
+            "[/usr/local/bin/mail-oncall, --urgent]",
+            "/bin/mail --urgent",
+            "argv: Input should be a valid tuple",
+        ),
+        ("--urgent", "5", "argv.1: Input should be a valid string, not 5"),
+        ("--urgent", '"a\\0b"', "argv.1: String should match"),
+        ("argv:", "args:", "args: unknown key; did you mean 'argv'?"),
+        ("    argv:", "    timeout_seconds: -1\n    argv:", "timeout_seconds: "),
+    ],
+)
+def test_a_fault_of_a_program_is_said_with_its_place(write, old, new, said):
+    found = problems(write(with_programs(old, new)))
+    assert any(problem.startswith(f"programs.mail-oncall.{said}") for problem in found), found
+
+
+def test_a_program_has_a_plain_name(write):
+    (problem,) = problems(write(with_programs("mail-oncall:", "'../mail':")))
+    assert problem.startswith("programs.../mail: ")
+
+
+@pytest.mark.parametrize("key", ["action", "option", "passwd", "password"])
+def test_what_the_configuration_accepts_the_adapter_does(key):
+    """And the other way round: a file that loads never fails later."""
+    assert key in OURS
+    assert FenceAgent("fence_ipmilan", {"ip": "10.30.0.1"}).agent == "fence_ipmilan"
