@@ -6,7 +6,9 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -17,9 +19,11 @@ from prometheus_client.metrics_core import Metric
 from exporter import drbdsetup
 from exporter.collectors import drbd
 from exporter.collectors.libvirt_state import LifecycleEvents
+from exporter.exposition import CONTENT_TYPE, render
 from tests.alertmanager import alertmanager
 from tests.exporter.fake_drbd import FakeDrbd
 from tests.lab.waiting import wait_until
+from tests.prometheus import prometheus
 
 SOON = 20.0
 RULES = Path(__file__).parents[2] / "rules"
@@ -192,6 +196,91 @@ def test_what_libvirt_told_of_a_vm_that_fails(replay):
         79, 'alertname="VMPersistentFailure",action="migrate",severity="critical",host="v01",domain="voms01"'
     )
     replay.expect(59)
+
+
+# ---- Prometheus's part -----------------------------------------------------------------------------------
+
+DEAD, PEER = "127.0.0.11", "127.0.0.12"  # their addresses are their names: no /etc/hosts is needed
+
+
+class Exporter(ThreadingHTTPServer):
+    """A host's exporter, as far as Prometheus can tell."""
+
+    def __init__(self, host: str, page: bytes = b"") -> None:
+        self.page = page
+        super().__init__((host, 10810), ExporterHandler)
+        Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def end(self) -> None:
+        """Refuse from now on."""
+        self.shutdown()
+        self.server_close()
+
+
+class ExporterHandler(BaseHTTPRequestHandler):
+    """Answers every request with the page."""
+
+    server: Exporter
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", CONTENT_TYPE)
+        self.end_headers()
+        self.wfile.write(self.server.page)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_prometheus_tells_a_failed_host_within_seconds(tmp_path, fake, monkeypatch, capsys):
+    """Prometheus itself makes the series of a target that does not answer stale."""
+
+    def page(label: str) -> bytes:
+        monkeypatch.setattr(drbd.platform, "node", lambda: "v02")
+        fake.replay84(label)
+        collector = drbd.Drbd(fake.paths)
+        try:
+            text = render(collector.collect(time.monotonic() + SOON)).decode()
+        finally:
+            collector.close()
+        assert 'conn_name="v01"' in text
+        return text.replace('conn_name="v01"', f'conn_name="{DEAD}"').encode()
+
+    for name in ("prometheus.yml", "vmheal.yml"):
+        shutil.copy(RULES / name, tmp_path)
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump([{"targets": [f"{DEAD}:10810", f"{PEER}:10810"]}]))
+    connected, lost = page("14-connected-primary-secondary.v02"), page("33-peer-powered-off.v02")
+    dead, peer = Exporter(DEAD), Exporter(PEER, connected)
+    try:
+        with prometheus(tmp_path / "prometheus.yml", tmp_path) as server:
+
+            def firing() -> set[tuple[str, str]]:
+                answer = requests.get(f"{server.url}/api/v1/alerts", timeout=SOON).json()
+                firing = [it["labels"] for it in answer["data"]["alerts"] if it["state"] == "firing"]
+                return {(it["alertname"], it.get("host", "")) for it in firing} - {("Watchdog", "")}
+
+            def scraped() -> list[str]:
+                query = {"query": 'up{job="vmheal-state"} == 1'}
+                found = requests.get(f"{server.url}/api/v1/query", params=query, timeout=SOON).json()
+                return found["data"]["result"]
+
+            wait_until(lambda: len(scraped()) == 2, "both hosts to be scraped", SOON)
+            assert firing() == set()
+            dead.end()
+            wait_until(lambda: ("HostUnreachable", DEAD) in firing(), "the warning", SOON)
+            assert firing() == {("HostUnreachable", DEAD)}
+            peer.page, begun = lost, time.monotonic()
+            wait_until(lambda: ("HostFailure", DEAD) in firing(), "the failure", SOON, 0.05)
+            seconds = time.monotonic() - begun
+            wait_until(lambda: firing() == {("HostFailure", DEAD)}, "the end of the warning", SOON)
+            with capsys.disabled():
+                print(f"\nthe second plane dark to HostFailure firing {seconds:.1f} s")
+            peer.end()
+            wait_until(lambda: ("HostUnreachable", PEER) in firing(), "the other's warning", SOON)
+            assert "HostFailure" not in {name for name, _ in firing()}
+    finally:
+        peer.server_close()
+        dead.server_close()
 
 
 # ---- Alertmanager's part ---------------------------------------------------------------------------------
