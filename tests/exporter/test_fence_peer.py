@@ -415,9 +415,9 @@ def test_as_a_program_it_fails_closed(tmp_path):
 
 def test_it_needs_the_standard_library_alone_and_little_of_it():
     """DRBD keeps a VM's I/O frozen while it starts."""
-    code = "import sys, exporter.fence_peer; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, exporter.fence_peer, exporter.release; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=SOON, check=True
     )
     loaded = set(done.stdout.split())
-    assert loaded & {"http", "email", "urllib", "pathlib", "logging", "asyncio", "structlog"} == set()
+    assert loaded & {"http", "email", "urllib", "pathlib", "logging", "asyncio", "structlog", "xml"} == set()
