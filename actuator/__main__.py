@@ -5,15 +5,13 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import click
-import requests
 import structlog
 from prometheus_client import disable_created_metrics
 from pydantic_core import to_jsonable_python
@@ -21,37 +19,37 @@ from pydantic_core import to_jsonable_python
 from actuator.adapters.alertmanager import Alertmanager
 from actuator.adapters.clock import SystemClock, ThreadTasks
 from actuator.adapters.drbd_storage import DrbdStorage
+from actuator.adapters.fence_agents import FenceAgent, FenceAgents
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
+from actuator.adapters.programs import ConfiguredPrograms, Program
 from actuator.adapters.prometheus import Prometheus
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.adapters.ssh import SshAccess
 from actuator.arbitrate import Arbiter
+from actuator.commands import (
+    ASK_SECONDS,
+    COMMANDS,
+    Sections,
+    config_option,
+    faults_are_said,
+    json_option,
+    story_of,
+    tell,
+    time_text,
+)
 from actuator.config import ConfigError, Settings, check_readable, load, read_secret
 from actuator.model import Event
-from actuator.ports import Journal, JournalError, Ports
+from actuator.ports import JournalError, Ports
 from actuator.receive import Server
 from actuator.report import Report, WatchedJournal, status
 from actuator.serve import Actuator
 from exporter import __version__
 
-DEFAULT_CONFIG = "/etc/vmheal/actuator.yml"
 FOLLOW_SECONDS = 0.2
-ASK_SECONDS = 10.0
 JOURNAL_PAGE = 1000
 
-config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default=DEFAULT_CONFIG,
-    show_default=True,
-    envvar="VMHEAL_CONFIG",
-    help="The configuration file; docs/actuator.yml explains every key.",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmheal-actuator")
 def main() -> None:
     """Restart protected VMs when Prometheus says that they failed, and never twice or on an old disk.
@@ -59,6 +57,10 @@ def main() -> None:
     Exit status: 0 all is well; 1 it failed, or something is not well; 2 usage or configuration.
     """
     _configure_logging(level=logging.ERROR)
+
+
+for _command in COMMANDS:
+    main.add_command(_command)
 
 
 # ---- serve ------------------------------------------------------------------------------------------------
@@ -80,9 +82,10 @@ def serve(config_path: Path, log_format: str) -> None:
     moment, it looks at the live system when it is started again, and goes on.
     """
     _configure_logging(as_json=log_format == "json")
-    with _faults_are_said():
+    with faults_are_said():
         settings = load(config_path)
         token, hooks = read_secret(settings.webhook.token_file), _hook_tokens(settings)
+        operator = _operator_token(settings, {token, *hooks})
         stopping = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stopping.set())
@@ -93,7 +96,12 @@ def serve(config_path: Path, log_format: str) -> None:
             world = _reach(settings, opened)
             world.storage.read_ahead()
             ports = Ports(
-                *world,
+                hypervisor=world.hypervisor,
+                storage=world.storage,
+                fencing=world.fencing,
+                programs=world.programs,
+                alerts=world.alerts,
+                metrics=world.metrics,
                 journal=WatchedJournal(journal, report),
                 clock=SystemClock(stopping),
                 tasks=ThreadTasks(),
@@ -112,16 +120,42 @@ def serve(config_path: Path, log_format: str) -> None:
                 webhook=settings.webhook,
                 wake=actuator.wake,
                 registry=report.registry,
-                status=partial(_status, settings, actuator, ports.journal),
+                status=partial(_status, settings, actuator, ports),
+                explain=actuator.explainer.explain,
+                operator=operator,
+                orders=actuator.orders,
             )
             with server:
                 structlog.get_logger().info("serving", listen=settings.listen, mode=settings.mode.value)
                 stopping.wait()
 
 
-def _status(settings: Settings, actuator: Actuator, journal: Journal) -> Mapping[str, object]:
-    reconciled_at, busy = actuator.reconciler.last_at, actuator.worker.busy
-    return status(settings, actuator.protected, journal.authorities(), reconciled_at, busy)
+def _status(settings: Settings, actuator: Actuator, ports: Ports) -> Mapping[str, object]:
+    return status(
+        settings,
+        actuator.protected,
+        ports.journal.authorities(),
+        actuator.reconciler.last_at,
+        actuator.worker.busy,
+        hosts=ports.journal.hosts(),
+        paused=actuator.worker.paused,
+        now=ports.clock.wall(),
+    )
+
+
+def _operator_token(settings: Settings, others: Collection[str]) -> str:
+    """Read the operators' token; empty when no orders are to be taken.
+
+    Raises:
+        ConfigError: it cannot be read, or lets Alertmanager or a host give orders.
+    """
+    file = settings.operator.token_file
+    if file is None:
+        return ""
+    token = read_secret(file)
+    if token in others:
+        raise ConfigError((f"operator.token_file: {file}: the same token as the webhook's, or as a host's",))
+    return token
 
 
 def _hook_tokens(settings: Settings) -> dict[str, str]:
@@ -156,6 +190,8 @@ class _World(NamedTuple):
 
     hypervisor: LibvirtHypervisor
     storage: DrbdStorage
+    fencing: FenceAgents
+    programs: ConfiguredPrograms
     alerts: Alertmanager
     metrics: Prometheus
 
@@ -185,6 +221,16 @@ def _reach(settings: Settings, opened: ExitStack) -> _World:
     return _World(
         hypervisor=opened.enter_context(closing(LibvirtHypervisor(uris, logins))),
         storage=opened.enter_context(closing(DrbdStorage(access))),
+        fencing=FenceAgents(
+            {
+                name: FenceAgent(it.agent, it.options, it.password_file, it.timeout_seconds)
+                for name, host in settings.hosts.items()
+                if (it := host.fence) is not None
+            }
+        ),
+        programs=ConfiguredPrograms(
+            {name: Program(it.argv, it.timeout_seconds) for name, it in settings.programs.items()}
+        ),
         alerts=Alertmanager(settings.alertmanager),
         metrics=Prometheus(settings.prometheus),
     )
@@ -198,11 +244,10 @@ def _reach(settings: Settings, opened: ExitStack) -> _World:
 @click.option("--live", is_flag=True, help="Also ask every host and server. Changes nothing.")
 @json_option
 def check(config_path: Path, live: bool, as_json: bool) -> None:
-    """Check the configuration, and with --live that everybody answers."""
-    with _faults_are_said():
+    """Check the configuration, with --live also who answers."""
+    with faults_are_said():
         settings = load(config_path)
-        read_secret(settings.webhook.token_file)
-        _hook_tokens(settings)
+        _operator_token(settings, {read_secret(settings.webhook.token_file), *_hook_tokens(settings)})
         answers = _ask_everybody(settings) if live else {}
     if as_json:
         click.echo(json.dumps({"config": "ok", "live": answers}, indent=2))
@@ -239,57 +284,10 @@ def _count_alerts(source: Alertmanager | Prometheus) -> str:
     return f"ok, {len(source.firing(timeout_seconds=ASK_SECONDS))} alerts ask for an action"
 
 
-# ---- status -----------------------------------------------------------------------------------------------
-
-
-@main.command(name="status")
-@config_option
-@click.option("--url", help="The running actuator, when it is not where the configuration says.")
-@json_option
-def show_status(config_path: Path, url: str | None, as_json: bool) -> None:
-    """Show protected domains, open plans, standing warnings, and who may be Primary of each resource."""
-    with _faults_are_said():
-        if url is None:
-            host, port = load(config_path).listen_address
-            url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104  compared, not bound
-        answer = _ask(f"{url.rstrip('/')}/api/v1/status")
-    if as_json:
-        click.echo(json.dumps(answer, indent=2))
-        return
-    click.echo(f"mode {answer['mode']}, reconciled {_time(answer['reconciled_at'])}")
-    for domain in answer["domains"]:
-        plan, escalation = domain["plan"], domain["escalation"]
-        click.echo(f"{domain['domain']} on {domain['host']}, may run on {', '.join(domain['hosts'])}")
-        if plan is not None:
-            click.echo(f"  plan {plan['id']}: {plan['status']} {plan['sentence']}")
-        if escalation is not None:
-            click.echo(
-                f"  {escalation['kind']} since {_time(escalation['since_at'])}: {escalation['sentence']}"
-            )
-    for resource in answer["resources"]:
-        admitted = ", ".join(resource["admitted"]) or "nobody"
-        holder = (
-            f"{resource['holder']}{' alone' if resource['granted'] else ''}"
-            if resource["holder"]
-            else "nobody"
-        )
-        click.echo(f"{resource['resource']}: {holder} holds the authority, admitted: {admitted}")
-
-
-def _ask(url: str) -> dict[str, Any]:
-    try:
-        response = requests.get(url, timeout=ASK_SECONDS)
-        response.raise_for_status()
-        answer: dict[str, Any] = response.json()
-    except (requests.RequestException, ValueError) as error:
-        raise click.ClickException(f"{url}: {error}") from error
-    return answer
-
-
 # ---- journal ----------------------------------------------------------------------------------------------
 
 
-@main.command(name="journal")
+@main.group(name="journal", invoke_without_command=True)
 @config_option
 @click.option(
     "--path", type=click.Path(dir_okay=False, path_type=Path), help="A journal file, without a configuration."
@@ -300,28 +298,83 @@ def _ask(url: str) -> dict[str, Any]:
 )
 @click.option("--follow", is_flag=True, help="Go on with what comes, until interrupted.")
 @json_option
+@click.pass_context
 def show_journal(
-    config_path: Path, path: Path | None, domain: str, lines: int, follow: bool, as_json: bool
+    context: click.Context,
+    config_path: Path,
+    path: Path | None,
+    domain: str,
+    lines: int,
+    follow: bool,
+    as_json: bool,
 ) -> None:
-    """Print what happened: received, observed, decided, each step, how it ended.
+    """Print what happened, or the story of one plan.
+
+    What was received, observed and decided, each step, how it ended.
+
+    'journal show PLAN' tells the story of one plan instead.
 
     With --json one object a line: at, kind, sentence, domain, host, plan, detail. Reads the journal's file
     beside a running actuator, or without one.
     """
-    with _faults_are_said():
-        file = path or load(config_path).journal.path
-        if not file.exists():
-            raise JournalError(f"{file}: does not exist")
-        with closing(SqliteJournal(file, read_only=True)) as journal:
-            after = 0
-            for sequence, event in journal.timeline(domain=domain, limit=lines, newest=True):
+    if context.invoked_subcommand is not None:
+        return
+    with faults_are_said(), closing(_read_journal(path, config_path)) as journal:
+        after = 0
+        for sequence, event in journal.timeline(domain=domain, limit=lines, newest=True):
+            _print_event(event, as_json)
+            after = sequence
+        while follow:
+            for sequence, event in journal.timeline(domain=domain, after=after, limit=JOURNAL_PAGE):
                 _print_event(event, as_json)
                 after = sequence
-            while follow:
-                for sequence, event in journal.timeline(domain=domain, after=after, limit=JOURNAL_PAGE):
-                    _print_event(event, as_json)
-                    after = sequence
-                threading.Event().wait(FOLLOW_SECONDS)
+            threading.Event().wait(FOLLOW_SECONDS)
+
+
+@show_journal.command(name="show")
+@click.argument("plan")
+@click.option(
+    "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="As of 'journal'."
+)
+@click.option("--path", type=click.Path(dir_okay=False, path_type=Path), help="As of 'journal'.")
+@json_option
+@click.pass_context
+def show_plan(
+    context: click.Context, plan: str, config_path: Path | None, path: Path | None, as_json: bool
+) -> None:
+    """Tell the story of one PLAN: what was seen, what was decided, each step with its times, how it ended.
+
+    'status' and the timeline name plans, as in voms01-17. With --json: plan, evidence, decision, steps, end.
+    """
+    given = context.parent.params if context.parent is not None else {}
+    as_json = as_json or bool(given.get("as_json"))
+    file = path or (given.get("path") if config_path is None else None)
+    with faults_are_said(), closing(_read_journal(file, config_path or given["config_path"])) as journal:
+        events: list[Event] = []
+        after = 0
+        while page := journal.timeline(domain=plan.rpartition("-")[0], after=after, limit=JOURNAL_PAGE):
+            events += [event for _, event in page]
+            after = page[-1][0]
+        story = story_of(plan, events) if "-" in plan else None
+        if story is None:
+            raise JournalError(f"there is nothing of a plan {plan!r} in the journal; old events are dropped")
+    if as_json:
+        click.echo(json.dumps(story, indent=2))
+    else:
+        tell(story)
+
+
+def _read_journal(path: Path | None, config_path: Path) -> SqliteJournal:
+    """Open the journal's file to read it.
+
+    Raises:
+        ConfigError: the configuration, which says where it is, cannot be used.
+        JournalError: it cannot be opened.
+    """
+    file = path or load(config_path).journal.path
+    if not file.exists():
+        raise JournalError(f"{file}: does not exist")
+    return SqliteJournal(file, read_only=True)
 
 
 def _print_event(event: Event, as_json: bool) -> None:
@@ -329,29 +382,10 @@ def _print_event(event: Event, as_json: bool) -> None:
         click.echo(json.dumps(to_jsonable_python(event)))
     else:
         place = f"{event.domain}@{event.host}" if event.host else event.domain
-        click.echo(f"{_time(event.at)} {event.kind:<9} {place:<16} {event.sentence}")
-
-
-def _time(at: float | None) -> str:
-    if at is None:
-        return "never"
-    return datetime.fromtimestamp(at, UTC).astimezone().isoformat(sep=" ", timespec="milliseconds")[:23]
+        click.echo(f"{time_text(event.at)} {event.kind:<9} {place:<16} {event.sentence}")
 
 
 # ---- common -----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _faults_are_said() -> Iterator[None]:
-    """Faults that a person can mend end the program with a sentence, not with a traceback."""
-    try:
-        yield
-    except ConfigError as error:
-        click.echo("\n".join(f"vmheal-actuator: {problem}" for problem in error.problems), err=True)
-        sys.exit(2)
-    except (JournalError, OSError) as error:
-        click.echo(f"vmheal-actuator: {error}", err=True)
-        sys.exit(1)
 
 
 def _configure_logging(*, as_json: bool = False, level: int = logging.INFO) -> None:

@@ -330,7 +330,8 @@ def test_a_vm_is_moved_on_order(start, mode, to):
     assert ("in mode approve" in sentence) is (mode == "approve")
     assert_moved(world, machine)
     received = next(event for event in machine.timeline if event.kind == "received")
-    assert (received.detail["labels"]["by"], received.detail["labels"]["reason"]) == ("ann", "new memory")
+    labels = received.detail["labels"]
+    assert (labels["by"], labels["reason"], labels.get("to")) == ("ann", "new memory", to)
 
 
 def test_a_move_of_what_is_paused_waits_and_says_so(start):
