@@ -222,7 +222,7 @@ class FailoverSettings(_Section):
     witnesses: bool = False
     """The hosts' fence-peer.conf names witnesses: then they do so after ``hard_timeout_seconds`` only."""
     hard_timeout_seconds: Seconds = 60.0
-    margin_seconds: Seconds = 3.0
+    margin_seconds: Seconds = 5.0
     """On top of it: DRBD's detection (ping-int and ping-timeout), and the time that ending a domain takes."""
     release_timeout_seconds: Seconds = 180.0
     """A host that answers again has so long to end the domain and give its disks up."""

@@ -272,8 +272,8 @@ def _targets(
 ) -> tuple[Situation | None, dict[str, str], Refusal | None]:
     """The best of the hosts that may have the domain; why each other one may not; and the last refusal.
 
-    The least loaded first, then by name, and last the one where the last plan failed: the same question has
-    the same answer.
+    The least loaded first, then by name; after those one where the last plan failed, and last one that failed
+    the domain before, which counts only when its own host is dead. The same question has the same answer.
     """
     rejected: dict[str, str] = {}
     last: Refusal | None = None
@@ -288,8 +288,15 @@ def _targets(
         else:
             rejected[host] = refusal.sentence
             last = refusal
-    failed = _last_failed_on(it.record)
-    fit.sort(key=lambda there: (there.host == failed, it.hosts.load.get(there.host, 0), there.host))
+    failed, suspects = _last_failed_on(it.record), it.record.suspects
+    fit.sort(
+        key=lambda there: (
+            suspects.get(there.host, 0.0) > it.now,
+            there.host == failed,
+            it.hosts.load.get(there.host, 0),
+            there.host,
+        )
+    )
     rejected |= {there.host: f"{fit[0].host} has fewer domains, or comes first" for there in fit[1:]}
     return (fit[0] if fit else None), rejected, last
 
@@ -310,7 +317,8 @@ def _unwanted(it: Question, host: str) -> Refusal | None:
         )
     if host in it.hosts.failed:
         return Refusal("not_failed", f"{domain} does not go to {host}, which has failed too")
-    if (until := it.record.suspects.get(host, 0.0)) > it.now and not wish.to:
+    until = it.record.suspects.get(host, 0.0)
+    if until > it.now and not wish.to and it.home.host not in it.hosts.failed:
         return Refusal(
             "not_suspect",
             f"{domain} failed on {host} again and again, and is not sent back there for another"

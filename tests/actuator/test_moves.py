@@ -320,6 +320,19 @@ def test_a_vm_that_failed_again_and_again_goes_to_the_other_host_and_not_back(st
     assert world.violations == []
 
 
+def test_a_host_that_failed_it_before_is_better_than_a_dead_one(start, clock):
+    world = World()
+    machine = start(world)
+    world.crash()
+    machine.receive(alert(clock.wall(), action="migrate"))
+    assert_moved(world, machine)
+    machine.run(200, keeps=True)
+    world.power_cut("v02")
+    machine.receive(host_alert(clock.wall(), host="v02"))
+    machine.run(30, keeps=True)
+    assert_moved(world, machine, to="v01")
+
+
 def test_an_alert_may_ask_for_it(start, clock):
     world = World()
     machine = start(world)

@@ -95,6 +95,31 @@ def test_a_host_is_cut_off_from_everything_while_its_vm_writes(lab, vm, site):
     wait_until(lambda: is_in_order(site, vm), f"{lost} to be resynced and admitted", 400, 1)
     lab.progress(f"admitted again {time.monotonic() - healed:.1f} s after the links were back")
     assert vm.name not in lab.host(lost).virsh(vm.uri, "list", "--name").split()
+    ended, started = ended_at(lab, lost, fault), failover_of(site, [vm], fault).first_start
+    lab.progress(
+        f"{lost} had ended the VM {ended:.1f} s after the cut, {alive} started it after {started:.1f} s"
+    )
+    assert ended < started
+
+
+def ended_at(lab, host, fault):
+    """When an isolated host had ended its VM, in seconds after the fault; its clock is not ours."""
+    before = time.time()
+    theirs = float(lab.host(host).run(["date", "+%s.%N"]).text)
+    skew = theirs - (before + time.time()) / 2
+    argv = [
+        "journalctl",
+        "-q",
+        "-o",
+        "short-unix",
+        "-t",
+        "vmheal-fence-peer",
+        "--since",
+        f"@{int(fault.wall + skew)}",
+    ]
+    lines = lab.host(host).run(argv, timeout_seconds=120).text.splitlines()
+    first = next(line for line in lines if "ended, after" in line)
+    return float(first.split()[0]) - skew - fault.wall
 
 
 def test_a_host_is_frozen_and_wakes(lab, vm, site):
