@@ -219,6 +219,18 @@ class Site:
         found: list[dict[str, Any]] = self.get("actuator", "api/v1/status")["resources"]
         return next((it for it in found if it["resource"] == name), {})
 
+    def order(self, *words: str) -> str:
+        """Give an order as an operator types it: `order("migrate", "voms01", "--to", "v02")`; what was answered.
+
+        Raises:
+            LabError: it was refused.
+        """
+        argv = [*actuator_program(), *words, "--config", str(self.config), "--url", self.url("actuator")]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise LabError(f"vmheal-actuator {' '.join(words)}: {done.stderr.strip()}")
+        return done.stdout
+
     def _install(self, host: Host) -> None:
         """Install what runs on a host, and wait until it serves: its start takes the processor from logins."""
         if token := self._hook_tokens.get(host.name):
@@ -243,6 +255,7 @@ class Site:
         if shipped != [targets]:
             (self.folder / "hosts.yml").write_text(yaml.safe_dump([{"targets": targets}]))
         (self.folder / "webhook.token").write_text(self.token)
+        (self.folder / "operator.token").write_text(secrets.token_hex(16))
         for host, token in self._hook_tokens.items():
             (self.folder / f"{host}.token").write_text(token)
         self.config.write_text(yaml.safe_dump(self.actuator_settings(), sort_keys=False))
@@ -256,6 +269,7 @@ class Site:
             "listen": f":{PORTS['actuator']}",
             "journal": {"path": str(self.folder / "journal.sqlite")},
             "webhook": {"token_file": str(self.folder / "webhook.token")},
+            "operator": {"token_file": str(self.folder / "operator.token")},
             "prometheus": {"url": f"http://localhost:{PORTS['prometheus']}"},
             "alertmanager": {"url": f"http://localhost:{PORTS['alertmanager']}"},
             "ssh": {"user": "root", "key_file": str(keys.client), "known_hosts_file": str(keys.known_hosts)},
