@@ -24,7 +24,8 @@ def main(crashes: int) -> None:
     with Lab(hosts=2, flavour="xen", name="bench") as lab:
         vms = [lab.add_vm("voms01", on=("v01", "v02")), lab.add_vm("ce01", on=("v02", "v01"))]
         lab.start_vms(vms)
-        with Site(lab, vms, {"restart": {"max_attempts": 100, "backoff_seconds": 0}}) as site:
+        settings = {"restart": {"max_attempts": 100, "backoff_seconds": 0}}
+        with Site(lab, vms, settings, crashes_again=True) as site:
             recoveries = []
             for number in range(1, crashes + 1):
                 recoveries.append(crash(site, vms[0]))

@@ -20,6 +20,7 @@ from tests.lab.lab import Lab, in_parallel
 from tests.lab.network import MONITOR, address
 from tests.lab.vm import LIBVIRT_URIS, Vm
 from tests.lab.waiting import LabError, stage, wait_until
+from tests.prometheus import leave_out
 from tests.watching import wait_looked, wait_watched
 
 RULES = REPO / "rules"
@@ -49,18 +50,27 @@ class Site:
             ...
     """
 
-    def __init__(self, lab: Lab, vms: Sequence[Vm], settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        vms: Sequence[Vm],
+        settings: Mapping[str, Any] | None = None,
+        *,
+        crashes_again: bool = False,
+    ) -> None:
         """Describe the site; nothing happens before it is entered.
 
         Args:
             lab: where.
             vms: the protected ones.
             settings: sections of the actuator's configuration, laid over the lab's own.
+            crashes_again: one VM is crashed again and again, and shall be restarted each time.
         """
         self.lab = lab
         self.vms = tuple(vms)
         self.folder = lab.folder / "site"
         self._settings = dict(settings or {})
+        self._crashes_again = crashes_again
         self._programs: dict[str, subprocess.Popen[bytes]] = {}
         self._http = requests.Session()
         self._http.trust_env = False
@@ -182,9 +192,10 @@ class Site:
             yield parse_event(line)
 
     def alerts(self) -> list[dict[str, Any]]:
-        """Return what fires in Prometheus now."""
+        """Return what fires in Prometheus now, but for the Watchdog, which always does."""
         found = self.get("prometheus", "api/v1/alerts")["data"]["alerts"]
-        return [alert for alert in found if alert["state"] == "firing"]
+        firing = [alert for alert in found if alert["state"] == "firing"]
+        return [alert for alert in firing if alert["labels"]["alertname"] != "Watchdog"]
 
     def query(self, query: str) -> list[dict[str, str]]:
         """Return the labels of what Prometheus finds."""
@@ -250,6 +261,8 @@ class Site:
         self.folder.mkdir(parents=True, exist_ok=True)
         for name in ("prometheus.yml", "vmheal.yml", "alertmanager.yml", "hosts.yml"):
             shutil.copy(RULES / name, self.folder / name)
+        if self._crashes_again:
+            leave_out(self.folder / "vmheal.yml", "VMPersistentFailure")
         shipped = [group["targets"] for group in yaml.safe_load((RULES / "hosts.yml").read_text())]
         targets = [f"{host}:{EXPORTER_PORT}" for host in self.lab.hosts]
         if shipped != [targets]:

@@ -35,7 +35,7 @@ def vms(lab):
 def running_site(lab, vms):
     # Drills crash one VM many times on purpose: the limit of attempts has a drill of its own.
     settings = {"restart": {"max_attempts": 100, "window_seconds": 60, "backoff_seconds": 0}}
-    with Site(lab, vms, settings) as site:
+    with Site(lab, vms, settings, crashes_again=True) as site:
         site.wait_watching()
         yield site
 
