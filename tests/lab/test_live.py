@@ -1,6 +1,10 @@
 """Drills of live migration: a QEMU guest that writes, on real DRBD that asks the arbiter, there and back.
 
 libvirtd listens on the replication network for its peers, without authentication: a lab's hosts only.
+
+Under emulation within emulation a guest's memory may arrive broken: of the first three moves that came to their end one
+ended with a general protection fault in the guest's timers, right after it. vmheal then restarts the VM, and this drill
+fails.
 """
 
 import time
@@ -63,6 +67,16 @@ def site(pair, vm):
         yield site
 
 
+def wait_finished(site, began):
+    """The event of the plan's end."""
+    return wait_until(
+        lambda: next((event for event in site.events(began.wall) if event.kind == "finished"), None),
+        "the plan to end",
+        180,
+        0.5,
+    )
+
+
 def test_there_and_back_under_write_load(pair, vm, site):
     boots = [boot.boot for boot in pair.witness.boots(vm)]
     for _ in range(2):
@@ -70,9 +84,9 @@ def test_there_and_back_under_write_load(pair, vm, site):
         site.order("migrate", vm.name, "--to", target)
         wait_writes_on(pair, site, vm, target, began, timeout_seconds=400)
         wait_until(lambda: is_in_order(site, vm), "both replicas to be current", 120, 1)
-        told = [event for event in site.events(began.wall) if event.kind == "finished"]
-        pair.progress(f"live to {target}: {told[-1].sentence} after {told[-1].detail['seconds']} s")
-        assert "succeeded" in told[-1].sentence
+        told = wait_finished(site, began)
+        pair.progress(f"live to {target}: {told.sentence} after {told.detail['seconds']} s")
+        assert "succeeded" in told.sentence
         assert site.resource(vm.resources[0].name)["holder"] == target
         for host in vm.hosts:
             shown = pair.host(host).run(["drbdsetup", "show", vm.resources[0].name]).text
@@ -91,13 +105,7 @@ def test_cancelled_in_the_middle_it_stays_where_it_was(pair, vm, site):
         return done.returncode == 0
 
     wait_until(cancelled, "a job to cancel", 120, 0.1)
-    wait_until(
-        lambda: any(event.kind == "finished" for event in site.events(began.wall)),
-        "the plan to end",
-        120,
-        0.5,
-    )
-    told = next(event for event in site.events(began.wall) if event.kind == "finished")
+    told = wait_finished(site, began)
     assert "failed" in told.sentence
     assert home(site, vm) == source
     pair.witness.wait_for_record(vm, after=time.monotonic())
