@@ -266,7 +266,7 @@ class Orders:
         if change.before is not None and change.record is not None:
             self._alarm.changed(change.before, change.record)
         for domain in change.look_at:
-            self._worker.suspect(domain, f"{order.by} ordered: {change.said}")
+            self._worker.suspect(domain, f"{order.by} ordered: {change.said}", at_once=True)
         self._worker.wake()
 
     def _judge(self, order: AnyOrder) -> _Verdict:  # noqa: PLR0911  a table

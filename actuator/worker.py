@@ -135,14 +135,16 @@ class Worker:
             if record.open_plan is not None:
                 self.suspect(record.domain, f"plan {record.open_plan.id} was left open")
 
-    def suspect(self, domain: str, why: str, *, after_seconds: float = 0.0) -> None:
-        """Have a protected domain looked at, without an alert."""
+    def suspect(self, domain: str, why: str, *, after_seconds: float = 0.0, at_once: bool = False) -> None:
+        """Have a protected domain looked at, without an alert; ``at_once``: whatever it waits for."""
         due = self._ports.clock.monotonic() + after_seconds
         with self._lock:
             case = self._cases.setdefault(domain, _Case())
             case.suspicion = why
             if after_seconds:
                 case.due = max(case.due, due)
+            elif at_once:
+                case.due = 0.0
         self.wake()
 
     def knows(self, notification: Notification) -> bool:
@@ -486,7 +488,9 @@ class Worker:
                 f"{plan.reason}. vmheal would: {steps}. 'vmheal-actuator approve {record.domain}"
                 f" {proposal(plan)}' lets it",
             )
-            self._refuse(record, refusal, said, received, now)
+            self._refuse(record, refusal, said, (), now)
+            # What was asked for waits with it: without it another plan would be made.
+            self._put_back(record.domain, received, "a plan waits to be approved", PAUSED_SECONDS)
             return
         claimed = progress.claimed(record, plan, now=now)
         opened = claimed.open_plan

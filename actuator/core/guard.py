@@ -225,8 +225,10 @@ def _cannot_write(it: Situation, host: str) -> bool:
     """Is it known of each of the domain's resources that the host does not write to it?"""
     known = {Standing.ANSWERED, Standing.CONNECTED, Standing.BARRED}
     resources = it.resources
-    standings = [it.peers(resource).get(host, Standing.ANSWERED) for resource in resources]
-    return bool(resources) and all(standing in known for standing in standings)
+    return bool(resources) and all(
+        it.peers(resource).get(host, Standing.ANSWERED) in known or _was_granted(it, resource)
+        for resource in resources
+    )
 
 
 # ---- its disks here ----------------------------------------------------------------------------------------
@@ -315,7 +317,7 @@ def peer_is_known(it: Situation) -> str | None:
     """A peer that nobody can vouch for may be Primary; see this module's docstring."""
     for resource in it.resources:
         for peer, standing in it.peers(resource).items():
-            if standing is Standing.UNKNOWN:
+            if standing is Standing.UNKNOWN and not _was_granted(it, resource):
                 fact = it.evidence.storage.get(peer, Unknown(f"{peer} is not among {it.domain}'s hosts"))
                 reason = fact.reason if isinstance(fact, Unknown) else "its answer is not understood"
                 return (

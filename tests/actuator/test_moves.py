@@ -247,6 +247,21 @@ def test_when_the_fence_agent_fails_the_arbiter_decides(start, clock):
     assert machine.record.plan.plan.proof is Proof.ARBITRATED
 
 
+def test_the_only_host_with_the_data_starts_it_again_while_the_other_is_dead(start, clock):
+    """It was granted alone, and was itself switched off and on: its disk is the newest, and nobody else may write."""
+    world = World()
+    machine = start(world)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(30, keeps=True)
+    assert_moved(world, machine)
+    world.crash(host="v02")
+    world.replicas["v02", "voms01"].role = Role.SECONDARY
+    machine.run(30, keeps=True)
+    assert world.violations == []
+    assert world.running == ["v02"]
+
+
 def test_more_dark_hosts_than_allowed_freeze_everything(start, clock):
     world = World()
     machine = start(world)
@@ -427,19 +442,22 @@ def test_a_paused_vm_is_left_alone_until_it_is_over(start, clock):
     assert world.running == ["v01"]
 
 
-def test_in_mode_approve_a_plan_waits_for_a_persons_word(start, clock):
+@pytest.mark.parametrize("action", ["restart", "migrate"])
+def test_in_mode_approve_a_plan_waits_for_a_persons_word(start, clock, action):
     world = World()
     machine = start(world, mode="approve")
     world.crash()
-    machine.receive(alert(clock.wall()))
+    machine.receive(alert(clock.wall(), action=action))
+    machine.run(12)
     assert changes(world) == []
     sentence = machine.record.escalation.sentence
     name = sentence.partition("approve voms01 ")[2].partition("'")[0]
     record = machine.record
     machine.journal.commit(record=replace(record, version=record.version + 1, approved=name))
     machine.run(10)
-    assert world.running == ["v01"]
+    assert world.running == ["v01" if action == "restart" else "v02"]
     assert machine.record.approved == ""
+    assert [event.kind for event in machine.timeline].count("refused") == 1
 
 
 def test_a_vm_of_xen_that_runs_is_shut_down_for_a_move_only_where_that_is_allowed(start, clock):
