@@ -52,7 +52,7 @@ JOURNAL_PAGE = 1000
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmheal-actuator")
 def main() -> None:
-    """Restart protected VMs when Prometheus says that they failed, and never twice or on an old disk.
+    """Keep protected VMs running: restarted, moved, or failed over, and never twice or on an old disk.
 
     Exit status: 0 all is well; 1 it failed, or something is not well; 2 usage or configuration.
     """
