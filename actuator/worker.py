@@ -50,8 +50,9 @@ RETRY_SECONDS = 1.0
 IDLE_SECONDS = 60.0
 PAUSED_SECONDS = 5.0
 """Before a paused domain is looked at again."""
-RETRIED = {"source_is_dark", "link_to_source_is_lost", "no_storm", "authority_may_be_taken"}
-"""What may be otherwise a moment later, and a dead host's domains should not wait for reconcile."""
+RETRIED = {"authority_may_be_taken"}
+"""What may be otherwise a moment later. The rest is left to reconcile: a host that is too busy to answer is
+not helped by being asked again and again."""
 DARK_SECONDS = 5.0
 """A host that nobody has heard of for so long counts for the storm guard."""
 AGENT_SECONDS = 300.0
