@@ -329,7 +329,8 @@ class Executor:
     def _look(
         self, record: DomainRecord, plan: Plan | None, asked: tuple[str, ...], *, storage: bool, lost: bool
     ) -> Situation:
-        written = {it.resource: it for it in self._ports.journal.authorities()}  # before the look: R2
+        # Before the look: R2. One without DRBD, as to confirm a start, rests on nothing of the journal.
+        written = {it.resource: it for it in self._ports.journal.authorities()} if storage else {}
         source = plan.source if plan else record.host
         evidence = self._observer.look(record.domain, asked, storage=storage, lost={source} if lost else ())
         settings = self._settings
@@ -342,7 +343,7 @@ class Executor:
             max_age_seconds=settings.evidence.max_age_seconds,
             arbitrated=settings.hosts[record.host].arbiter_token_file is not None,
             authorities=written,
-            kept=self._kept_disks(record.domain),
+            kept=self._kept_disks(record.domain) if storage else (),
             xen=settings.hosts[record.host].libvirt_uri.startswith("xen"),
             isolation_seconds=settings.failover.isolation_seconds,
         )

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from actuator.config import Settings
 from actuator.contact import Contacts
 from actuator.core.decide import Question, Wish, decide, proposal
-from actuator.core.replica import resources_here
+from actuator.core.replica import names_of
 from actuator.core.words import describe, summary
 from actuator.model import Decision, DomainRecord, Nothing, Plan, Postpone, Refusal
 from actuator.ports import Ports, Unanswered
@@ -127,8 +127,7 @@ class Explainer:
 
 def _seen(question: Question) -> str:
     evidence = question.home.evidence
-    names = frozenset(it.name for host in evidence.domains for it in resources_here(evidence, host))
-    return summary(evidence, names)
+    return summary(evidence, names_of(evidence))
 
 
 def _said(decision: Decision) -> Mapping[str, object]:

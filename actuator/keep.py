@@ -19,6 +19,9 @@ from actuator.model import Authority, Demote, DomainRecord, Event, Promote
 from actuator.ports import Conflict, JournalError, Ports, Unanswered
 from exporter.drbd import Role, Snapshot
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 LOOK_SECONDS = 1.0
 """A host that needs longer is looked at again in the next turn."""
 ARMED_SECONDS = 20.0
@@ -26,9 +29,6 @@ ARMED_SECONDS = 20.0
 ARMED_TIMEOUT_SECONDS = 3.0
 RETRY_SECONDS = 2.0
 RECONNECT_SECONDS = 10.0
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 log = structlog.get_logger(__name__)
 

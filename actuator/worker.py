@@ -20,7 +20,7 @@ from actuator.core import progress
 from actuator.core.admit import OF_HOSTS, RUN, admit
 from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish, decide, proposal
 from actuator.core.guard import Situation
-from actuator.core.replica import resources_here
+from actuator.core.replica import names_of
 from actuator.core.silence import silenced
 from actuator.core.words import describe, summary
 from actuator.execute import Executor, Stopping, claims, following
@@ -563,10 +563,8 @@ def _key(notification: Notification) -> Key:
 
 
 def _observed(now: float, situation: Situation) -> Event:
-    evidence = situation.evidence
-    names = frozenset(it.name for host in evidence.domains for it in resources_here(evidence, host))
     seconds = round(situation.now - situation.evidence.at, 3)
-    sentence = summary(situation.evidence, names)
+    sentence = summary(situation.evidence, names_of(situation.evidence))
     return Event(now, "observed", sentence, situation.domain, situation.host, detail={"seconds": seconds})
 
 

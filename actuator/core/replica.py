@@ -43,6 +43,11 @@ def resources_here(evidence: Evidence, host: str, kept: Sequence[Disk] = ()) -> 
     )
 
 
+def names_of(evidence: Evidence) -> frozenset[str]:
+    """The resources of the domain's disks, on whichever host they are known."""
+    return frozenset(it.name for host in evidence.domains for it in resources_here(evidence, host))
+
+
 class Standing(Enum):
     """What is known about whether a peer writes to a resource now."""
 
