@@ -247,6 +247,14 @@ class MoveSettings(_Section):
     cold: bool = False
     """Where that cannot be, a domain that runs is shut down for it."""
     live_timeout_seconds: Seconds = 120.0
+    """Then a live migration is cancelled, or goes on as post-copy."""
+    auto_converge: bool = True
+    """A guest that writes faster than its memory can be sent is slowed down."""
+    post_copy: bool = False
+    """At ``live_timeout_seconds`` the domain goes over with what it has, and fetches the rest: it always
+    arrives, but a network that breaks then ends it."""
+    max_downtime_seconds: Annotated[float, Field(gt=0, le=60)] = 0.3
+    """The domain may stand still for so long while it goes over."""
     shut_down_timeout_seconds: Seconds = 60.0
     """For the guest; then it is ended."""
     suspect_seconds: Annotated[float, Field(ge=0, le=30 * 86400)] = 3600.0

@@ -289,10 +289,13 @@ class Executor:
         return tuple(Disk(it.target, it.source, it.writable) for it in found if it.source)
 
     def _live_options(self, target: str) -> LiveMigration:
-        host = self._settings.hosts[target]
+        host, move = self._settings.hosts[target], self._settings.move
         return LiveMigration(
             migrate_uri=f"tcp://{host.migrate_address or host.address}",
             target_uri=host.migrate_libvirt_uri or host.libvirt_uri,
+            auto_converge=move.auto_converge,
+            post_copy=move.post_copy,
+            max_downtime_seconds=move.max_downtime_seconds,
         )
 
     def _conclude(self, record: DomainRecord, index: int, result: _Result, seconds: float) -> DomainRecord:

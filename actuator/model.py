@@ -96,7 +96,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class LiveMigration:
-    """How a domain is moved while it runs; see ``config.LiveSettings``."""
+    """How a domain is moved while it runs; see the section ``move`` of the configuration."""
 
     migrate_uri: str
     """Where the source's QEMU sends the memory: ``tcp://ADDRESS`` of the target."""

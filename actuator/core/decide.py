@@ -48,7 +48,7 @@ from actuator.model import (
     Start,
     Step,
 )
-from exporter.drbd import Role
+from exporter.drbd import DiskState, Role
 
 
 def proposal(plan: Plan) -> str:
@@ -180,7 +180,19 @@ def _running(it: Question, view: DomainView) -> Decision:
         return left_open
     if it.wish.leave or home.host in it.hosts.drained:
         return _move(it, view, suspect=False)
+    if lost := _lost_disk(home):
+        moved = _move(it, view, suspect=False)
+        return moved if not isinstance(moved, Refusal) else Refusal(moved.guard, f"{lost}; {moved.sentence}")
     return Nothing(f"{view.name} is {view.state} on {home.host}")
+
+
+def _lost_disk(home: Situation) -> str | None:
+    """A disk below DRBD that is gone, while the domain goes on over the network. Not so one that never was."""
+    for resource in home.resources:
+        for device in resource.devices:
+            if device.disk_state in {DiskState.DISKLESS, DiskState.FAILED} and not device.client:
+                return f"{resource.name}/{device.volume} on {home.host} has lost its disk: {device.disk_state}"
+    return None
 
 
 def _left_open(it: Question) -> Plan | None:

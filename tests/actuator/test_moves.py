@@ -480,3 +480,43 @@ def test_a_state_that_is_not_known_is_no_reason_to_move(start, clock):
     machine.receive(alert(clock.wall(), action="migrate"))
     assert machine.record.escalation.guard == "is_down"
     assert changes(world) == []
+
+
+def lost_disk(world, machine):
+    """DRBD has lost the disk below the running domain, and goes on over the network; the rule says so."""
+    world.replicas["v01", "voms01"].disk = DiskState.DISKLESS
+    machine.run(3, keeps=True)
+    assert machine.journal.authority("voms01").admitted == {"v02"}
+    world.calls.clear()
+    machine.receive(replace(alert(machine.clock.wall(), action="migrate"), fingerprint="lost"))
+
+
+def test_a_vm_that_lost_its_disk_is_moved_live_to_the_data(start):
+    world = World(xen=False)
+    machine = start(world)
+    lost_disk(world, machine)
+    assert_moved(world, machine)
+    assert "migrate" in changes(world)
+    assert machine.journal.authority("voms01").holder == "v02"
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_a_xen_vm_that_lost_its_disk_is_shut_down_for_a_move_only_where_that_is_allowed(start, cold):
+    world = World()
+    machine = start(world, move={"cold": cold, "live": False})
+    lost_disk(world, machine)
+    if cold:
+        assert_moved(world, machine)
+        assert changes(world) == ["shut_down", "demote", "promote", "start"]
+    else:
+        assert changes(world) == []
+        assert machine.record.escalation.guard == "may_be_shut_down"
+        assert machine.record.escalation.sentence.startswith("voms01/0 on v01 has lost its disk: Diskless; ")
+
+
+def test_an_alert_about_a_disk_that_is_there_moves_nothing(start, clock):
+    world = World()
+    machine = start(world, move={"cold": True})
+    machine.receive(alert(clock.wall(), action="migrate"))
+    assert changes(world) == []
+    assert world.running == ["v01"]

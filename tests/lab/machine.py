@@ -140,6 +140,11 @@ class Machine:
         return self._qemu is not None and self._qemu.poll() is None
 
     @property
+    def pid(self) -> int | None:
+        """Of its QEMU; None before it was first switched on."""
+        return None if self._qemu is None else self._qemu.pid
+
+    @property
     def frozen(self) -> bool:
         """Whether it stands still."""
         return self.running and self._frozen

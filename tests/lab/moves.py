@@ -4,13 +4,15 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 from tests.lab.host import DRBD_UNIT
 from tests.lab.lab import Lab
 from tests.lab.recovery import start_calls
 from tests.lab.site import Event, Site
 from tests.lab.vm import VOLUME_GROUP, Vm
-from tests.lab.waiting import wait_until
+from tests.lab.waiting import LabTimeoutError, wait_until
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,59 @@ def failover_of(site: Site, vms: Iterable[Vm], fault: Moment) -> Failover:
 
 def _called(event: Event, step: str) -> bool:
     return event.kind == "outcome" and event.detail["step"] == step and "called_at" in event.detail
+
+
+def wait_refused(
+    site: Site, vm: Vm, words: str, since: Moment, timeout_seconds: float = 90
+) -> dict[str, Any]:
+    """Wait until vmheal warns of the VM with these words in the sentence, here and at Alertmanager.
+
+    Return the escalation.
+    """
+
+    def stands() -> dict[str, Any] | None:
+        domains = site.get("actuator", "api/v1/status")["domains"]
+        found = next(it["escalation"] for it in domains if it["domain"] == vm.name)
+        told = site.get("alertmanager", "api/v2/alerts", filter=f'domain="{vm.name}"')
+        texts = [text for alert in told for text in alert["annotations"].values()]
+        here = found is not None and words in found["sentence"]
+        return found if here and any(words in text for text in texts) else None
+
+    try:
+        escalation: dict[str, Any] = wait_until(
+            stands, f"a warning of {vm.name}: {words}", timeout_seconds, 0.5
+        )
+    except LabTimeoutError as error:
+        said = [event.sentence for event in site.events(since.wall) if event.domain == vm.name]
+        raise LabTimeoutError(f"{error}; the journal: {said[-8:]}") from error
+    return escalation
+
+
+def acted(site: Site, vm: Vm, since: Moment) -> list[str]:
+    """What was called on hosts for the VM since then."""
+    return [
+        event.sentence
+        for event in site.events(since.wall)
+        if event.domain == vm.name and event.kind == "outcome" and "called_at" in event.detail
+    ]
+
+
+def longest_silence(lab: Lab, vm: Vm, since: Moment) -> float:
+    """The longest time without a record since then, in seconds."""
+    moments = [
+        line.at for line in lab.witness.lines(vm) if line.kind == "record" and line.at >= since.monotonic
+    ]
+    return max(later - earlier for earlier, later in pairwise([*moments, time.monotonic()]))
+
+
+def boots_of(lab: Lab, vm: Vm) -> list[str]:
+    """The boots of the VM that have printed anything."""
+    return [boot.boot for boot in lab.witness.boots(vm)]
+
+
+def write_for(lab: Lab, vm: Vm, seconds: float, on: str | None = None) -> None:
+    """Wait until the VM has written a record that long after now."""
+    lab.witness.wait_for_record(vm, after=time.monotonic() + seconds, on=on)
 
 
 def bring_back(lab: Lab, host: str) -> None:

@@ -4,10 +4,10 @@ Each ends with what the guest printed: nothing lost, on neither disk.
 """
 
 import time
-from itertools import pairwise
 
 import pytest
 
+from tests.lab.moves import Moment, longest_silence
 from tests.lab.site import Site
 from tests.lab.waiting import wait_until
 
@@ -46,15 +46,9 @@ def is_admitted_on_both(site, vm):
     return said and said["holder"] == vm.hosts[0] and said["admitted"] == [*vm.hosts] and not said["granted"]
 
 
-def longest_silence(lab, vm, since):
-    """The longest time without a record since then, in seconds."""
-    moments = [line.at for line in lab.witness.lines(vm) if line.kind == "record" and line.at >= since]
-    return max(later - earlier for earlier, later in pairwise(moments))
-
-
 def test_a_primary_that_loses_its_peer_is_granted_and_goes_on(lab, vm, site):
-    begun = time.monotonic()
-    lab.witness.wait_for_record(vm, after=begun)
+    begun = Moment.now()
+    lab.witness.wait_for_record(vm, after=begun.monotonic)
     lab.unplug("v02", "replication")
     try:
         wait_until(lambda: site.resource("arb01")["granted"], "the grant", 60, 0.2)

@@ -14,39 +14,14 @@ from tests.lab.moves import (
     home,
     is_in_order,
     other,
-    wait_at_rest,
     wait_writes_on,
 )
 from tests.lab.recovery import start_calls
-from tests.lab.site import Site
 from tests.lab.waiting import wait_until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1500)]
 
 SETTINGS = {"restart": {"max_attempts": 2, "window_seconds": 600, "backoff_seconds": 0}}
-
-
-@pytest.fixture(scope="module")
-def vm(lab):
-    vm = lab.add_vm("mov01", on=("v01", "v02"), fenced=True)
-    lab.start_vms([vm])
-    yield vm
-    lab.end_vm(vm)
-
-
-@pytest.fixture(scope="module")
-def running_site(lab, vm):
-    with Site(lab, [vm], SETTINGS) as site:
-        yield site
-
-
-@pytest.fixture
-def site(lab, vm, running_site):
-    """At rest before and after: watched, writing, both replicas current, nothing lost on either disk."""
-    wait_at_rest(lab, running_site, [vm])
-    yield running_site
-    wait_at_rest(lab, running_site, [vm])
-    lab.assert_nothing_lost(vm)
 
 
 @pytest.mark.core
