@@ -391,7 +391,7 @@ class _Host:
                 return self._threads.run(run, deadline - time.monotonic())
             except TimeoutError:
                 for connection in used:
-                    warm.retire(connection)
+                    warm.late(connection)
                 raise
 
     @contextlib.contextmanager

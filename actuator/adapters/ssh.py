@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import paramiko
 
-from actuator.adapters.warm import NotConnectedError, Warm
+from actuator.adapters.deadline import DeadlineThreads
+from actuator.adapters.warm import LATE_SECONDS, NotConnectedError, Warm
+
+T = TypeVar("T")
 
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what it logs with a traceback, it raises too
 
@@ -26,6 +30,10 @@ SILENT_PEER_SECONDS = 5.0
 """Sent but not acknowledged for so long: the host or the way to it is dead (TCP_USER_TIMEOUT)."""
 MAX_PROGRAMS = 8
 """At the same time on one host; sshd allows 10 (MaxSessions)."""
+MAX_THREADS = 32
+"""Of one host: for who waits for an answer, and for answers that come too late for anybody."""
+SLACK_SECONDS = 0.1
+"""What keeps the deadline itself says better why."""
 ABSENT_EXIT_STATUS = -1
 """What paramiko says when the other side ended the channel without an exit status."""
 
@@ -66,6 +74,7 @@ class SshHost:
         self.host = host
         self._warm = Warm(f"ssh to {host}", lambda: _open(access))
         self._free = threading.BoundedSemaphore(MAX_PROGRAMS)
+        self._threads = DeadlineThreads(f"ssh to {host}", MAX_THREADS)
 
     def run(self, argv: Sequence[str], timeout_seconds: float) -> Completed:
         """Run a program and wait for its end.
@@ -82,15 +91,16 @@ class SshHost:
         """
         deadline = time.monotonic() + timeout_seconds
         what = f"{argv[0]} on {self.host}"
-        if not self._free.acquire(timeout=timeout_seconds):
-            raise NotConnectedError(f"{what}: busy with {MAX_PROGRAMS} other programs")
-        try:
+
+        def run() -> Completed:
+            if not self._free.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise NotConnectedError(f"{what}: busy with {MAX_PROGRAMS} other programs")
             try:
-                return self._run(argv, deadline, what)
-            except _BrokenError:  # and nobody had noticed yet
-                return self._run(argv, deadline, what)
-        finally:
-            self._free.release()
+                return self._twice(lambda connection: connection.run(argv, deadline, what), deadline)
+            finally:
+                self._free.release()
+
+        return self._in_time(run, deadline, f"{what}: not ended in time")
 
     def read(self, path: str, timeout_seconds: float) -> str:
         """Read a file that stays in its place, such as one of /proc, over SFTP: no program is started for it.
@@ -103,18 +113,30 @@ class SshHost:
         """
         deadline = time.monotonic() + timeout_seconds
         what = f"{path} on {self.host}"
+
+        def read() -> str:
+            return self._twice(lambda connection: connection.read(path, deadline, what), deadline)
+
+        return self._in_time(read, deadline, f"{what}: not read in time")
+
+    def _in_time(self, call: Callable[[], T], deadline: float, late: str) -> T:
+        """Wait for a call that may go on past the deadline: paramiko knows none for the answers to requests.
+
+        What comes too late still shows that the connection works.
+        """
         try:
-            return self._read(path, deadline, what)
+            return self._threads.run(call, deadline + SLACK_SECONDS - time.monotonic())
+        except TimeoutError as error:
+            raise TimeoutError(late) from error
+
+    def _twice(self, call: Callable[["_SshConnection"], T], deadline: float) -> T:
+        """Call it once more when the connection was broken and nobody had noticed yet."""
+        try:
+            with self._warm.use(deadline - time.monotonic()) as connection:
+                return call(connection)
         except _BrokenError:
-            return self._read(path, deadline, what)
-
-    def _read(self, path: str, deadline: float, what: str) -> str:
-        with self._warm.use(deadline - time.monotonic()) as connection:
-            return connection.read(path, deadline, what)
-
-    def _run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
-        with self._warm.use(deadline - time.monotonic()) as connection:
-            return connection.run(argv, deadline, what)
+            with self._warm.use(deadline - time.monotonic()) as connection:
+                return call(connection)
 
     def close(self) -> None:
         """End the connection."""
@@ -182,7 +204,7 @@ class _SshConnection:
     def _open_sftp(self) -> paramiko.SFTPClient | None:
         """Open it ahead, too: it is a program on the host, but only one for all files."""
         try:
-            with self._closed_at(time.monotonic() + CONNECT_TIMEOUT_SECONDS):
+            with self._closed_in(CONNECT_TIMEOUT_SECONDS):
                 return self._client.open_sftp()
         except (paramiko.SSHException, EOFError):
             if self.alive():  # sshd offers none, or allows this key one command only
@@ -190,9 +212,9 @@ class _SshConnection:
             raise
 
     @contextlib.contextmanager
-    def _closed_at(self, deadline: float) -> Iterator[None]:
-        """Close the connection at the deadline: paramiko waits without limit for the answers to requests."""
-        watchdog = threading.Timer(deadline - time.monotonic(), self._client.close)
+    def _closed_in(self, seconds: float) -> Iterator[None]:
+        """Close the connection after so long, and thereby end what waits for an answer on it."""
+        watchdog = threading.Timer(seconds, self._client.close)
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -212,11 +234,9 @@ class _SshConnection:
         if not self._sftp_free.acquire(timeout=max(0.0, deadline - time.monotonic())):
             raise TimeoutError(f"{what}: not read in time")
         try:
-            with self._closed_at(deadline):
+            with self._closed_in(LATE_SECONDS):
                 content = self._content(self._sftp, path)
         except (paramiko.SSHException, paramiko.SFTPError, EOFError, OSError) as error:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"{what}: not read in time") from error
             if self.alive() and isinstance(error, OSError):
                 raise
             raise _BrokenError(f"{what}: not read: {str(error) or type(error).__name__}") from error
@@ -260,16 +280,17 @@ class _SshConnection:
     def _start(self, command: str, deadline: float, what: str) -> paramiko.Channel:
         asked = False
         try:
-            with self._closed_at(deadline):
-                remaining = deadline - time.monotonic()
-                channel = self._transport.open_session(window_size=MAX_OUTPUT_BYTES, timeout=remaining)
-                asked = True
-                channel.exec_command(command)
+            with self._closed_in(LATE_SECONDS):
+                channel = self._transport.open_session(window_size=MAX_OUTPUT_BYTES, timeout=LATE_SECONDS)
+                asked = time.monotonic() < deadline
+                if asked:
+                    channel.exec_command(command)
         except (paramiko.SSHException, EOFError, OSError) as error:
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"{what}: not started in time") from error
             kind = ConnectionError if asked else _BrokenError
             raise kind(f"{what}: not started: {str(error) or type(error).__name__}") from error
+        if not asked:  # nobody waits for it any more
+            channel.close()
+            raise TimeoutError
         return channel
 
 

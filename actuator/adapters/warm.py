@@ -16,6 +16,8 @@ log = structlog.get_logger(__name__)
 
 CHECK_SECONDS = 1.0
 """How often a connection that nobody uses is looked at."""
+LATE_SECONDS = 15.0
+"""A connection that answered so lately is kept when an answer comes late: a new login helps no busy host."""
 FIRST_PAUSE_SECONDS = 0.25
 MAX_PAUSE_SECONDS = 15.0
 
@@ -44,8 +46,8 @@ class Warm(Generic[C]):
     Failed attempts are repeated after a pause that doubles up to `MAX_PAUSE_SECONDS`; a caller that needs the
     connection shortens the pause to `FIRST_PAUSE_SECONDS`.
 
-    A connection is retired when it dies, or when a call on it timed out: a new one is opened at once, and the
-    old one is closed when the last call on it has ended.
+    A connection is retired when it dies, or when a call on it timed out and none was answered for
+    `LATE_SECONDS`: a new one is opened at once, and the old one is closed when the last call on it has ended.
     """
 
     def __init__(self, name: str, open_connection: Callable[[], C]) -> None:
@@ -53,6 +55,8 @@ class Warm(Generic[C]):
         self._open_connection = open_connection
         self._changed = threading.Condition()
         self._current: C | None = None
+        self._answered_at = 0.0
+        """By the current one; monotonic."""
         self._users: Counter[C] = Counter()
         self._attempts_ended = 0
         self._failure: Exception | None = None
@@ -63,7 +67,7 @@ class Warm(Generic[C]):
 
     @contextlib.contextmanager
     def use(self, timeout_seconds: float) -> Iterator[C]:
-        """Lend the connection; a TimeoutError or ConnectionError that passes through here retires it.
+        """Lend the connection; a ConnectionError that passes through here retires it; for others see `late`.
 
         Raises:
             NotConnectedError: an attempt that ended after this call began has failed, or none ended in time.
@@ -73,9 +77,17 @@ class Warm(Generic[C]):
             self._users[connection] += 1
         try:
             yield connection
-        except (TimeoutError, ConnectionError):
+        except TimeoutError:
+            self.late(connection)
+            raise
+        except ConnectionError:
             self.retire(connection)
             raise
+        except Exception:
+            self._has_answered(connection)  # that it does not like what it was asked
+            raise
+        else:
+            self._has_answered(connection)
         finally:
             with self._changed:
                 self._users[connection] -= 1
@@ -90,6 +102,18 @@ class Warm(Generic[C]):
         """Whether there is a connection to lend, as far as is known without asking."""
         current = self._current
         return current is not None and current.alive()
+
+    def _has_answered(self, connection: C) -> None:
+        with self._changed:
+            if connection is self._current:
+                self._answered_at = time.monotonic()
+
+    def late(self, connection: C) -> None:
+        """A call on it did not come back in time: it is retired when none has for long."""
+        with self._changed:
+            stuck = time.monotonic() - self._answered_at >= LATE_SECONDS
+        if stuck:
+            self.retire(connection)
 
     def retire(self, connection: C) -> None:
         """Never lend this connection again; open another one."""
@@ -163,6 +187,7 @@ class Warm(Generic[C]):
     def _attempt_ended(self, connection: C | None, failure: Exception | None) -> None:
         with self._changed:
             self._current = connection
+            self._answered_at = time.monotonic()
             self._failure = failure
             self._attempts_ended += 1
             self._wanted = False

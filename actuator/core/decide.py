@@ -187,11 +187,13 @@ def _running(it: Question, view: DomainView) -> Decision:
 
 
 def _lost_disk(home: Situation) -> str | None:
-    """A disk below DRBD that is gone, while the domain goes on over the network. Not so one that never was."""
+    """A disk below DRBD that is gone, while the domain goes on over the network; not one that never was."""
     for resource in home.resources:
         for device in resource.devices:
             if device.disk_state in {DiskState.DISKLESS, DiskState.FAILED} and not device.client:
-                return f"{resource.name}/{device.volume} on {home.host} has lost its disk: {device.disk_state}"
+                return (
+                    f"{resource.name}/{device.volume} on {home.host} has lost its disk: {device.disk_state}"
+                )
     return None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from actuator.adapters import libvirt_hypervisor, ssh
+from actuator.adapters import libvirt_hypervisor, ssh, warm
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
 from actuator.adapters.ssh import SshAccess, SshHost
 from actuator.model import Disk, DomainState, Done, Failed, Indeterminate
@@ -370,7 +370,11 @@ def test_no_connection_is_closed_while_others_are_lost(monkeypatch):
     hypervisor.close()
 
 
-def test_a_call_that_hangs_is_answered_in_time_and_its_connection_never_used_again(hypervisor):
+@pytest.mark.parametrize("late_seconds", [0, 60])
+def test_a_call_that_hangs_is_answered_in_time_and_its_connection_used_again_only_when_it_answered_lately(
+    hypervisor, monkeypatch, late_seconds
+):
+    monkeypatch.setattr(warm, "LATE_SECONDS", late_seconds)
     host, release, stuck = hypervisor._hosts["v01"], threading.Event(), []
 
     def hang(handle):
@@ -383,7 +387,7 @@ def test_a_call_that_hangs_is_answered_in_time_and_its_connection_never_used_aga
         host.ask(hang, 0.2)
     assert time.monotonic() - begun < SOON
     handles = [host.ask(lambda handle: handle, SOON) for _ in range(10)]
-    assert stuck[0] not in handles
+    assert (stuck[0] in handles) is bool(late_seconds)
     release.set()
 
 
@@ -579,10 +583,11 @@ def test_a_broken_connection_is_replaced_before_a_change_too(over_ssh, guest, li
 @pytest.mark.daemons
 def test_an_idle_connection_that_hangs_is_replaced_before_it_is_needed(ssh_access, guest, monkeypatch):
     monkeypatch.setattr(libvirt_hypervisor, "PING_SECONDS", 0.2)
+    monkeypatch.setattr(warm, "LATE_SECONDS", 1)
     hypervisor = LibvirtHypervisor({"v01": strict_uri("qemu+ssh://127.0.0.1/system", ssh_access)})
     warms = hypervisor._hosts["v01"]._all
-    wait_until(lambda: all(warm._current for warm in warms))
-    before = [warm._current for warm in warms]
+    wait_until(lambda: all(it._current for it in warms))
+    before = [it._current for it in warms]
     helpers = [
         int(entry.name)
         for entry in Path("/proc").glob("[0-9]*")
@@ -593,7 +598,7 @@ def test_an_idle_connection_that_hangs_is_replaced_before_it_is_needed(ssh_acces
         os.kill(pid, signal.SIGSTOP)
     try:
         wait_until(
-            lambda: all(w._current and w._current is not old for w, old in zip(warms, before, strict=True))
+            lambda: all(it._current and it._current is not old for it, old in zip(warms, before, strict=True))
         )
     finally:
         for pid in helpers:

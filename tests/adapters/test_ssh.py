@@ -13,8 +13,10 @@ import paramiko
 import pytest
 
 from actuator.adapters import ssh as ssh_module
+from actuator.adapters import warm as warm_module
 from actuator.adapters.ssh import OutputTooLargeError, SshAccess, SshHost
 from actuator.adapters.warm import NotConnectedError
+from tests.lab.waiting import wait_until
 from tests.sshd import free_port, make_key, sshd, write_known_hosts
 
 pytestmark = pytest.mark.daemons
@@ -145,6 +147,13 @@ def connection_pid(ssh):
     return int(ssh.run(["sh", "-c", "echo $PPID"], SOON).stdout)
 
 
+def pid_or_none(ssh):
+    """The same, when it answers soon."""
+    with contextlib.suppress(OSError):
+        return int(ssh.run(["sh", "-c", "echo $PPID"], 1).stdout)
+    return None
+
+
 def test_output_status_and_arguments_arrive_as_they_were(v01):
     result = v01.run(
         ["sh", "-c", 'echo "$GREETING"; printf %s "$1" >&2; exit 3', "sh", "x; echo 'y' $HOME"], SOON
@@ -229,15 +238,34 @@ def test_a_connection_that_broke_just_now_costs_the_caller_nothing_but_time(v01)
         assert connection_pid(v01) != pid
 
 
-def test_a_server_process_that_is_stopped_costs_one_deadline(v01):
+def test_a_server_process_that_is_stopped_is_replaced_when_it_has_not_answered_for_long(v01, monkeypatch):
+    monkeypatch.setattr(ssh_module, "LATE_SECONDS", 1)
+    monkeypatch.setattr(warm_module, "LATE_SECONDS", 1)
     pid = connection_pid(v01)
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(TimeoutError, match="true on v01: not started in time"):
+        begun = time.monotonic()
+        with pytest.raises(TimeoutError, match="true on v01: not ended in time"):
             v01.run(["true"], 0.5)
-        assert connection_pid(v01) != pid
+        assert time.monotonic() - begun < 1
+        wait_until(lambda: pid_or_none(v01) not in {pid, None}, "another connection", SOON, 0.05)
     finally:
         os.kill(pid, signal.SIGKILL)
+
+
+def test_an_answer_that_comes_late_costs_no_login(v01):
+    """The host is busy: it is not helped by another process that has to be started for us."""
+    pid = connection_pid(v01)
+    v01.read("/proc/self/comm", SOON)
+    for ask in (lambda: v01.read("/proc/self/comm", 0.3), lambda: v01.run(["true"], 0.3)):
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(TimeoutError):
+                ask()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+    assert v01.read("/proc/self/comm", SOON)
+    assert connection_pid(v01) == pid
 
 
 class NeverStarts(paramiko.ServerInterface):
@@ -270,7 +298,7 @@ def test_a_program_that_is_never_started_costs_one_deadline(server, tmp_path):
             transport.start_server(server=never)
             begun = time.monotonic()
             try:
-                with pytest.raises(TimeoutError, match="true on v01: not started in time"):
+                with pytest.raises(TimeoutError, match="true on v01: not ended in time"):
                     ssh.run(["true"], 1)
                 assert time.monotonic() - begun < SOON
             finally:

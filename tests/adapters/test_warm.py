@@ -79,8 +79,9 @@ def test_a_broken_one_is_replaced_although_nobody_asks(host, warm):
 
 @pytest.mark.parametrize("error", [TimeoutError, ConnectionError])
 def test_one_on_which_a_call_failed_is_never_lent_again_and_closed_when_its_last_call_ended(
-    host, warm, error
+    host, warm, error, monkeypatch
 ):
+    monkeypatch.setattr(warm_module, "LATE_SECONDS", 0)
     with warm.use(1) as other_call:
         with pytest.raises(error), warm.use(1) as stuck:
             raise error
@@ -89,6 +90,24 @@ def test_one_on_which_a_call_failed_is_never_lent_again_and_closed_when_its_last
             assert fresh is not stuck
         assert not stuck.closed.is_set()
     assert stuck.closed.is_set()
+
+
+def test_one_that_has_answered_lately_is_kept_when_an_answer_comes_late(host, warm, monkeypatch):
+    monkeypatch.setattr(warm_module, "LATE_SECONDS", 0.3)
+
+    def comes_late():
+        with pytest.raises(TimeoutError), warm.use(1):
+            raise TimeoutError
+
+    begun = time.monotonic()
+    while time.monotonic() - begun < 0.6:
+        with warm.use(1):
+            pass
+        comes_late()
+    assert len(host.opened) == 1
+    threading.Event().wait(0.4)
+    comes_late()
+    until(lambda: len(host.opened) == 2)
 
 
 def test_another_error_keeps_it(host, warm):
