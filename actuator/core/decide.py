@@ -19,6 +19,7 @@ from actuator.core.guard import (
     check,
     disk_is_up_to_date,
     is_down,
+    is_secondary_here,
     runs_nowhere_else,
 )
 from actuator.model import (
@@ -356,7 +357,7 @@ def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
     if postpone := _limited_move(it):
         return postpone
     if runs and it.limits.live and not home.xen:
-        target, rejected, last = _targets(it, LIVE)
+        target, rejected, last = _targets(it, (*LIVE, is_secondary_here))
         if target is not None:
             return _live(target, view, rejected)
         if not it.limits.cold:
@@ -367,7 +368,7 @@ def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
             f"{home.domain} runs on {home.host} and cannot be moved live: move.cold allows to shut it down"
             " for that, or shut it down yourself",
         )
-    target, rejected, last = _targets(it, MOVE)
+    target, rejected, last = _targets(it, (*MOVE, is_secondary_here))
     if target is None:
         return _nowhere(home.domain, "moved", rejected, last)
     return _cold(target, view, rejected, suspect=suspect)

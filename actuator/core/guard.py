@@ -560,6 +560,17 @@ def is_mirrored_here(it: Situation) -> str | None:
     return None
 
 
+def is_secondary_here(it: Situation) -> str | None:
+    """Asked before a move is planned: what is Primary there already is in somebody's hands."""
+    for resource in it.resources:
+        if resource.role is not Role.SECONDARY:
+            return (
+                f"{resource.name} is {_word(resource.role)} on {it.host} already: find out who uses it there"
+                f" and demote it ('drbdadm secondary {resource.name}') before {it.domain} moves there"
+            )
+    return None
+
+
 def runs_on_its_source(it: Situation) -> str | None:
     """Only a healthy domain is moved while it runs."""
     view = it.view_on(it.source)
