@@ -3,6 +3,7 @@
 No VM and no arbiter here: a handler of the drill's own answers DRBD, and /proc/drbd is what is printed.
 """
 
+import itertools
 import re
 
 import pytest
@@ -12,10 +13,13 @@ from tests.lab.vm import FENCE_PEER
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
+NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
 def vm(lab):
-    """Its resource is Primary on v01 and in sync; the VM is never started."""
-    return lab.add_vm("bare01", on=("v01", "v02"), fenced=True)
+    """A drill's own, as it leaves its disks apart. Primary on v01 and in sync; the VM is never started."""
+    return lab.add_vm(f"bare{next(NUMBERS):02}", on=("v01", "v02"), fenced=True)
 
 
 def handler_says(host, status):
@@ -26,7 +30,7 @@ def handler_says(host, status):
 
 @pytest.fixture
 def pair(lab, vm):
-    """Both in sync before, and again after."""
+    """Both in sync, and connected again after."""
     first, second = (lab.host(name) for name in vm.hosts)
     for host in (first, second):
         handler_says(host, 1)
