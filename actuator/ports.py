@@ -200,6 +200,13 @@ class Alerts(Protocol):
             Unanswered: not reached, no answer in time, or not understood.
         """
 
+    def watchdog(self, *, timeout_seconds: float) -> bool:
+        """Whether the alert ``Watchdog``, which always fires, is there: silenced or not.
+
+        Raises:
+            Unanswered: not reached, no answer in time, or not understood.
+        """
+
     def silences(self, *, timeout_seconds: float) -> tuple[Silence, ...]:
         """Silences that are active now.
 

@@ -16,6 +16,7 @@ from actuator.alarm import Alarm
 from actuator.config import Settings
 from actuator.contact import Contacts
 from actuator.core.guard import DOWN, RUNNING
+from actuator.core.sight import Sight
 from actuator.core.silence import not_understood
 from actuator.model import Definition, DomainRecord, DomainState, Event, HostRecord, Notification
 from actuator.ports import JournalError, Ports, Unanswered
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ALERTMANAGER = "Alertmanager"
 PROMETHEUS = "Prometheus"
 SILENCES = "Alertmanager's silences"
+WATCHDOG = "Watchdog"
 
 DEFINITIONS_SECONDS = 60.0
 """Between two readings of how the domains are defined."""
@@ -60,7 +62,8 @@ class Reconciler:
         self.last_at: float | None = None
         """Wall clock of the last turn that reached its end."""
         self.answered: Mapping[str, bool] = {}
-        """Whether each source answered in the last turn: Alertmanager, Prometheus, libvirt on each host."""
+        """Whether each source answered in the last turn: Alertmanager, Prometheus, libvirt on each host; and
+        whether the alert Watchdog was there."""
 
     def turn(self) -> None:
         """Ask everybody once, side by side. Handles its own errors."""
@@ -76,10 +79,11 @@ class Reconciler:
     def _ask(self, records: tuple[DomainRecord, ...]) -> None:
         hypervisor, timeout = self._ports.hypervisor, self._settings.evidence.timeout_seconds
         servers = max(self._settings.alertmanager.timeout_seconds, self._settings.prometheus.timeout_seconds)
-        sources: dict[str, Callable[[], tuple[Notification, ...] | Mapping[str, DomainState]]] = {
+        sources: dict[str, Callable[[], tuple[Notification, ...] | Mapping[str, DomainState] | bool]] = {
             ALERTMANAGER: functools.partial(self._ports.alerts.firing, timeout_seconds=servers),
             PROMETHEUS: functools.partial(self._ports.metrics.firing, timeout_seconds=servers),
             SILENCES: functools.partial(self._take_silences, servers),
+            WATCHDOG: functools.partial(self._ports.alerts.watchdog, timeout_seconds=servers),
         }
         known = {it.host: it for it in self._ports.journal.hosts()}
         hosts = sorted(set(known) & set(self._settings.hosts) | {record.host for record in records})
@@ -88,10 +92,11 @@ class Reconciler:
         }
         answers = self._ports.tasks.gather(sources | states, timeout_seconds=max(servers, timeout))
         self.answered = {
-            source: not isinstance(answer, Unanswered)
+            source: not isinstance(answer, Unanswered) and answer is not False
             for source, answer in answers.items()
             if source != SILENCES
         }
+        self._look_for_monitoring(answers)
         # Alertmanager knows silences and inhibitions; without it every alert of Prometheus counts.
         for source in (ALERTMANAGER, PROMETHEUS):
             firing = answers[source]
@@ -104,9 +109,20 @@ class Reconciler:
                 self._alive(known.get(host) or HostRecord(host))
         for record in records:
             seen = answers[_of(record.host)]
-            self._look_at(record, None if isinstance(seen, Unanswered | tuple) else seen)
+            self._look_at(record, seen if isinstance(seen, Mapping) else None)
             self._leaves(record, known.get(record.host))
         self._keep_definitions(records, answers)
+
+    def _look_for_monitoring(self, answers: Mapping[str, object]) -> None:
+        """Let the worker know whether Prometheus and Alertmanager work; a change is said once."""
+        missing = [str(answers[it]) for it in (PROMETHEUS, WATCHDOG) if isinstance(answers[it], Unanswered)]
+        if answers[WATCHDOG] is False:
+            missing.append("Alertmanager does not show the alert Watchdog of rules/vmheal.yml")
+        before = self._worker.sight or Sight()
+        sight = before.after("; ".join(missing), self._ports.clock.monotonic())
+        if bool(sight.missing) != bool(before.missing):
+            log.warning("monitoring", missing=sight.missing or "nothing any more")
+        self._worker.sight = sight
 
     def _take_silences(self, timeout_seconds: float) -> tuple[()]:
         """Let the worker know of the silences; when Alertmanager does not tell, those of last time stand."""

@@ -16,7 +16,7 @@ import structlog
 from actuator.alarm import Alarm
 from actuator.config import Mode, Settings
 from actuator.contact import Contacts
-from actuator.core import progress
+from actuator.core import progress, sight
 from actuator.core.admit import OF_HOSTS, RUN, admit
 from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish, decide, proposal
 from actuator.core.guard import Situation
@@ -117,6 +117,8 @@ class Worker:
         self.wake = wake
         self.silences: Sequence[Silence] = ()
         """Active ones, as far as reconcile knows."""
+        self.sight: sight.Sight | None = None
+        """Of monitoring; reconcile looks for it."""
         self._lock = threading.Lock()
         self._cases: dict[str, _Case] = {}
         self._inbox_seen = 0
@@ -367,7 +369,7 @@ class Worker:
 
     def _question(self, record: DomainRecord, wish: Wish, hosts: Hosts) -> Question:
         situation = self._executor.situation(record, lost=record.host in hosts.failed)
-        return Question(situation, record, self._limits, wish, hosts, self._ports.clock.wall())
+        return Question(situation, record, self._limits, wish, hosts, self._ports.clock.wall(), self.sight)
 
     def paused(self, record: DomainRecord) -> Postpone | None:
         """A person has said that nothing is to be begun for it, here or in Alertmanager.
@@ -530,6 +532,7 @@ def _limits(settings: Settings) -> Limits:
         live=settings.move.live,
         cold=settings.move.cold,
         max_dark_hosts=settings.failover.max_dark_hosts,
+        watchdog_max_age_seconds=settings.failover.watchdog_max_age_seconds,
     )
 
 

@@ -54,6 +54,7 @@ _ANSWER = TypeAdapter(Annotated[list[_Alert], FailFast()])
 _SILENCES = TypeAdapter(Annotated[list[_Silence], FailFast()])
 
 # Asked for as a whole: with `active=false` and the like the API leaves alerts out.
+_WATCHDOG = {"filter": 'alertname="Watchdog"'}
 _ACTIVE_WITH_ACTION = {"active": "true", "silenced": "false", "inhibited": "false", "filter": 'action!=""'}
 
 
@@ -78,6 +79,11 @@ class Alertmanager:
             )
             for alert in alerts
         )
+
+    def watchdog(self, *, timeout_seconds: float) -> bool:
+        """See the port. Alertmanager drops it some minutes after it last heard of it from Prometheus."""
+        found = self._server.get("/api/v2/alerts", _WATCHDOG, _ANSWER, timeout_seconds=timeout_seconds)
+        return bool(found)
 
     def silences(self, *, timeout_seconds: float) -> tuple[Silence, ...]:
         """See the port. Alertmanager tells of expired ones, too, for some days."""

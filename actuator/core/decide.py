@@ -22,6 +22,7 @@ from actuator.core.guard import (
     is_secondary_here,
     runs_nowhere_else,
 )
+from actuator.core.sight import Sight, not_blind
 from actuator.model import (
     AllowTwo,
     Confirm,
@@ -77,6 +78,8 @@ class Limits:
     """Where it cannot be, it is shut down and started on its target."""
     max_dark_hosts: int = 1
     """More dark hosts at once mean that it is we who see nothing."""
+    watchdog_max_age_seconds: float = 60.0
+    """So does monitoring that was not seen to work for longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,8 @@ class Question:
     wish: Wish
     hosts: Hosts
     now: float
+    sight: Sight | None = None
+    """Of monitoring; None: not looked for yet."""
 
 
 def decide(it: Question) -> Decision:
@@ -453,6 +458,8 @@ def _failover(it: Question) -> Decision:
             f" failover.max_dark_hosts ({allowed}): perhaps it is vmheal that sees nothing; {home.domain} is"
             " not failed over before some of them are seen again",
         )
+    if why := not_blind(it.sight, home.now, it.limits.watchdog_max_age_seconds):
+        return Refusal(not_blind.__name__, f"{why}; {home.domain} is not failed over before that")
     proof = _proof(home, it.hosts)
     target, rejected, last = _targets(it, FAILOVER, proof)
     if target is None:

@@ -95,6 +95,68 @@ def test_a_dead_hosts_vm_comes_up_where_its_disks_are(start, resources):
     assert machine.record.plan.plan.proof is Proof.ARBITRATED
 
 
+def test_nothing_is_failed_over_while_monitoring_is_not_seen(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(3)
+    world.watching = False
+    machine.run(60)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+    assert changes(world) == []
+    assert machine.record.escalation.guard == "not_blind"
+    assert "does not show the alert Watchdog" in machine.record.escalation.sentence
+    world.watching = True
+    machine.run(30, keeps=True)
+    assert_moved(world, machine)
+
+
+@pytest.mark.parametrize("silent", ["alertmanager", "prometheus"])
+def test_a_server_of_monitoring_that_is_away_for_a_moment_stops_nothing(start, clock, silent):
+    world = World()
+    machine = start(world)
+    machine.run(3)
+    setattr(world, silent, None)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(30, keeps=True)
+    assert_moved(world, machine)
+
+
+@pytest.mark.parametrize("silent", ["alertmanager", "prometheus"])
+def test_a_server_of_monitoring_that_stays_away_does(start, clock, silent):
+    world = World()
+    machine = start(world)
+    setattr(world, silent, None)
+    machine.run(3)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+    assert changes(world) == []
+    assert f"{silent.title()}: connection refused" in machine.record.escalation.sentence
+
+
+def test_who_has_not_looked_for_monitoring_yet_is_not_blind(start, clock):
+    world = World()
+    machine = start(world)
+    machine.keeper.turn()
+    world.power_cut("v01")
+    world.watching = False
+    machine.receive(host_alert(clock.wall()))
+    assert "promote" in world.calls
+
+
+def test_who_is_blind_restarts_all_the_same(start):
+    world = World()
+    world.watching = False
+    machine = start(world, arbitrated=False)
+    machine.run(3)
+    world.crash()
+    machine.receive(alert())
+    assert world.running == ["v01"]
+
+
 def test_it_is_promoted_at_once_and_started_when_an_isolated_host_has_ended_it(start, clock):
     world = World()
     machine = start(world)

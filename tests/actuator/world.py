@@ -107,6 +107,7 @@ class World:
         answers: for calls that change something, by name: what they say instead, once each, and whether they
             have their effect all the same.
         silent: hosts that do not answer.
+        watching: Alertmanager shows the alert Watchdog.
         journal: where DRBD's handler on a host asks the arbiter, when it does.
         agent: what the fence agent says; None: it works.
         kill_at: the number of the call (reads included) at which the actuator is killed.
@@ -126,8 +127,9 @@ class World:
     agent: object = None
     two_primaries: set[str] = field(default_factory=set)
     alertmanager: list[Notification] | None = field(default_factory=list)
-    prometheus: list[Notification] = field(default_factory=list)
+    prometheus: list[Notification] | None = field(default_factory=list)
     silenced: list[Silence] = field(default_factory=list)
+    watching: bool = True
     sent: list[OutgoingAlert] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda name: None
     calls: list[str] = field(default_factory=list)
@@ -386,6 +388,11 @@ class World:
             raise Unanswered("Alertmanager: connection refused")
         return tuple(dataclasses.replace(alert, source="alertmanager") for alert in self.alertmanager)
 
+    def watchdog(self, *, timeout_seconds) -> bool:
+        if self.alertmanager is None:
+            raise Unanswered("Alertmanager: connection refused")
+        return self.watching
+
     def silences(self, *, timeout_seconds) -> tuple[Silence, ...]:
         if self.alertmanager is None:
             raise Unanswered("Alertmanager: connection refused")
@@ -399,6 +406,8 @@ class PrometheusOf:
     world: World
 
     def firing(self, *, timeout_seconds):
+        if self.world.prometheus is None:
+            raise Unanswered("Prometheus: connection refused")
         return tuple(dataclasses.replace(alert, source="prometheus") for alert in self.world.prometheus)
 
 

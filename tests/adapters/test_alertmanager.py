@@ -106,6 +106,13 @@ SILENCE = {
 }
 
 
+@pytest.mark.parametrize("found", [[ALERT], []])
+def test_the_watchdog(httpserver: HTTPServer, found: list) -> None:
+    query = {"filter": 'alertname="Watchdog"'}
+    httpserver.expect_request("/api/v2/alerts", query_string=query).respond_with_json(found)
+    assert adapter(httpserver.url_for("")).watchdog(timeout_seconds=PATIENCE) is bool(found)
+
+
 def test_active_silences(httpserver: HTTPServer) -> None:
     others = [SILENCE | {"status": {"state": state}} for state in ("expired", "pending")]
     httpserver.expect_request("/api/v2/silences", method="GET").respond_with_json([SILENCE, *others])
