@@ -100,9 +100,10 @@ class Executor:
         self._contacts = contacts
         self._stopping = stopping
 
-    def situation(self, record: DomainRecord, *, lost: bool = False) -> Situation:
-        """One fresh look at the record's domain; ``lost``: its own host is not expected to answer."""
-        return self._situation(record, None, self._protected.hosts(record), storage=True, lost=lost)
+    def situation(self, record: DomainRecord, *, lost_at: float | None = None) -> Situation:
+        """One fresh look at the record's domain; ``lost_at``: since then its own host does not answer."""
+        hosts, lost = self._protected.hosts(record), lost_at is not None
+        return self._situation(record, None, hosts, storage=True, lost=lost, lost_at=lost_at)
 
     def run(self, record: DomainRecord, *, seen: Situation | None) -> DomainRecord:
         """Carry the record's open plan to its end.
@@ -320,23 +321,45 @@ class Executor:
         return after
 
     def _situation(
-        self, record: DomainRecord, plan: Plan | None, asked: tuple[str, ...], *, storage: bool, lost: bool
+        self,
+        record: DomainRecord,
+        plan: Plan | None,
+        asked: tuple[str, ...],
+        *,
+        storage: bool,
+        lost: bool,
+        lost_at: float | None = None,
     ) -> Situation:
-        situation = self._look(record, plan, asked, storage=storage, lost=lost)
+        situation = self._look(record, plan, asked, storage=storage, lost=lost, lost_at=lost_at)
         for _ in range(LOOKS_MORE):
             if self._as_written(situation):
                 return situation
-            situation = self._look(record, plan, asked, storage=storage, lost=lost)
+            situation = self._look(record, plan, asked, storage=storage, lost=lost, lost_at=lost_at)
         return situation if self._as_written(situation) else replace(situation, authorities=None)
 
     def _look(
-        self, record: DomainRecord, plan: Plan | None, asked: tuple[str, ...], *, storage: bool, lost: bool
+        self,
+        record: DomainRecord,
+        plan: Plan | None,
+        asked: tuple[str, ...],
+        *,
+        storage: bool,
+        lost: bool,
+        lost_at: float | None,
     ) -> Situation:
         # Before the look: R2. One without DRBD, as to confirm a start, rests on nothing of the journal.
         written = {it.resource: it for it in self._ports.journal.authorities()} if storage else {}
         source = plan.source if plan else record.host
-        evidence = self._observer.look(record.domain, asked, storage=storage, lost={source} if lost else ())
         settings = self._settings
+        arbitrated = settings.hosts[record.host].arbiter_token_file is not None
+        asks = arbitrated and all(source in it.armed for it in written.values() if source in it.hosts)
+        evidence = self._observer.look(
+            record.domain,
+            asked,
+            storage=storage,
+            lost={source} if lost else (),
+            history=None if asks or lost_at is None else (source, lost_at),
+        )
         situation = Situation(
             domain=record.domain,
             host=record.host,
@@ -344,7 +367,7 @@ class Executor:
             evidence=evidence,
             now=self._ports.clock.monotonic(),
             max_age_seconds=settings.evidence.max_age_seconds,
-            arbitrated=settings.hosts[record.host].arbiter_token_file is not None,
+            arbitrated=arbitrated,
             authorities=written,
             kept=self._kept_disks(record.domain) if storage else (),
             xen=settings.hosts[record.host].libvirt_uri.startswith("xen"),

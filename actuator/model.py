@@ -185,6 +185,9 @@ class Evidence:
     """By host; None: libvirt answered, and no such domain is defined there."""
     storage: Mapping[str, Observed[Snapshot] | Unknown]
     """By host: the DRBD resources that are up in that host's kernel. One that is down is not in it."""
+    last_words: Mapping[tuple[str, str], bool] | Unknown = Unknown("it was not asked")
+    """Of a lost host's DRBD, by resource and peer, from Prometheus's history before it was lost: the peer was
+    connected and UpToDate. What it said nothing of is not in it."""
 
 
 class Proof(StrEnum):

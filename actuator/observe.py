@@ -1,7 +1,8 @@
 """One look at the live system: every host of a domain is asked at the same time, libvirt and DRBD."""
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actuator.contact import Contacts
@@ -15,8 +16,17 @@ if TYPE_CHECKING:
 HYPERVISOR = "libvirt"
 STORAGE = "DRBD"
 
+PROMETHEUS = "Prometheus"
+
+HISTORY_SECONDS = 1.0
+"""How long Prometheus has to answer: a failover waits for it."""
 LOST_SECONDS = 0.25
 """How long a host that is lost has to answer: many times what one that is well needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LastWords:
+    said: Mapping[tuple[str, str], bool] | Unknown
 
 
 class Observer:
@@ -28,14 +38,23 @@ class Observer:
         self._contacts = contacts
 
     def look(
-        self, domain: str, hosts: tuple[str, ...], *, storage: bool = True, lost: Collection[str] = ()
+        self,
+        domain: str,
+        hosts: tuple[str, ...],
+        *,
+        storage: bool = True,
+        lost: Collection[str] = (),
+        history: tuple[str, float] | None = None,
     ) -> Evidence:
         """What every host says about the domain now, and with ``storage`` about DRBD.
 
-        Hosts that are ``lost`` are not waited for: that they do not answer is what is to be seen.
+        Hosts that are ``lost`` are not waited for: that they do not answer is what is to be seen. What one of
+        them said before (``history``: the host, and wall clock) is asked of Prometheus.
         """
         at = self._ports.clock.monotonic()
-        calls: dict[tuple[str, str], Callable[[], DomainView | Snapshot | None]] = {}
+        calls: dict[tuple[str, str], Callable[[], DomainView | Snapshot | _LastWords | None]] = {}
+        if history is not None:
+            calls[PROMETHEUS, history[0]] = functools.partial(self._last_words, *history)
         for host in hosts:
             timeout = min(LOST_SECONDS, self._timeout_seconds) if host in lost else self._timeout_seconds
             calls[HYPERVISOR, host] = functools.partial(
@@ -46,9 +65,14 @@ class Observer:
         answers = self._ports.tasks.gather(calls, timeout_seconds=self._timeout_seconds)
         domains: dict[str, Observed[DomainView | None] | Unknown] = {}
         snapshots: dict[str, Observed[Snapshot] | Unknown] = {}
+        words = _LastWords(Unknown("it was not asked"))
         for (who, host), answer in answers.items():
             source = f"{who} on {host}"
-            if isinstance(answer, Snapshot):
+            if isinstance(answer, _LastWords):
+                words = answer
+            elif who == PROMETHEUS:
+                words = _LastWords(Unknown(str(answer)))
+            elif isinstance(answer, Snapshot):
                 snapshots[host] = Observed(answer, source, at)
             elif isinstance(answer, Unanswered):
                 facts = domains if who == HYPERVISOR else snapshots
@@ -56,7 +80,12 @@ class Observer:
             else:
                 domains[host] = Observed(answer, source, at)
                 self._contacts.heard(host, self._ports.clock.monotonic())
-        return Evidence(domain, at, domains, snapshots)
+        return Evidence(domain, at, domains, snapshots, words.said)
+
+    def _last_words(self, host: str, before: float) -> "_LastWords":
+        timeout = min(HISTORY_SECONDS, self._timeout_seconds)
+        said = self._ports.metrics.last_words(host, before=before, timeout_seconds=timeout)
+        return _LastWords(said)
 
     def _status(self, host: str, timeout_seconds: float) -> Snapshot:
         snapshot = self._ports.storage.status(host, timeout_seconds=timeout_seconds)

@@ -502,7 +502,9 @@ class Orders:
             return Refused(f"nothing is known of a resource {resource}{_near(resource, known)}")
         if host not in before.hosts:
             return Refused(f"{resource} is on {', '.join(before.hosts)}, not on {host}")
-        if host in before.admitted:
+        # One that is admitted may have fallen behind unseen before another of its hosts failed.
+        failed = any(self._protected.host(it).failed_at is not None for it in before.hosts if it != host)
+        if before.admitted == {host} or (host in before.admitted and not failed):
             return Refused(
                 f"the replica of {resource} on {host} is admitted already: nothing is to be accepted"
             )

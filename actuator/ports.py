@@ -234,6 +234,18 @@ class Metrics(Protocol):
             Unanswered: not reached, no answer in time, or not understood.
         """
 
+    def last_words(
+        self, host: str, *, before: float, timeout_seconds: float
+    ) -> Mapping[tuple[str, str], bool]:
+        """What the host's exporter last said of DRBD's connections, in the two minutes before that moment.
+
+        By resource and peer: it was connected, and all of the peer's disks were UpToDate. ``before`` is wall
+        clock. A connection of which nothing was said then is left out.
+
+        Raises:
+            Unanswered: not reached, no answer in time, or not understood.
+        """
+
 
 class JournalError(Exception):
     """The journal could not do it. What was to be written may be there or not: rely on neither."""

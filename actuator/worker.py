@@ -241,7 +241,7 @@ class Worker:
         after = replace(record, version=record.version + 1)
         for it in asked:
             if it.action == "failover":
-                after = replace(after, failed_at=record.failed_at or now)
+                after = replace(after, failed_at=record.failed_at or min(now, it.starts_at))
             elif after.drained is None:
                 after = replace(
                     after, drained=Order(it.labels.get("alertname", "an alert"), now, "its alert")
@@ -368,7 +368,7 @@ class Worker:
         return self._question(record, Wish(), self._hosts(record))
 
     def _question(self, record: DomainRecord, wish: Wish, hosts: Hosts) -> Question:
-        situation = self._executor.situation(record, lost=record.host in hosts.failed)
+        situation = self._executor.situation(record, lost_at=hosts.failed.get(record.host))
         return Question(situation, record, self._limits, wish, hosts, self._ports.clock.wall(), self.sight)
 
     def paused(self, record: DomainRecord) -> Postpone | None:
@@ -403,7 +403,7 @@ class Worker:
         known = self._ports.journal.hosts()
         silent = {host: self._contacts.silent_for(host, now) for host in self._settings.hosts}
         return Hosts(
-            failed=frozenset(it.host for it in known if it.failed_at is not None),
+            failed={it.host: it.failed_at for it in known if it.failed_at is not None},
             dark=frozenset(host for host, seconds in silent.items() if seconds >= DARK_SECONDS),
             drained=frozenset(it.host for it in known if it.drained and it.drained.stands(wall)),
             confirmed_down=frozenset(it.host for it in known if it.down and it.down.stands(wall)),

@@ -1,5 +1,6 @@
 """Prometheus over its API v1."""
 
+import json
 import time
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -62,7 +63,31 @@ class _ConfigurationAnswer(_Answer):
     data: _ConfigurationText
 
 
+class _Metric(_Answer):
+    name: str
+    conn_name: str
+
+
+class _Sample(_Answer):
+    metric: _Metric
+    value: tuple[float, str]
+    """Unix seconds, and the value."""
+
+
+class _Vector(_Answer):
+    kind: Literal["vector"] = Field(alias="resultType")
+    result: Annotated[list[_Sample], FailFast()]
+
+
+class _VectorAnswer(_Answer):
+    """``/api/v1/query`` of an instant vector."""
+
+    status: Literal["success"]
+    data: _Vector
+
+
 _ALERTS = TypeAdapter(_AlertsAnswer)
+_VECTOR = TypeAdapter(_VectorAnswer)
 _CONFIGURATION = TypeAdapter(_ConfigurationAnswer)
 
 
@@ -88,6 +113,23 @@ class Prometheus:
             "/api/v1/status/config", {}, _CONFIGURATION, timeout_seconds=max(0.0, deadline - time.monotonic())
         )
         return tuple(_notification(a, configuration.data.yaml.globals.external_labels) for a in alerts)
+
+    def last_words(
+        self, host: str, *, before: float, timeout_seconds: float
+    ) -> Mapping[tuple[str, str], bool]:
+        """See the port. The series are those of vmheal's exporter; the scrape configuration sets ``host``."""
+        parameters = {"query": _LAST_WORDS.format(host=json.dumps(host)), "time": f"{before:.3f}"}
+        answer = self._server.get("/api/v1/query", parameters, _VECTOR, timeout_seconds=timeout_seconds)
+        return {(it.metric.name, it.metric.conn_name): it.value[1] == "1" for it in answer.data.result}
+
+
+_LAST_WORDS = """
+min by (name, conn_name) (
+    last_over_time(drbd_connection_state{{host={host},drbd_connection_state="Connected"}}[2m])
+  or
+    last_over_time(vmheal_drbd_peerdevice_disk{{host={host},vmheal_drbd_peerdevice_disk="UpToDate"}}[2m])
+)
+""".strip()
 
 
 def _notification(alert: _Alert, external_labels: Mapping[str, str]) -> Notification:

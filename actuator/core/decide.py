@@ -20,6 +20,7 @@ from actuator.core.guard import (
     disk_is_up_to_date,
     is_down,
     is_secondary_here,
+    replica_was_current,
     runs_nowhere_else,
 )
 from actuator.core.sight import Sight, not_blind
@@ -97,8 +98,8 @@ class Wish:
 class Hosts:
     """What is known of hosts beyond the look."""
 
-    failed: frozenset[str] = frozenset()
-    """An alert asked for their failover, and they were not seen alive since."""
+    failed: Mapping[str, float] = field(default_factory=dict)
+    """An alert asked for their failover, and they were not seen alive since; wall clock: since when."""
     dark: frozenset[str] = frozenset()
     """Nobody has heard of them for a while, on no way."""
     drained: frozenset[str] = frozenset()
@@ -461,7 +462,7 @@ def _failover(it: Question) -> Decision:
     if why := not_blind(it.sight, home.now, it.limits.watchdog_max_age_seconds):
         return Refusal(not_blind.__name__, f"{why}; {home.domain} is not failed over before that")
     proof = _proof(home, it.hosts)
-    target, rejected, last = _targets(it, FAILOVER, proof)
+    target, rejected, last = _targets(it, (*FAILOVER, replica_was_current), proof)
     if target is None:
         return _nowhere(home.domain, "failed over", rejected, last)
     return _limited(it) or Plan(

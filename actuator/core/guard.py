@@ -500,6 +500,39 @@ def source_is_armed(it: Situation) -> str | None:
     return None
 
 
+def replica_was_current(it: Situation) -> str | None:
+    """Where DRBD asks no arbiter, a replica may have fallen behind while nobody was there to write it down.
+
+    Prometheus is the flight recorder: what counts is the lost host's own last word. That its peers have lost
+    it since says nothing. Asked only before the plan: what was said before does not change.
+    """
+    if it.proof is None:
+        return None
+    for resource in it.resources:
+        authority = _authority(it, resource.name)
+        if (it.arbitrated and it.source in authority.armed) or authority.admitted == {it.host}:
+            continue
+        words = it.evidence.last_words
+        current = None if isinstance(words, Unknown) else words.get((resource.name, it.host))
+        if current is False:
+            return (
+                f"before {it.source} failed, its DRBD last said that {resource.name} on {it.host} was not"
+                f" connected and UpToDate (Prometheus's history): {it.source} may have written what is not"
+                f" there; bring it back, or give that up ('vmheal-actuator readmit {resource.name} {it.host}"
+                " --i-accept-lost-writes')"
+            )
+        if current is None and it.proof is Proof.DRBD_ONLY:
+            why = (
+                words.reason if isinstance(words, Unknown) else "nothing was heard in the two minutes before"
+            )
+            return (
+                f"Prometheus cannot say whether {resource.name} on {it.host} was connected and UpToDate"
+                f" before {it.source} failed ({why}), and there is no other proof: make sure that"
+                f" {it.source} is off, then 'vmheal-actuator confirm-down {it.source}'"
+            )
+    return None
+
+
 def source_has_let_go(it: Situation) -> str | None:
     """One VM, one host: asked right before the start (arbiter's rule R7).
 

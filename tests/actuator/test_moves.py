@@ -61,7 +61,7 @@ def start(folders, clock):
 
 
 def changes(world):
-    reads = {"look", "status", "states", "firing", "send", "definition"}
+    reads = {"look", "status", "states", "firing", "send", "definition", "last_words"}
     return [call for call in world.calls if call not in reads]
 
 
@@ -155,6 +155,62 @@ def test_who_is_blind_restarts_all_the_same(start):
     world.crash()
     machine.receive(alert())
     assert world.running == ["v01"]
+
+
+UNFENCED = {"arbitrated": False, "failover": {"drbd_only": True}}
+BEHIND = {("voms01", "v02"): False}
+
+
+def lose(machine, world, clock, *, confirmed=False):
+    """v01 dies, and its alert asks for a failover."""
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    if confirmed:
+        down = Order("ann", clock.wall())
+        machine.journal.commit(hosts=[HostRecord("v01", 1, down=down)])
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_a_replica_that_fell_behind_unseen_is_not_promoted(start, clock, confirmed):
+    world = World(last_words=BEHIND)
+    machine = start(world, **UNFENCED)
+    lose(machine, world, clock, confirmed=confirmed)
+    assert changes(world) == []
+    assert machine.record.escalation.guard == "replica_was_current"
+    assert "last said that voms01 on v02 was not connected and UpToDate" in machine.record.escalation.sentence
+
+
+@pytest.mark.parametrize(
+    ("silent", "said"), [(True, "Prometheus: connection refused"), (False, "nothing was heard")]
+)
+def test_drbds_word_alone_needs_a_history(start, clock, silent, said):
+    world = World(last_words={("voms01", "v03"): True})
+    machine = start(world, **UNFENCED)
+    machine.run(3)
+    if silent:
+        world.prometheus = None
+    lose(machine, world, clock)
+    assert changes(world) == []
+    assert said in machine.record.escalation.sentence
+
+
+def test_a_persons_word_does_not(start, clock):
+    world = World(last_words={})
+    machine = start(world, arbitrated=False)
+    world.journal = machine.journal  # nobody else writes, as the person says
+    lose(machine, world, clock, confirmed=True)
+    assert_moved(world, machine)
+    assert machine.record.plan.plan.proof is Proof.OPERATOR
+
+
+def test_an_armed_hosts_last_words_are_not_asked_for(start, clock):
+    world = World(last_words=BEHIND)
+    machine = start(world)
+    lose(machine, world, clock)
+    assert_moved(world, machine)
+    assert "last_words" not in world.calls
 
 
 def test_it_is_promoted_at_once_and_started_when_an_isolated_host_has_ended_it(start, clock):

@@ -21,7 +21,7 @@ from actuator.ports import Conflict, JournalError
 from actuator.report import Report, WatchedJournal
 from exporter.drbd import Role
 from tests.actuator import test_moves as moves
-from tests.actuator.test_moves import IN_ORDER, assert_moved, changes
+from tests.actuator.test_moves import BEHIND, IN_ORDER, UNFENCED, assert_moved, changes, lose
 from tests.actuator.world import World, alert, host_alert
 
 clock, start = moves.clock, moves.start
@@ -478,6 +478,17 @@ def test_a_replica_that_was_admitted_since_is_excluded_since_later(excluded, clo
         event = Event(clock.wall() + at, "authority", f"voms01: {said}", detail=detail)
         machine.journal.commit(events=[event])
     assert "(since 2023-11-14 22:14:23+00:00)" in taken(machine, "readmit", **READMIT)
+
+
+def test_what_fell_behind_unseen_before_its_peer_failed_is_readmitted(start, clock):
+    world = World(last_words=BEHIND)
+    machine = start(world, **UNFENCED)
+    world.journal = machine.journal  # nobody else writes
+    lose(machine, world, clock)
+    assert changes(world) == []
+    taken(machine, "readmit", **READMIT)
+    machine.run(20, keeps=True)
+    assert_moved(world, machine)
 
 
 def test_what_needs_no_word_or_is_nothing_is_not_readmitted(start):

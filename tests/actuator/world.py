@@ -107,6 +107,7 @@ class World:
         answers: for calls that change something, by name: what they say instead, once each, and whether they
             have their effect all the same.
         silent: hosts that do not answer.
+        last_words: what Prometheus has heard of a lost host; None: that all was well.
         watching: Alertmanager shows the alert Watchdog.
         journal: where DRBD's handler on a host asks the arbiter, when it does.
         agent: what the fence agent says; None: it works.
@@ -130,6 +131,7 @@ class World:
     prometheus: list[Notification] | None = field(default_factory=list)
     silenced: list[Silence] = field(default_factory=list)
     watching: bool = True
+    last_words: dict[tuple[str, str], bool] | None = None
     sent: list[OutgoingAlert] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda name: None
     calls: list[str] = field(default_factory=list)
@@ -409,6 +411,14 @@ class PrometheusOf:
         if self.world.prometheus is None:
             raise Unanswered("Prometheus: connection refused")
         return tuple(dataclasses.replace(alert, source="prometheus") for alert in self.world.prometheus)
+
+    def last_words(self, host, *, before, timeout_seconds):
+        self.world.calls.append("last_words")
+        if self.world.prometheus is None:
+            raise Unanswered("Prometheus: connection refused")
+        if self.world.last_words is not None:
+            return self.world.last_words
+        return {(name, PEER[host]): True for name in self.world.resources}
 
 
 class MortalJournal:

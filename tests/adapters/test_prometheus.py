@@ -1,6 +1,7 @@
 """Prometheus's API: canned answers, and Debian's Prometheus and Alertmanager with the files of rules/."""
 
 import shutil
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -111,6 +112,44 @@ def test_a_configuration_that_is_not_understood(httpserver: HTTPServer, text: st
         firing(httpserver)
 
 
+# ---- what it heard before ----------------------------------------------------------------------------------
+
+
+def words(*samples: tuple[str, str, str]) -> dict:
+    found = [
+        {"metric": {"name": name, "conn_name": peer}, "value": [1772366400.5, value]}
+        for name, peer, value in samples
+    ]
+    return {"status": "success", "data": {"resultType": "vector", "result": found}}
+
+
+def test_last_words(httpserver: HTTPServer) -> None:
+    httpserver.expect_request("/prom/api/v1/query").respond_with_json(
+        words(("voms01", "v02", "1"), ("voms01", "v03", "0"), ("ce01", "v02", "NaN"))
+    )
+    adapter = Prometheus(ServerSettings(url=httpserver.url_for("/prom/")))
+    assert adapter.last_words("v01", before=1772366400.5, timeout_seconds=PATIENCE) == {
+        ("voms01", "v02"): True,
+        ("voms01", "v03"): False,
+        ("ce01", "v02"): False,
+    }
+    request, _ = httpserver.log[0]
+    assert request.args["time"] == "1772366400.500"
+    assert request.args["query"].count('{host="v01",') == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [words(("voms01", "v02", 1)), {"status": "success", "data": {"resultType": "scalar", "result": []}}],
+)
+def test_last_words_that_are_not_understood(httpserver: HTTPServer, body: dict) -> None:
+    httpserver.expect_request("/prom/api/v1/query").respond_with_json(body)
+    with pytest.raises(Unanswered, match="not understood"):
+        Prometheus(ServerSettings(url=httpserver.url_for("/prom/"))).last_words(
+            "v01", before=0.0, timeout_seconds=PATIENCE
+        )
+
+
 # ---- Debian's Prometheus and Alertmanager, rules/ as it is -------------------------------------------------
 
 TOKEN = "a-token-of-this-test"
@@ -124,6 +163,8 @@ class Site:
         self.netns = netns
         self.domains: dict[str, DomainState] = {}
         """The protected domains of v01; each is shut off on v02."""
+        self.drbd: dict[str, str] = {}
+        """What each host's exporter says of its DRBD, as a page."""
         self._folder = folder
         self._started = started
         self._actuator = HTTPServer("127.0.0.1", 10811)
@@ -203,7 +244,9 @@ class Site:
 
     def _states(self, request: Request, host: str) -> Response:
         assert request.args.getlist("collect[]")
-        lines = ["libvirt_up 1\n"]
+        if self.drbd.get(host) == "":
+            return Response("", 500)
+        lines = ["libvirt_up 1\n", self.drbd.get(host, "")]
         if "libvirt" in request.args.getlist("collect[]"):
             for domain, now in list(self.domains.items()):
                 seen = now if host == "v01" else DomainState.SHUTOFF
@@ -262,3 +305,50 @@ def test_one_fingerprint_also_with_external_labels(site: Site) -> None:
     assert read.labels["Site"] == "ifca"
     assert read.labels["severity"] == "critical"
     assert (read.fingerprint, read.starts_at) == (asked.fingerprint, asked.starts_at)
+
+
+def drbd(peer: str, *, connected: bool, disks: tuple[bool, ...]) -> str:
+    """The states of one resource as the exporter publishes them."""
+    here = f'name="voms01",conn_name="{peer}",peer_node_id="0"'
+    link = "drbd_connection_state"
+    disk = "vmheal_drbd_peerdevice_disk"
+    lines = [
+        f'{link}{{{here},{link}="Connected"}} {int(connected)}',
+        f'{link}{{{here},{link}="Connecting"}} 0',
+    ]
+    lines += [
+        f'{disk}{{{here},volume="{volume}",{disk}="UpToDate"}} {int(good)}'
+        for volume, good in enumerate(disks)
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+@pytest.mark.daemons
+def test_what_prometheus_heard_last_of_a_host_that_is_gone(site: Site) -> None:
+    adapter = Prometheus(ServerSettings(url="http://127.0.0.1:9090"))
+
+    def heard() -> bool | None:
+        with site.netns.entered():
+            said = adapter.last_words("v01", before=time.time(), timeout_seconds=PATIENCE)
+        assert said.keys() <= {("voms01", "v02")}
+        return said.get(("voms01", "v02"))
+
+    site.drbd["v01"] = drbd("v02", connected=True, disks=(True, False))
+    site.drbd["v02"] = drbd("v01", connected=False, disks=(False, False))
+    site.run()
+    wait_until(lambda: heard() is False, "a volume that is behind", 30)
+    site.drbd["v01"] = drbd("v02", connected=True, disks=(True, True))
+    wait_until(lambda: heard() is True, "both volumes UpToDate", 30)
+    site.drbd["v01"] = ""
+    wait_until(lambda: not _up(site, "v01"), "the host to be dark", 30)
+    assert heard() is True
+    with site.netns.entered():
+        assert adapter.last_words("v01", before=time.time() + 3600, timeout_seconds=PATIENCE) == {}
+
+
+def _up(site: Site, host: str) -> bool:
+    """Whether Prometheus's last scrape of the host succeeded."""
+    query = {"query": f'max(up{{job="vmheal-state",host="{host}"}})'}
+    with site.netns.entered():
+        answer = requests.get("http://127.0.0.1:9090/api/v1/query", params=query, timeout=PATIENCE).json()
+    return bool(answer["data"]["result"][0]["value"][1] == "1")
