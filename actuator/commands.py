@@ -234,6 +234,8 @@ def _explain_domain(answer: Mapping[str, Any]) -> None:
         click.echo(f"  plan {answer['plan_under_way']} is under way; after it, as things are now:")
     if answer["paused"]:
         click.echo(f"  {answer['paused']}; without that:")
+    for host in answer["drifted"]:
+        click.echo(f"  defined otherwise on {host}: that is replaced before it is started there")
     _explain_decision("now", answer["decision"])
     for host, decision in answer["elsewhere"].items():
         _explain_decision(f"to {host}", decision)

@@ -249,8 +249,8 @@ class Executor:
             case ShutDown(host, domain, domain_id):
                 timeout = self._settings.move.shut_down_timeout_seconds
                 return hypervisor.shut_down(host, domain, domain_id, timeout_seconds=timeout)
-            case Define(host, domain):
-                return self._define(host, domain)
+            case Define(host, domain, anew):
+                return self._define(host, domain, anew=anew)
             case Promote(host, resource):
                 return storage.promote(host, resource, timeout_seconds=change_seconds)
             case Demote(host, resource):
@@ -275,12 +275,12 @@ class Executor:
             case Confirm() | Outlast():
                 raise AssertionError("what is looked for is not called")
 
-    def _define(self, host: str, domain: str) -> CallOutcome:
+    def _define(self, host: str, domain: str, *, anew: bool) -> CallOutcome:
         kept = self._ports.journal.definition(domain)
         if kept is None:
             return Failed("its definition has not been kept")
         timeout = self._settings.evidence.timeout_seconds
-        return self._ports.hypervisor.define(host, domain, kept.xml, timeout_seconds=timeout)
+        return self._ports.hypervisor.define(host, domain, kept.xml, anew=anew, timeout_seconds=timeout)
 
     def _kept_disks(self, domain: str) -> tuple[Disk, ...]:
         kept = self._ports.journal.definition(domain)

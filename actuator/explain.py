@@ -102,6 +102,7 @@ class Explainer:
             "seen": _seen(question),
             "plan_under_way": record.open_plan.id if record.open_plan else None,
             "paused": paused.sentence if paused else None,
+            "drifted": sorted(question.home.drifted),
             "escalation": record.escalation,
             "decision": _said(decide(question)),
             "elsewhere": {

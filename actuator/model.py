@@ -258,6 +258,8 @@ class Define:
 
     host: str
     domain: str
+    anew: bool = False
+    """It is defined there already, otherwise: that is replaced."""
     kind: Literal["define"] = "define"
 
 

@@ -88,10 +88,11 @@ class Hypervisor(Protocol):
             Unanswered: host or libvirtd not reached, or no answer in time.
         """
 
-    def define(self, host: str, domain: str, xml: str, *, timeout_seconds: float) -> CallOutcome:
+    def define(self, host: str, domain: str, xml: str, *, anew: bool, timeout_seconds: float) -> CallOutcome:
         """Define the domain there (virDomainDefineXML), autostart off; ``Done`` when it is defined already.
 
-        ``Failed`` when the XML is of another name, or libvirt refuses it.
+        ``anew``: one that is defined there otherwise is replaced, under the UUID that it has there; without
+        that it is left as it is. ``Failed`` when the XML is of another name, or libvirt refuses it.
         """
 
     def capacity(self, host: str, *, timeout_seconds: float) -> Capacity:

@@ -15,6 +15,7 @@ import structlog
 from actuator.alarm import Alarm
 from actuator.config import Settings
 from actuator.contact import Contacts
+from actuator.core.definition import differ
 from actuator.core.guard import DOWN, RUNNING
 from actuator.core.sight import Sight
 from actuator.core.silence import not_understood
@@ -152,6 +153,38 @@ class Reconciler:
         for record in records:
             if isinstance(xml := found.get(record.domain), str):
                 self._keep_definition(record, xml)
+        self._look_for_drift(records, now)
+
+    def _look_for_drift(self, records: tuple[DomainRecord, ...], now: float) -> None:
+        """Let the worker know where a domain is defined otherwise than as kept; what is new is said once."""
+        timeout = self._settings.evidence.timeout_seconds
+        asked = {
+            (record.domain, host): functools.partial(
+                self._ports.hypervisor.definition, host, record.domain, timeout_seconds=timeout
+            )
+            for record in records
+            for host in self._protected.hosts(record)
+            if host != record.host and self._contacts.silent_for(host, now) < DARK_SECONDS
+        }
+        drifted = {
+            record.domain: self._worker.drifted.get(record.domain, frozenset()) - {record.host}
+            for record in records
+        }
+        for (domain, host), xml in self._ports.tasks.gather(asked, timeout_seconds=timeout).items():
+            kept = self._ports.journal.definition(domain)
+            if isinstance(xml, Unanswered) or kept is None:
+                continue
+            if xml is None or not differ(xml, kept.xml):
+                drifted[domain] -= {host}
+            elif host not in drifted[domain]:
+                drifted[domain] |= {host}
+                sentence = (
+                    f"{domain} is defined otherwise on {host} than it was where it last ran ({kept.host}):"
+                    " that is replaced before it is started there"
+                )
+                event = Event(self._ports.clock.wall(), "definition", sentence, domain, host)
+                self._ports.journal.commit(events=[event])
+        self._worker.drifted = drifted
 
     def _keep_definition(self, record: DomainRecord, xml: str) -> None:
         kept = self._ports.journal.definition(record.domain)

@@ -117,6 +117,8 @@ class Worker:
         self.wake = wake
         self.silences: Sequence[Silence] = ()
         """Active ones, as far as reconcile knows."""
+        self.drifted: Mapping[str, frozenset[str]] = {}
+        """By domain: hosts where it is defined otherwise than as kept; reconcile looks."""
         self.sight: sight.Sight | None = None
         """Of monitoring; reconcile looks for it."""
         self._lock = threading.Lock()
@@ -369,6 +371,7 @@ class Worker:
 
     def _question(self, record: DomainRecord, wish: Wish, hosts: Hosts) -> Question:
         situation = self._executor.situation(record, lost_at=hosts.failed.get(record.host))
+        situation = replace(situation, drifted=self.drifted.get(record.domain, frozenset()))
         return Question(situation, record, self._limits, wish, hosts, self._ports.clock.wall(), self.sight)
 
     def paused(self, record: DomainRecord) -> Postpone | None:

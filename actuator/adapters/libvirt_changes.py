@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import libvirt
 
+from actuator.core.definition import differ, with_uuid
 from actuator.model import CallOutcome, DomainState, Done, Failed, Indeterminate, LiveMigration
 from actuator.ports import Unanswered
 from exporter.libvirt_domain import state_name
@@ -137,8 +138,10 @@ def start(handle: Any, *, name: str, gate: Gate) -> CallOutcome:
     return Done()
 
 
-def define(handle: Any, *, name: str, xml: str, gate: Gate) -> CallOutcome:
-    """See `actuator.ports.Hypervisor.define`. One that is there already is kept; its autostart is not."""
+def define(  # noqa: C901  each way to be refused is a branch
+    handle: Any, *, name: str, xml: str, anew: bool, gate: Gate
+) -> CallOutcome:
+    """See `actuator.ports.Hypervisor.define`. The autostart of one that is there already is not kept."""
     try:
         named = ET.fromstring(xml).findtext("name")  # noqa: S314  libvirt's own output; expat bounds entities
     except ET.ParseError as error:
@@ -157,14 +160,31 @@ def define(handle: Any, *, name: str, xml: str, gate: Gate) -> CallOutcome:
                 raise
             return Failed(str(error), error.get_error_code())
         detail = ""
-    elif _canonical(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)) == _canonical(xml):
+    elif not differ(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), xml):
         detail = "is defined there already"
-    else:
+    elif not anew:
         detail = "is defined there already, differently"
+    elif failed := _replace(handle, domain, xml, gate):
+        return failed
+    else:
+        detail = "was defined there differently, and is defined anew"
     if domain.autostart():
         gate.enter()
         domain.setAutostart(0)
     return Done(detail)
+
+
+def _replace(handle: Any, domain: Any, xml: str, gate: Gate) -> Failed | None:
+    if domain.isActive():
+        return Failed(f"it is active there, with id {id_of(domain)}: not defined anew")
+    gate.enter()
+    try:
+        handle.defineXML(with_uuid(xml, domain.UUIDString()))
+    except libvirt.libvirtError as error:
+        if not handle.isAlive():
+            raise
+        return Failed(str(error), error.get_error_code())
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +335,3 @@ def _end(handle: Any, domain: Any, name: str, domain_id: int) -> CallOutcome:
 
 def _state(domain: Any) -> DomainState:
     return DomainState(state_name(domain.state()[0]))
-
-
-def _canonical(xml: str) -> str:
-    return ET.canonicalize(xml, strip_text=True)

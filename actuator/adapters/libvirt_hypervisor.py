@@ -157,9 +157,10 @@ class LibvirtHypervisor:
         """See `actuator.ports.Hypervisor.definition`."""
         return self._hosts[host].ask(partial(_definition, name=domain), timeout_seconds)
 
-    def define(self, host: str, domain: str, xml: str, *, timeout_seconds: float) -> CallOutcome:
-        """See `actuator.ports.Hypervisor.define`. One that is defined there otherwise is kept."""
-        return self._hosts[host].change(partial(changes.define, name=domain, xml=xml), timeout_seconds)
+    def define(self, host: str, domain: str, xml: str, *, anew: bool, timeout_seconds: float) -> CallOutcome:
+        """See `actuator.ports.Hypervisor.define`."""
+        change = partial(changes.define, name=domain, xml=xml, anew=anew)
+        return self._hosts[host].change(change, timeout_seconds)
 
     def capacity(self, host: str, *, timeout_seconds: float) -> Capacity:
         """See `actuator.ports.Hypervisor.capacity`."""

@@ -399,7 +399,11 @@ def _limited_move(it: Question) -> Refusal | Postpone | None:
 
 
 def _definition(target: Situation) -> tuple[Step, ...]:
-    return () if target.view is not None else (Define(target.host, target.domain),)
+    """What it last ran well from counts: it is not started from a definition that differs."""
+    drifted = target.host in target.drifted
+    if target.view is not None and not drifted:
+        return ()
+    return (Define(target.host, target.domain, anew=drifted),)
 
 
 def _cold(target: Situation, view: DomainView, rejected: Mapping[str, str], *, suspect: bool) -> Plan:

@@ -59,6 +59,8 @@ class Situation:
     """By resource, read before the look; None: not the same any more after it (arbiter's rule R2)."""
     kept: tuple[Disk, ...] = ()
     """The domain's disks as in the definition that vmheal keeps of it; none when it keeps none."""
+    drifted: frozenset[str] = frozenset()
+    """Hosts where the domain is defined otherwise than as kept."""
     xen: bool = False
     """Its driver is Xen's, which has no live migration of paravirtual guests under Debian."""
     source: str = ""

@@ -84,7 +84,7 @@ def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform
             return _judge_confirm(it)
         case Demote():
             return _judge_demote(step, it)
-        case Define() if it.view is not None:
+        case Define(anew=False) if it.view is not None:
             return Done("is defined there")
         case Define() | PowerOff() | AllowTwo():
             return check(guards.begin, it) or Perform()

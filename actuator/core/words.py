@@ -25,7 +25,7 @@ def describe(step: Step) -> str:  # noqa: C901, PLR0911  a table
     """A step in words."""
     match step:
         case Define():
-            return f"define {step.domain} on {step.host}"
+            return f"define {step.domain} on {step.host}{' as it was where it last ran' * step.anew}"
         case PowerOff():
             return f"have {step.host} powered off by its fence agent"
         case ShutDown():

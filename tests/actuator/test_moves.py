@@ -20,6 +20,7 @@ from actuator.model import (
     PlanStatus,
     Proof,
 )
+from actuator.ports import Unanswered
 from exporter.drbd import DiskState, Role
 from tests.actuator.world import EPOCH, Clock, Guest, Machine, World, alert, host_alert, settings
 
@@ -425,6 +426,52 @@ def test_the_definition_of_a_vm_outlives_its_host(start, clock, kept):
     else:
         assert machine.record.escalation.guard == "is_defined_or_kept"
         assert changes(world) == []
+
+
+def test_a_definition_that_differs_is_said_once_and_never_started_from(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(2)
+    world.drifted = {"v02"}
+    machine.run(200, keeps=True)
+    said = [it.sentence for it in machine.timeline if it.kind == "definition" and it.host == "v02"]
+    assert len(said) == 1
+    assert "defined otherwise on v02 than it was where it last ran (v01)" in said[0]
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+    assert_moved(world, machine)
+    assert changes(world) == ["define", "promote", "start"]
+    assert world.drifted == set()
+
+
+def test_a_definition_that_cannot_be_replaced_is_not_started_from(start, clock):
+    world = World(drifted={"v02"})
+    machine = start(world)
+    machine.run(2)
+    world.answers["define"] = deque([(Failed("unsupported machine type"), False)] * 9)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(5, keeps=True)
+    assert set(changes(world)) == {"define"}
+    assert "unsupported machine type" in machine.record.escalation.sentence
+
+
+def test_a_host_that_does_not_say_how_it_is_defined_there_has_not_mended_it(start):
+    world = World(drifted={"v02"})
+    machine = start(world)
+    machine.run(70, keeps=True)
+
+    def refuse(name):
+        if name == "definition":
+            raise Unanswered("libvirt is busy")
+
+    world.on_call = refuse
+    machine.run(100, keeps=True)
+    assert machine.worker.drifted == {"voms01": {"v02"}}
+    world.on_call, world.drifted = lambda name: None, set()
+    machine.run(100, keeps=True)
+    assert machine.worker.drifted == {"voms01": frozenset()}
 
 
 # ---- to another host, in order -----------------------------------------------------------------------------

@@ -658,6 +658,17 @@ def test_a_vm_that_runs_is_explained_and_where_it_could_go(start):
     assert "move voms01 live from v01 to v02" in there["steps"]
 
 
+def test_where_it_is_defined_otherwise_is_explained(start):
+    world = World(xen=False, drifted={"v02"})
+    machine = start(world)
+    machine.run(2)
+    machine.keeper.turn()
+    answer = explained(machine)
+    assert answer["drifted"] == ["v02"]
+    steps = answer["elsewhere"]["v02"]["steps"]
+    assert steps[0] == "define voms01 on v02 as it was where it last ran"
+
+
 def test_a_vm_that_is_down_is_explained_step_by_step_and_nothing_is_done(start):
     world = World()
     machine = start(world)

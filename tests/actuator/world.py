@@ -107,6 +107,7 @@ class World:
         answers: for calls that change something, by name: what they say instead, once each, and whether they
             have their effect all the same.
         silent: hosts that do not answer.
+        drifted: hosts where the domain is defined otherwise.
         last_words: what Prometheus has heard of a lost host; None: that all was well.
         watching: Alertmanager shows the alert Watchdog.
         journal: where DRBD's handler on a host asks the arbiter, when it does.
@@ -125,6 +126,7 @@ class World:
     journal: object = None
     ran: list = field(default_factory=list)
     undefined: set[str] = field(default_factory=set)
+    drifted: set[str] = field(default_factory=set)
     agent: object = None
     two_primaries: set[str] = field(default_factory=set)
     alertmanager: list[Notification] | None = field(default_factory=list)
@@ -345,10 +347,18 @@ class World:
             f"<disk type='block' device='disk'><source dev='/dev/drbd{minor}'/><target dev='xvd{'abc'[minor]}'/></disk>"
             for minor, _ in enumerate(self.resources)
         )
+        if host in self.undefined:
+            return None
+        disks += "<hostdev/>" * (host in self.drifted)
         return f"<domain type='xen'><name>{domain}</name><devices>{disks}</devices></domain>"
 
-    def define(self, host, domain, xml, *, timeout_seconds):
-        return self._change("define", host, lambda: self.undefined.discard(host))
+    def define(self, host, domain, xml, *, anew, timeout_seconds):
+        def effect():
+            self.undefined.discard(host)
+            if anew:
+                self.drifted.discard(host)
+
+        return self._change("define", host, effect)
 
     def shut_down(self, host, domain, domain_id, *, timeout_seconds):
         def effect():

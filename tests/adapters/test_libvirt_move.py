@@ -180,11 +180,11 @@ def test_what_is_not_defined_has_no_definition(hypervisor, handle):
 
 
 def test_a_definition_is_put_there_once(hypervisor, handle):
-    assert hypervisor.define("v01", "voms01", xml_of(), timeout_seconds=SOON) == Done()
+    assert hypervisor.define("v01", "voms01", xml_of(), anew=False, timeout_seconds=SOON) == Done()
     domain = handle.lookupByName("voms01")
     assert (domain.isPersistent(), domain.isActive(), domain.autostart()) == (True, False, False)
     definition = hypervisor.definition("v01", "voms01", timeout_seconds=SOON)
-    again = hypervisor.define("v01", "voms01", definition, timeout_seconds=SOON)
+    again = hypervisor.define("v01", "voms01", definition, anew=False, timeout_seconds=SOON)
     assert again == Done("is defined there already")
 
 
@@ -193,16 +193,49 @@ def test_another_definition_is_kept(hypervisor, handle):
     before = domain.XMLDesc()
     for prepare in (lambda: None, domain.create):
         prepare()
-        outcome = hypervisor.define("v01", "voms01", xml_of(memory_mib=4), timeout_seconds=SOON)
+        outcome = hypervisor.define("v01", "voms01", xml_of(memory_mib=4), anew=False, timeout_seconds=SOON)
         assert outcome == Done("is defined there already, differently")
     domain.destroy()
     assert domain.XMLDesc() == before
 
 
+def test_another_definition_is_replaced_under_its_own_uuid(hypervisor, handle):
+    domain = handle.defineXML(xml_of(memory_mib=2))
+    uuid = domain.UUIDString()
+    handle.defineXML(xml_of("voms02", memory_mib=4))
+    kept = hypervisor.definition("v01", "voms02", timeout_seconds=SOON).replace("voms02", "voms01")
+    assert uuid not in kept
+    outcome = hypervisor.define("v01", "voms01", kept, anew=True, timeout_seconds=SOON)
+    assert outcome == Done("was defined there differently, and is defined anew")
+    domain = handle.lookupByName("voms01")
+    assert (domain.UUIDString(), domain.maxMemory()) == (uuid, 4096)
+    again = hypervisor.define("v01", "voms01", kept, anew=True, timeout_seconds=SOON)
+    assert again == Done("is defined there already")
+
+
+def test_what_is_active_is_not_defined_anew(hypervisor, handle):
+    domain = handle.defineXML(xml_of(memory_mib=2))
+    domain.create()
+    before = domain.XMLDesc()
+    outcome = hypervisor.define("v01", "voms01", xml_of(memory_mib=4), anew=True, timeout_seconds=SOON)
+    assert isinstance(outcome, Failed)
+    assert "active there" in outcome.reason
+    assert domain.XMLDesc() == before
+
+
+def test_what_libvirt_refuses_changes_nothing(hypervisor, handle):
+    domain = handle.defineXML(xml_of())
+    before = domain.XMLDesc()
+    xml = "<domain type='test'><name>voms01</name></domain>"
+    outcome = hypervisor.define("v01", "voms01", xml, anew=True, timeout_seconds=SOON)
+    assert isinstance(outcome, Failed)
+    assert handle.lookupByName("voms01").XMLDesc() == before
+
+
 def test_nothing_is_left_to_start_by_itself(hypervisor, handle):
     domain = handle.defineXML(xml_of())
     domain.setAutostart(1)
-    outcome = hypervisor.define("v01", "voms01", xml_of(), timeout_seconds=SOON)
+    outcome = hypervisor.define("v01", "voms01", xml_of(), anew=False, timeout_seconds=SOON)
     assert isinstance(outcome, Done)
     assert not domain.autostart()
 
@@ -216,7 +249,7 @@ def test_nothing_is_left_to_start_by_itself(hypervisor, handle):
     ],
 )
 def test_a_wrong_definition_is_refused(hypervisor, handle, xml, words):
-    outcome = hypervisor.define("v01", "voms01", xml, timeout_seconds=SOON)
+    outcome = hypervisor.define("v01", "voms01", xml, anew=False, timeout_seconds=SOON)
     assert isinstance(outcome, Failed)
     assert words in outcome.reason
     assert [domain.name() for domain in handle.listAllDomains()] == ["test"]
@@ -224,7 +257,7 @@ def test_a_wrong_definition_is_refused(hypervisor, handle, xml, words):
 
 def test_a_domain_that_runs_without_a_definition_is_given_none(hypervisor, handle):
     domain = handle.createXML(xml_of())
-    outcome = hypervisor.define("v01", "voms01", xml_of(), timeout_seconds=SOON)
+    outcome = hypervisor.define("v01", "voms01", xml_of(), anew=False, timeout_seconds=SOON)
     assert isinstance(outcome, Failed)
     assert "active there without a definition" in outcome.reason
     assert not domain.isPersistent()
@@ -583,9 +616,9 @@ def test_capacity_is_what_can_be_had_without_swapping(guest):
 def test_a_definition_goes_from_host_to_host(guest):
     guest.defined(OBEDIENT)
     definition = guest.hypervisor.definition("v01", "voms01", timeout_seconds=SOON)
-    assert guest.hypervisor.define("v02", "voms01", definition, timeout_seconds=SOON) == Done()
+    assert guest.hypervisor.define("v02", "voms01", definition, anew=False, timeout_seconds=SOON) == Done()
     assert guest.hypervisor.definition("v02", "voms01", timeout_seconds=SOON) == definition
-    again = guest.hypervisor.define("v02", "voms01", definition, timeout_seconds=SOON)
+    again = guest.hypervisor.define("v02", "voms01", definition, anew=False, timeout_seconds=SOON)
     assert again == Done("is defined there already")
     assert guest.hypervisor.start("v02", "voms01", timeout_seconds=SOON) == Done()
 
