@@ -315,6 +315,24 @@ def peer_is_not_primary(it: Situation) -> str | None:
     return None
 
 
+def is_open_nowhere_else(it: Situation) -> str | None:
+    """Whoever holds a device open on another host uses it, also as a Secondary; DRBD 9 tells, 8.4 does not.
+
+    It is promoted here only when nobody does. The domain itself holds it open where it runs.
+    """
+    for resource in it.resources:
+        for host in it.hosts if resource.role is not Role.PRIMARY else ():
+            fact = it.evidence.storage.get(host)
+            theirs = fact.value.resource(resource.name) if isinstance(fact, Observed) else None
+            held = theirs is not None and any(device.open for device in theirs.devices)
+            if held and host != it.host and not active_on(it, host):
+                return (
+                    f"somebody holds {resource.name} open on {host}, and it is not {it.domain}: find out who"
+                    f" ('fuser -v /dev/drbd/by-res/{resource.name}/0') and end it"
+                )
+    return None
+
+
 def peer_is_known(it: Situation) -> str | None:
     """A peer that nobody can vouch for may be Primary; see this module's docstring."""
     for resource in it.resources:
@@ -627,6 +645,7 @@ RESTART: tuple[Guard, ...] = (
     drbd_is_understood,
     peer_is_not_primary,
     runs_nowhere_else,
+    is_open_nowhere_else,
     disk_is_up_to_date,
     io_flows,
     has_quorum,
@@ -657,7 +676,13 @@ _LOST: tuple[Guard, ...] = (
 )
 """The source of a failover may wake at any time: the proof holds all the same."""
 
-FAILOVER: tuple[Guard, ...] = (*_LOST, source_is_dark, link_to_source_is_lost, is_not_standalone)
+FAILOVER: tuple[Guard, ...] = (
+    *_LOST,
+    source_is_dark,
+    link_to_source_is_lost,
+    is_not_standalone,
+    is_open_nowhere_else,
+)
 """Asked of each possible target before the plan, and before anything is called."""
 
 MOVE: tuple[Guard, ...] = (
@@ -666,6 +691,7 @@ MOVE: tuple[Guard, ...] = (
     source_answers,
     is_down,
     runs_on_no_third,
+    is_open_nowhere_else,
     *_DISKS,
     is_mirrored_here,
 )

@@ -18,9 +18,9 @@ UUID = "11111111-2222-3333-4444-555555555501"
 DISK = Disk("xvda", "/dev/drbd0")
 
 
-def device(minor=0, volume=0, disk_state=DiskState.UP_TO_DATE, quorum=None) -> Device:
+def device(minor=0, volume=0, disk_state=DiskState.UP_TO_DATE, quorum=None, is_open=None) -> Device:
     return Device(
-        volume=volume, minor=minor, disk_state=disk_state, backing_disk=None, client=None, quorum=quorum, open=None,
+        volume=volume, minor=minor, disk_state=disk_state, backing_disk=None, client=None, quorum=quorum, open=is_open,
         size_bytes=None, read_bytes=None, written_bytes=None, al_writes=None, bm_writes=None, upper_pending=None,
         lower_pending=None, al_suspended=None, blocked=(),
     )  # fmt: skip

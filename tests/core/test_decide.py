@@ -179,6 +179,10 @@ REFUSED = {
     },
     "peer_is_not_primary": {"drbd_there": THEIR_WORD["primary"]},
     "runs_nowhere_else": {"there": view(DomainState.RUNNING, 3)},
+    "is_open_nowhere_else": {
+        "drbd_here": snapshot(resource(role=Role.SECONDARY)),
+        "drbd_there": snapshot(theirs(devices=(device(is_open=True),))),
+    },
     "disk_is_up_to_date": {
         "here": view(disks=(Disk("vda", "drbd:voms01"),)),
         "drbd_here": snapshot(resource(devices=())),
