@@ -233,6 +233,8 @@ class FailoverSettings(_Section):
     """Nor when for so long Alertmanager has not shown the alert ``Watchdog``, or Prometheus not answered."""
     drbd_only: bool = False
     """Take DRBD's word for a proof: its Secondary promotes also while its cut-off peer writes. Dangerous."""
+    accept_loss: bool = False
+    """Fail over also from a host whose DRBD has protocol A or B: its last writes may be lost."""
 
     @property
     def isolation_seconds(self) -> float:

@@ -372,6 +372,7 @@ class Executor:
             kept=self._kept_disks(record.domain) if storage else (),
             xen=settings.hosts[record.host].libvirt_uri.startswith("xen"),
             isolation_seconds=settings.failover.isolation_seconds,
+            accepts_loss=settings.failover.accept_loss,
         )
         return situation if plan is None else self._with_quiet(_of_plan(situation, plan))
 

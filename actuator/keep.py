@@ -15,7 +15,7 @@ import structlog
 from actuator.config import Mode, Settings
 from actuator.contact import Contacts
 from actuator.core.arbiter import Side, adopted, armed, given_back, looked_at, side_of
-from actuator.model import Authority, Demote, DomainRecord, Event, Promote
+from actuator.model import Authority, Demote, DomainRecord, Event, Parting, Promote
 from actuator.ports import Conflict, JournalError, Ports, Unanswered
 from exporter.drbd import Role, Snapshot
 
@@ -42,7 +42,7 @@ class Keeper:
         self._timeout_seconds = min(LOOK_SECONDS, settings.evidence.timeout_seconds)
         self._act = settings.mode is Mode.ENFORCE
         self._contacts = contacts
-        self._armed: dict[str, Mapping[str, bool]] = {}
+        self._armed: dict[str, Mapping[str, Parting]] = {}
         self._armed_at: dict[str, float] = {}
         self._reconnected_at: dict[str, float] = {}
 
@@ -109,8 +109,8 @@ class Keeper:
 
     def _as_armed(self, it: Authority) -> Authority:
         for host in it.hosts:
-            is_armed = self._armed.get(host, {}).get(it.resource)
-            if is_armed is not None and (after := armed(it, host, is_armed=is_armed)) is not it:
+            parting = self._armed.get(host, {}).get(it.resource)
+            if parting is not None and (after := armed(it, host, parting)) is not it:
                 return after
         return it
 

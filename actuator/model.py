@@ -190,6 +190,17 @@ class Evidence:
     connected and UpToDate. What it said nothing of is not in it."""
 
 
+class Parting(StrEnum):
+    """What becomes of a Primary's writes when it loses its peer: its DRBD's configuration, in the kernel."""
+
+    ASKS = "asks"
+    """Protocol C and ``fencing resource-and-stonith``: it freezes, and asks the arbiter."""
+    GOES_ON = "goes on"
+    """Protocol C: it writes on, and asks nobody."""
+    LOSES = "loses"
+    """Protocol A or B: what the guest saw acknowledged last may never have reached the peer's disk."""
+
+
 class Proof(StrEnum):
     """Why a host that does not say so itself cannot write any more."""
 
@@ -606,6 +617,8 @@ class Authority:
     armed: frozenset[str] = frozenset()
     """Hosts whose DRBD was last seen with protocol C and ``fencing resource-and-stonith``: without that a
     Primary that lost its peer writes on and asks nobody."""
+    lossy: frozenset[str] = frozenset()
+    """Hosts whose DRBD was last seen with protocol A or B."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from actuator.model import (
     LiveMigration,
     Notification,
     OutgoingAlert,
+    Parting,
     ProgramRun,
     Received,
     Silence,
@@ -133,11 +134,10 @@ class Storage(Protocol):
             Unanswered: host not reached, no answer in time, or output that is not understood as a whole.
         """
 
-    def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, bool]:
-        """By resource that is up: whether its Primary freezes and asks when it loses its peer.
+    def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, Parting]:
+        """By resource that is up: what its Primary does when it loses its peer.
 
-        In the kernel its connections have protocol C, and all of its disks ``fencing resource-and-stonith``
-        (``drbdsetup show``).
+        As it is in the kernel (``drbdsetup show``), of all its connections and disks the weakest.
 
         Raises:
             Unanswered: host not reached, no answer in time, or output that is not understood.

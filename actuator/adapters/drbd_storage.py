@@ -21,7 +21,7 @@ import structlog
 
 from actuator.adapters.ssh import Completed, SshAccess, SshHost
 from actuator.adapters.warm import NotConnectedError
-from actuator.model import CallOutcome, Done, Failed, Indeterminate
+from actuator.model import CallOutcome, Done, Failed, Indeterminate, Parting
 from actuator.ports import Unanswered
 from exporter.drbd import (
     Connection,
@@ -85,7 +85,7 @@ class DrbdStorage:
         """See `actuator.ports.Storage.status`: one program on the host."""
         return self._hosts[host].status(timeout_seconds)
 
-    def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, bool]:
+    def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, Parting]:
         """See `actuator.ports.Storage.armed`: one program on the host."""
         return self._hosts[host].armed(timeout_seconds)
 
@@ -170,10 +170,10 @@ class _Host:
             self._read_names(deadline)
         return _with_names(snapshot, self._names, self.name)
 
-    def armed(self, timeout_seconds: float) -> Mapping[str, bool]:
+    def armed(self, timeout_seconds: float) -> Mapping[str, Parting]:
         found = self._show(timeout_seconds)
         # Without its disk or its connection the kernel does not say (8.4): then nothing is known.
-        return {it.name: _is_armed(it) for it in found if it.fencing is not None and it.connections}
+        return {it.name: _parting(it) for it in found if it.fencing is not None and it.connections}
 
     def allow_two_primaries(self, resource: str, *, allowed: bool, timeout_seconds: float) -> CallOutcome:
         if not _RESOURCE_NAME.fullmatch(resource):
@@ -357,9 +357,10 @@ def _refused(result: Completed) -> Failed:
     return Failed(_said(result), int(refusal["number"]) if refusal else None)
 
 
-def _is_armed(it: ResourceConfiguration) -> bool:
-    synchronous = all(connection.protocol is Protocol.C for connection in it.connections)
-    return it.fencing is Fencing.RESOURCE_AND_STONITH and synchronous
+def _parting(it: ResourceConfiguration) -> Parting:
+    if any(connection.protocol is not Protocol.C for connection in it.connections):
+        return Parting.LOSES
+    return Parting.ASKS if it.fencing is Fencing.RESOURCE_AND_STONITH else Parting.GOES_ON
 
 
 def _said(result: Completed) -> str:

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations
 
-from actuator.model import Authority, HookRun, Proof
+from actuator.model import Authority, HookRun, Parting, Proof
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, UnknownWord
 
 
@@ -378,11 +378,13 @@ def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
     return _changed(it, holder=target, granted=False, newest=False)
 
 
-def armed(it: Authority, host: str, *, is_armed: bool) -> Authority:
-    """What DRBD's configuration in a host's kernel says: does it freeze and ask when it loses its peer?"""
-    if host not in it.hosts or (host in it.armed) is is_armed:
+def armed(it: Authority, host: str, parting: Parting) -> Authority:
+    """What DRBD's configuration in a host's kernel says: what does it do when it loses its peer?"""
+    asks = it.armed | {host} if parting is Parting.ASKS else it.armed - {host}
+    lossy = it.lossy | {host} if parting is Parting.LOSES else it.lossy - {host}
+    if host not in it.hosts or (asks, lossy) == (it.armed, it.lossy):
         return it
-    return _changed(it, armed=it.armed | {host} if is_armed else it.armed - {host})
+    return _changed(it, armed=asks, lossy=lossy)
 
 
 def intended(it: Authority) -> Authority:

@@ -59,6 +59,8 @@ class Situation:
     """By resource, read before the look; None: not the same any more after it (arbiter's rule R2)."""
     kept: tuple[Disk, ...] = ()
     """The domain's disks as in the definition that vmheal keeps of it; none when it keeps none."""
+    accepts_loss: bool = False
+    """The site has said that writes may be lost that are acknowledged before the peer has them."""
     drifted: frozenset[str] = frozenset()
     """Hosts where the domain is defined otherwise than as kept."""
     xen: bool = False
@@ -520,6 +522,19 @@ def source_is_armed(it: Situation) -> str | None:
     return None
 
 
+def writes_reached_the_peer(it: Situation) -> str | None:
+    """With protocol A or B a write is acknowledged before it is on the peer's disk: an accident loses it."""
+    for resource in it.resources if it.proof and not it.accepts_loss else ():
+        authority = _authority(it, resource.name)
+        if it.source in authority.lossy and authority.admitted != {it.host}:
+            return (
+                f"{resource.name} was seen with protocol A or B on {it.source}: what {it.domain} saw stored"
+                f" last may not be on {it.host}; bring {it.source} back, or give that up ('vmheal-actuator"
+                f" readmit {resource.name} {it.host} --i-accept-lost-writes', or failover.accept_loss)"
+            )
+    return None
+
+
 def replica_was_current(it: Situation) -> str | None:
     """Where DRBD asks no arbiter, a replica may have fallen behind while nobody was there to write it down.
 
@@ -673,6 +688,7 @@ _LOST: tuple[Guard, ...] = (
     *_DISKS,
     there_is_a_proof,
     source_is_armed,
+    writes_reached_the_peer,
 )
 """The source of a failover may wake at any time: the proof holds all the same."""
 

@@ -9,7 +9,7 @@ from actuator.adapters.sqlite import SqliteJournal
 from actuator.contact import Contacts
 from actuator.core.progress import claimed
 from actuator.keep import Keeper
-from actuator.model import Authority, DomainRecord, Done, Plan, Promote
+from actuator.model import Authority, DomainRecord, Done, Parting, Plan, Promote
 from actuator.ports import Conflict, Ports, Unanswered
 from exporter.drbd import Role, parse_events2
 from tests.actuator.world import Clock, Serial, settings
@@ -247,7 +247,7 @@ def test_a_journal_that_fails_is_said_and_survived(keeper, hosts, journal, monke
 def test_whose_drbd_freezes_and_asks_is_written_down(keeper, hosts, journal):
     put(journal)
     hosts.says("14-connected-primary-secondary")
-    hosts.is_armed = {"voms01": True}
+    hosts.is_armed = {"voms01": Parting.ASKS}
     for _ in range(3):
         keeper.turn()
     assert journal.authority("voms01").armed == BOTH
@@ -256,11 +256,12 @@ def test_whose_drbd_freezes_and_asks_is_written_down(keeper, hosts, journal):
     for _ in range(3):
         keeper.turn()
     assert journal.authority("voms01").armed == BOTH
-    hosts.is_armed = {"voms01": False}
+    hosts.is_armed = {"voms01": Parting.LOSES}
     keeper._armed_at.clear()
     for _ in range(4):
         keeper.turn()
     assert journal.authority("voms01").armed == frozenset()
+    assert journal.authority("voms01").lossy == BOTH
 
 
 def given_up(hosts, *, peer_role="Secondary", peer_disk="UpToDate"):

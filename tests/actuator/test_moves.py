@@ -17,6 +17,7 @@ from actuator.model import (
     Indeterminate,
     Notification,
     Order,
+    Parting,
     PlanStatus,
     Proof,
 )
@@ -212,6 +213,26 @@ def test_an_armed_hosts_last_words_are_not_asked_for(start, clock):
     lose(machine, world, clock)
     assert_moved(world, machine)
     assert "last_words" not in world.calls
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_from_a_host_with_protocol_a_or_b_nothing_is_failed_over_without_consent(start, clock, confirmed):
+    world = World(parting=Parting.LOSES)
+    machine = start(world, **UNFENCED)
+    lose(machine, world, clock, confirmed=confirmed)
+    assert changes(world) == []
+    assert machine.record.escalation.guard == "writes_reached_the_peer"
+    assert "voms01 was seen with protocol A or B on v01" in machine.record.escalation.sentence
+
+
+@pytest.mark.parametrize("parting", [Parting.GOES_ON, Parting.LOSES])
+def test_with_consent_it_is(start, clock, parting):
+    world = World(parting=parting)
+    accept = parting is Parting.LOSES
+    machine = start(world, arbitrated=False, failover={"drbd_only": True, "accept_loss": accept})
+    world.journal = machine.journal  # nobody else writes
+    lose(machine, world, clock)
+    assert_moved(world, machine)
 
 
 def test_it_is_promoted_at_once_and_started_when_an_isolated_host_has_ended_it(start, clock):

@@ -12,6 +12,7 @@ from actuator.model import (
     EscalationKind,
     Event,
     Matcher,
+    Parting,
     PlanStatus,
     Proof,
     Silence,
@@ -480,8 +481,9 @@ def test_a_replica_that_was_admitted_since_is_excluded_since_later(excluded, clo
     assert "(since 2023-11-14 22:14:23+00:00)" in taken(machine, "readmit", **READMIT)
 
 
-def test_what_fell_behind_unseen_before_its_peer_failed_is_readmitted(start, clock):
-    world = World(last_words=BEHIND)
+@pytest.mark.parametrize("lacks", [{"last_words": BEHIND}, {"parting": Parting.LOSES}])
+def test_what_fell_behind_unseen_before_its_peer_failed_is_readmitted(start, clock, lacks):
+    world = World(**lacks)
     machine = start(world, **UNFENCED)
     world.journal = machine.journal  # nobody else writes
     lose(machine, world, clock)

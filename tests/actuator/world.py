@@ -28,6 +28,7 @@ from actuator.model import (
     Indeterminate,
     Notification,
     OutgoingAlert,
+    Parting,
     PlanStatus,
     Silence,
 )
@@ -107,6 +108,7 @@ class World:
         answers: for calls that change something, by name: what they say instead, once each, and whether they
             have their effect all the same.
         silent: hosts that do not answer.
+        parting: how DRBD is configured on both hosts.
         drifted: hosts where the domain is defined otherwise.
         last_words: what Prometheus has heard of a lost host; None: that all was well.
         watching: Alertmanager shows the alert Watchdog.
@@ -133,6 +135,7 @@ class World:
     prometheus: list[Notification] | None = field(default_factory=list)
     silenced: list[Silence] = field(default_factory=list)
     watching: bool = True
+    parting: Parting = Parting.ASKS
     last_words: dict[tuple[str, str], bool] | None = None
     sent: list[OutgoingAlert] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda name: None
@@ -286,7 +289,7 @@ class World:
     def armed(self, host, *, timeout_seconds):
         if host in self.silent:
             raise Unanswered(f"{host} does not answer")
-        return dict.fromkeys(self.resources, True)
+        return dict.fromkeys(self.resources, self.parting)
 
     def promote(self, host, resource, *, timeout_seconds):
         def effect():

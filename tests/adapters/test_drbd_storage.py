@@ -13,7 +13,7 @@ from actuator.adapters import drbd_storage
 from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.ssh import Completed, OutputTooLargeError, SshAccess
 from actuator.adapters.warm import NotConnectedError
-from actuator.model import Done, Failed, Indeterminate
+from actuator.model import Done, Failed, Indeterminate, Parting
 from actuator.ports import Unanswered
 from exporter.drbd import ConnectionState, DiskState, Role
 from tests.exporter.drbd_samples import SAMPLES, command, drbd9, drbd84, snaps9, snaps84
@@ -468,10 +468,13 @@ ARMED = ONLY.replace("resource-only", "resource-and-stonith")
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup show"), {"voms01": False}),
-        (ONLY, {"voms01": False}),
-        (ARMED, {"voms01": True}),
-        (ARMED.replace("net {", "net {\n        protocol B;"), {"voms01": False}),
+        (
+            command(drbd84("14-connected-primary-secondary.v01"), "drbdsetup show"),
+            {"voms01": Parting.GOES_ON},
+        ),
+        (ONLY, {"voms01": Parting.GOES_ON}),
+        (ARMED, {"voms01": Parting.ASKS}),
+        (ARMED.replace("net {", "net {\n        protocol B;"), {"voms01": Parting.LOSES}),
         (command(drbd84("19-standalone-v02.v02"), "drbdsetup show"), {}),
     ],
 )
@@ -485,7 +488,7 @@ def test_a_host_is_armed_when_its_kernel_freezes_what_lost_its_peer(answering, t
 def test_a_host_with_drbd_9_is_asked_for_json(answering):
     folder = SAMPLES / "drbd9" / "50-fencing-resource-and-stonith-handler-exit-4" / "v01"
     storage, _ = answering({SHOW9: said((folder / "show.json").read_text())})
-    assert True in storage.armed("v01", timeout_seconds=5).values()
+    assert Parting.ASKS in storage.armed("v01", timeout_seconds=5).values()
 
 
 def test_what_is_armed_is_not_known_without_an_answer(answering):
