@@ -229,7 +229,7 @@ class FailoverSettings(_Section):
     power_off_timeout_seconds: Seconds = 60.0
     max_dark_hosts: int = Field(default=1, ge=1, le=1000)
     """More hosts dark at once mean that the fault is on our side: nothing is failed over then."""
-    watchdog_max_age_seconds: Annotated[float, Field(ge=10, le=3600)] = 60.0
+    watchdog_max_age_seconds: Annotated[float, Field(ge=10, le=3600)] = 120.0
     """Nor when for so long Alertmanager has not shown the alert ``Watchdog``, or Prometheus not answered."""
     drbd_only: bool = False
     """Take DRBD's word for a proof: its Secondary promotes also while its cut-off peer writes. Dangerous."""

@@ -63,8 +63,7 @@ class Reconciler:
         self.last_at: float | None = None
         """Wall clock of the last turn that reached its end."""
         self.answered: Mapping[str, bool] = {}
-        """Whether each source answered in the last turn: Alertmanager, Prometheus, libvirt on each host; and
-        whether the alert Watchdog was there."""
+        """Whether each source answered in the last turn: Alertmanager, Prometheus, libvirt on each host."""
 
     def turn(self) -> None:
         """Ask everybody once, side by side. Handles its own errors."""
@@ -93,9 +92,9 @@ class Reconciler:
         }
         answers = self._ports.tasks.gather(sources | states, timeout_seconds=max(servers, timeout))
         self.answered = {
-            source: not isinstance(answer, Unanswered) and answer is not False
+            source: not isinstance(answer, Unanswered)
             for source, answer in answers.items()
-            if source != SILENCES
+            if source not in {SILENCES, WATCHDOG}
         }
         self._look_for_monitoring(answers)
         # Alertmanager knows silences and inhibitions; without it every alert of Prometheus counts.
@@ -119,8 +118,9 @@ class Reconciler:
         missing = [str(answers[it]) for it in (PROMETHEUS, WATCHDOG) if isinstance(answers[it], Unanswered)]
         if answers[WATCHDOG] is False:
             missing.append("Alertmanager does not show the alert Watchdog of rules/vmheal.yml")
-        before = self._worker.sight or Sight()
-        sight = before.after("; ".join(missing), self._ports.clock.monotonic())
+        now = self._ports.clock.monotonic()
+        before = self._worker.sight or Sight(now)
+        sight = before.after("; ".join(missing), now)
         if bool(sight.missing) != bool(before.missing):
             log.warning("monitoring", missing=sight.missing or "nothing any more")
         self._worker.sight = sight

@@ -79,7 +79,7 @@ class Limits:
     """Where it cannot be, it is shut down and started on its target."""
     max_dark_hosts: int = 1
     """More dark hosts at once mean that it is we who see nothing."""
-    watchdog_max_age_seconds: float = 60.0
+    watchdog_max_age_seconds: float = 120.0
     """So does monitoring that was not seen to work for longer."""
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 class Sight:
     """What reconcile has seen of Prometheus and Alertmanager."""
 
-    seen_at: float | None = None
-    """Monotonic seconds: when they were last seen to work."""
+    seen_at: float
+    """Monotonic seconds: when they were last seen to work, or first looked for. An Alertmanager that has just
+    started is told by Prometheus within a minute."""
     missing: str = ""
     """What was missing in the last turn; empty: nothing."""
 
@@ -23,11 +24,10 @@ class Sight:
 
 def not_blind(sight: Sight | None, now: float, max_age_seconds: float) -> str | None:
     """Who sees nothing takes every host for dead; None has not looked yet, and is not blind for that."""
-    if sight is None or (sight.seen_at is not None and now - sight.seen_at <= max_age_seconds):
+    if sight is None or now - sight.seen_at <= max_age_seconds:
         return None
-    since = "since it started" if sight.seen_at is None else f"for {now - sight.seen_at:.0f} s"
     missing = sight.missing or "reconcile does not come to its end"
     return (
-        f"vmheal sees nothing of monitoring {since} ({missing}), and failover.watchdog_max_age_seconds is"
-        f" {max_age_seconds:g}: mend Prometheus or Alertmanager"
+        f"vmheal sees nothing of monitoring for {now - sight.seen_at:.0f} s ({missing}), and"
+        f" failover.watchdog_max_age_seconds is {max_age_seconds:g}: mend Prometheus or Alertmanager"
     )

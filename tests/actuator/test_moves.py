@@ -102,7 +102,7 @@ def test_nothing_is_failed_over_while_monitoring_is_not_seen(start, clock):
     machine = start(world)
     machine.run(3)
     world.watching = False
-    machine.run(60)
+    machine.run(121)
     world.power_cut("v01")
     machine.receive(host_alert(clock.wall()))
     machine.run(20, keeps=True)
@@ -131,7 +131,7 @@ def test_a_server_of_monitoring_that_stays_away_does(start, clock, silent):
     world = World()
     machine = start(world)
     setattr(world, silent, None)
-    machine.run(3)
+    machine.run(121)
     world.power_cut("v01")
     machine.receive(host_alert(clock.wall()))
     machine.run(20, keeps=True)

@@ -124,7 +124,7 @@ def test_who_answered_reconcile_is_shown(watched):
         }
         libvirt = {source: value for source, value in up.items() if source.startswith("libvirt")}
         assert libvirt == {"libvirt on v01": float(not silent)}
-        assert up.keys() - libvirt.keys() == {"Alertmanager", "Prometheus", "Watchdog"}
+        assert up.keys() - libvirt.keys() == {"Alertmanager", "Prometheus"}
         assert report.registry.get_sample_value("vmheal_reconcile_timestamp_seconds") == (
             machine.reconciler.last_at
         )

@@ -239,6 +239,19 @@ def test_what_is_silenced_is_left_out_until_the_silence_ends(site: Site) -> None
 
 
 @pytest.mark.daemons
+def test_the_watchdog_is_seen_also_when_it_is_silenced(site: Site) -> None:
+    assert not site.adapter.watchdog(timeout_seconds=PATIENCE)
+    site.send(alertname="Watchdog", severity="none")
+    wait_until(lambda: site.adapter.watchdog(timeout_seconds=PATIENCE), "the alert", PATIENCE)
+    silence = site.silence(alertname="Watchdog")
+    wait_until(
+        lambda: site.everything()["Watchdog"]["status"]["state"] == "suppressed", "the silence", PATIENCE
+    )
+    assert site.adapter.watchdog(timeout_seconds=PATIENCE)
+    requests.delete(f"{site.url}/api/v2/silence/{silence}", timeout=PATIENCE).raise_for_status()
+
+
+@pytest.mark.daemons
 def test_what_is_inhibited_is_left_out(site: Site) -> None:
     site.send(alertname="VMFailure", action="restart", domain="inhibited", host="v09")
     wait_until(lambda: "inhibited" in site.domains(), "the alert", PATIENCE)
