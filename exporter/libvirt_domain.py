@@ -114,6 +114,7 @@ class Definition:
     machine: str
     disks: tuple[Disk, ...]
     interfaces: tuple[Interface, ...]
+    memory_bytes: int | None = None  # the most that it may use; None: not said in KiB, as libvirt always does
 
 
 def parse_definition(xml: str) -> Definition:
@@ -135,7 +136,15 @@ def parse_definition(xml: str) -> Definition:
             + [_block_device(element) for element in domain.findall(_BLOCK_DEVICES)]
         ),
         interfaces=tuple(_interface(element) for element in domain.findall("./devices/interface")),
+        memory_bytes=_memory_bytes(domain),
     )
+
+
+def _memory_bytes(domain: ET.Element) -> int | None:
+    memory = domain.find("memory")
+    if memory is None or memory.get("unit", "KiB") != "KiB" or not (memory.text or "").strip().isdecimal():
+        return None
+    return int(memory.text or "") * 1024
 
 
 # A container's block devices (libvirt: Domain XML format, "Block / character devices").

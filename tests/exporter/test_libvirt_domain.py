@@ -120,6 +120,21 @@ def test_a_container_and_a_xen_guest():
 def test_a_definition_without_anything():
     definition = parse_definition("<domain/>")
     assert (definition.kind, definition.os_type, definition.disks) == ("", "", ())
+    assert definition.memory_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("memory", "size_bytes"),
+    [
+        ("<memory unit='KiB'>1048576</memory><currentMemory unit='KiB'>4</currentMemory>", 1 << 30),
+        ("<memory>1</memory>", 1024),
+        ("<memory unit='MiB'>1</memory>", None),
+        ("<memory unit='KiB'>much</memory>", None),
+        ("<memory/>", None),
+    ],
+)
+def test_the_most_memory_that_it_may_use(memory, size_bytes):
+    assert parse_definition(f"<domain>{memory}</domain>").memory_bytes == size_bytes
 
 
 VOLUMES = {0: ("voms01", "0"), 7: ("ce01", "2")}
