@@ -248,10 +248,17 @@ def _explain_decision(when: str, decision: Mapping[str, Any]) -> None:
         click.echo(f"    {number}. {step}")
     if decision.get("proof"):
         click.echo(f"    proof that the old host does not write: {decision['proof']}")
-    for host, why in decision.get("rejected", {}).items():
-        click.echo(f"    not {host}: {why}")
+    _tell_choice(decision)
     if "note" in decision:
         click.echo(f"    {decision['note']}")
+
+
+def _tell_choice(decision: Mapping[str, Any]) -> None:
+    """Why it goes there, and to no other host."""
+    if decision.get("chosen"):
+        click.echo(f"    there because {decision['chosen']}")
+    for host, why in decision.get("rejected", {}).items():
+        click.echo(f"    not {host}: {why}")
 
 
 # ---- orders -----------------------------------------------------------------------------------------------
@@ -506,6 +513,7 @@ def tell(story: Mapping[str, Any]) -> None:
         click.echo(f"{time_text(evidence['at'])} seen      {evidence['sentence']}")
     if decision is not None:
         click.echo(f"{time_text(decision['at'])} decided   {decision['sentence']}")
+        _tell_choice(decision["detail"])
     for number, step in enumerate(story["steps"], 1):
         if step["concluded_at"] is None:
             became = "no outcome yet: it is under way, or vmheal ended there"

@@ -172,8 +172,10 @@ class DomainSettings(_Section):
     """Instead of the global mode."""
     priority: int = Field(default=0, ge=-1000, le=1000)
     """Of a dead host's domains the highest comes first."""
+    apart: tuple[Name, ...] = ()
+    """Domains that should not be on the same host as this one; it holds for both."""
 
-    @field_validator("hosts", mode="before")
+    @field_validator("hosts", "apart", mode="before")
     @classmethod
     def _hosts(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
@@ -327,6 +329,12 @@ class Settings(_Section):
             for name, domain in self.domains.items()
             if domain.hosts and domain.host not in domain.hosts
         ]
+        problems += [
+            f"domains.{name}: apart: {other!r} is not the name of another domain"
+            for name, domain in self.domains.items()
+            for other in domain.apart
+            if other == name or other not in self.domains
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -338,6 +346,15 @@ class Settings(_Section):
     def mode_of(self, domain: str) -> Mode:
         """The domain's own mode, else the global one."""
         return self.domains[domain].mode or self.mode
+
+    def apart(self) -> dict[str, frozenset[str]]:
+        """By domain: those that should not be on the same host, whichever of the two names the other."""
+        pairs = [(name, other) for name, domain in self.domains.items() for other in domain.apart]
+        both: dict[str, set[str]] = {name: set() for name in self.domains}
+        for name, other in pairs:
+            both[name].add(other)
+            both[other].add(name)
+        return {name: frozenset(others) for name, others in both.items()}
 
     @property
     def listen_address(self) -> tuple[str, int]:

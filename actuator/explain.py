@@ -142,6 +142,7 @@ def _said(decision: Decision) -> Mapping[str, object]:
                 "proof": decision.proof,
                 "proposal": proposal(decision),
                 "steps": [describe(step) for step in decision.steps],
+                "chosen": decision.chosen,
                 "rejected": decision.rejected,
             }
         case Refusal():

@@ -364,6 +364,8 @@ class Plan:
     """Where it ran, or should have; empty when it does not move."""
     proof: Proof | None = None
     """Of a failover: why the source cannot write any more."""
+    chosen: str = ""
+    """Why the domain goes to this host and to no other; empty when it does not move."""
     rejected: Mapping[str, str] = field(default_factory=dict)
     """By host: why the domain does not go there."""
     suspect: bool = False

@@ -35,6 +35,9 @@ WATCHDOG = "Watchdog"
 DEFINITIONS_SECONDS = 60.0
 """Between two readings of how the domains are defined."""
 
+MEASURE_SECONDS = 1.0
+"""A host that is too busy to tell its free memory in time is asked again in the next turn."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -77,7 +80,7 @@ class Reconciler:
             self.last_at = self._ports.clock.wall()
 
     def _ask(self, records: tuple[DomainRecord, ...]) -> None:
-        hypervisor, timeout = self._ports.hypervisor, self._settings.evidence.timeout_seconds
+        timeout = self._settings.evidence.timeout_seconds
         servers = max(self._settings.alertmanager.timeout_seconds, self._settings.prometheus.timeout_seconds)
         sources: dict[str, Callable[[], tuple[Notification, ...] | Mapping[str, DomainState] | bool]] = {
             ALERTMANAGER: functools.partial(self._ports.alerts.firing, timeout_seconds=servers),
@@ -87,14 +90,17 @@ class Reconciler:
         }
         known = {it.host: it for it in self._ports.journal.hosts()}
         hosts = sorted(set(known) & set(self._settings.hosts) | {record.host for record in records})
-        states = {
-            _of(host): functools.partial(hypervisor.states, host, timeout_seconds=timeout) for host in hosts
+        states = {_of(host): functools.partial(self._states, host, timeout) for host in hosts}
+        spare = {
+            f"memory of {host}": functools.partial(self._measure, host, MEASURE_SECONDS)
+            for host in self._settings.hosts
+            if host not in hosts
         }
-        answers = self._ports.tasks.gather(sources | states, timeout_seconds=max(servers, timeout))
+        answers = self._ports.tasks.gather(sources | states | spare, timeout_seconds=max(servers, timeout))
         self.answered = {
             source: not isinstance(answer, Unanswered)
             for source, answer in answers.items()
-            if source not in {SILENCES, WATCHDOG}
+            if source not in {SILENCES, WATCHDOG} and source not in spare
         }
         self._look_for_monitoring(answers)
         # Alertmanager knows silences and inhibitions; without it every alert of Prometheus counts.
@@ -133,6 +139,25 @@ class Reconciler:
             log.warning("a silence that pauses nothing", by=odd[why].by, comment=odd[why].comment, why=why)
         self._odd = frozenset(odd)
         self._worker.silences = silences
+        return ()
+
+    def _states(self, host: str, timeout_seconds: float) -> Mapping[str, DomainState]:
+        """What runs there; and in the time that is left, what memory it has free for more."""
+        begun = self._ports.clock.monotonic()
+        states = self._ports.hypervisor.states(host, timeout_seconds=timeout_seconds)
+        left_seconds = begun + timeout_seconds - self._ports.clock.monotonic()
+        self._measure(host, min(MEASURE_SECONDS, max(0.0, left_seconds / 2)))
+        return states
+
+    def _measure(self, host: str, timeout_seconds: float) -> tuple[()]:
+        """Let the worker know what memory a host has free; when it does not tell, the last figure stands."""
+        now = self._ports.clock.monotonic()
+        try:
+            capacity = self._ports.hypervisor.capacity(host, timeout_seconds=timeout_seconds)
+        except Unanswered as error:
+            self._worker.rooms.not_measured(host, str(error))
+        else:
+            self._worker.rooms.measured(host, capacity, now)
         return ()
 
     def _keep_definitions(self, records: tuple[DomainRecord, ...], answers: Mapping[str, object]) -> None:
@@ -187,6 +212,7 @@ class Reconciler:
         self._worker.drifted = drifted
 
     def _keep_definition(self, record: DomainRecord, xml: str) -> None:
+        self._worker.rooms.defined(record.domain, xml)
         kept = self._ports.journal.definition(record.domain)
         if kept is not None and kept.xml == xml:
             return

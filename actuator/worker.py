@@ -18,7 +18,7 @@ from actuator.config import Mode, Settings
 from actuator.contact import Contacts
 from actuator.core import progress, sight
 from actuator.core.admit import OF_HOSTS, RUN, admit
-from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish, decide, proposal
+from actuator.core.decide import APPROVAL, ATTEMPTS, Hosts, Limits, Question, Wish, decide, proposal
 from actuator.core.guard import Situation
 from actuator.core.replica import names_of
 from actuator.core.silence import silenced
@@ -43,6 +43,7 @@ from actuator.model import (
 )
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
+from actuator.rooms import Rooms
 from actuator.run import Runner
 
 RETRY_SECONDS = 1.0
@@ -112,6 +113,8 @@ class Worker:
         self._executor = executor
         self._contacts = contacts
         self._runner = Runner(ports, settings)
+        self.rooms = Rooms(settings, protected, ports.journal)
+        """Reconcile tells it what hosts have."""
         self._limits = _limits(settings)
         self._alarm = alarm
         self.wake = wake
@@ -124,8 +127,6 @@ class Worker:
         self._lock = threading.Lock()
         self._cases: dict[str, _Case] = {}
         self._inbox_seen = 0
-        self._expected: Counter[str] = Counter()
-        """How many domains should run on each host, as of the last turn."""
         self._known: OrderedDict[Key, None] = OrderedDict()
 
     # ---- from outside ------------------------------------------------------------------------------------
@@ -136,7 +137,9 @@ class Worker:
         Raises:
             JournalError: they cannot be read.
         """
-        for record in self._protected.records():
+        records = self._protected.records()
+        self.rooms.saw(*records)
+        for record in records:
             if record.open_plan is not None:
                 self.suspect(record.domain, f"plan {record.open_plan.id} was left open")
 
@@ -277,9 +280,7 @@ class Worker:
             return min(later, default=IDLE_SECONDS)
         failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
         records = {it.domain: it for it in self._protected.records()}
-        self._expected = Counter(
-            it.open_plan.plan.host if it.open_plan else it.host for it in records.values()
-        )
+        self.rooms.saw(*records.values())
         for domain in sorted(due, key=lambda it: -self._settings.domains[it].priority):
             host = self._where_it_is_handled(records[domain], failed)
             if load[host] < self._settings.limits.plans_per_host:
@@ -349,8 +350,16 @@ class Worker:
             return
         question = self._question(record, _wish(received), hosts)
         situation, now = question.home, question.now
-        decision = decide(question)
         said = [_observed(now, situation), *([_suspected(now, record, suspicion)] if not received else [])]
+        with self.rooms.claiming:
+            decision = decide(self._with_rooms(question))
+            if isinstance(decision, Plan) and self._is_released(record, decision, received):
+                claimed, seen = self._claim(record, decision, situation, said, received, now)
+            else:
+                claimed, seen = None, None
+        if claimed is not None:
+            self._run(claimed, seen)
+            return
         match decision:
             case Nothing():
                 self._nothing(record, decision, said, received, now)
@@ -359,7 +368,7 @@ class Worker:
             case Postpone():
                 self._postpone(record, decision, said, received, suspicion, now)
             case Plan():
-                self._act(record, decision, situation, said, received, now)
+                self._withhold(record, decision, said, received, now)
 
     def question(self, record: DomainRecord) -> Question:
         """What a decision about the domain would rest on now, with a fresh look. Changes nothing.
@@ -367,12 +376,18 @@ class Worker:
         Raises:
             JournalError: it cannot be read.
         """
-        return self._question(record, Wish(), self._hosts(record))
+        return self._with_rooms(self._question(record, Wish(), self._hosts(record)))
 
     def _question(self, record: DomainRecord, wish: Wish, hosts: Hosts) -> Question:
         situation = self._executor.situation(record, lost_at=hosts.failed.get(record.host))
         situation = replace(situation, drifted=self.drifted.get(record.domain, frozenset()))
         return Question(situation, record, self._limits, wish, hosts, self._ports.clock.wall(), self.sight)
+
+    def _with_rooms(self, it: Question) -> Question:
+        """The question with what is known of the hosts' room at this moment."""
+        return replace(
+            it, hosts=self.rooms.around(it.record, it.hosts, self._ports.clock.monotonic(), it.now)
+        )
 
     def paused(self, record: DomainRecord) -> Postpone | None:
         """A person has said that nothing is to be begun for it, here or in Alertmanager.
@@ -416,7 +431,6 @@ class Worker:
                 if host.fence and not _agent_failed(record, wall)
             ),
             drbd_only=self._settings.failover.drbd_only,
-            load=self._expected,
         )
 
     def _nothing(
@@ -470,15 +484,25 @@ class Worker:
             self._ports.journal.commit(events=[*said, event])
         self._put_back(record.domain, received, suspicion or "postponed", max(0.1, postpone.until_at - now))
 
-    def _act(
+    def _is_released(self, record: DomainRecord, plan: Plan, received: tuple[Received, ...]) -> bool:
+        """The mode lets the plan be carried out, or a person: what a person orders needs no second word."""
+        match self._settings.mode_of(record.domain):
+            case Mode.OBSERVE:
+                return False
+            case Mode.APPROVE:
+                return _wish(received).leave or record.approved == proposal(plan)
+            case Mode.ENFORCE:
+                return True
+
+    def _withhold(
         self,
         record: DomainRecord,
         plan: Plan,
-        seen: Situation,
         said: list[Event],
         received: tuple[Received, ...],
         now: float,
     ) -> None:
+        """Say what would be done, and to a person who may release it, how."""
         steps = "; ".join(describe(step) for step in plan.steps)
         if self._settings.mode_of(record.domain) is Mode.OBSERVE:
             sentence = f"{plan.reason}; in mode enforce vmheal would: {steps}"
@@ -486,22 +510,31 @@ class Worker:
                 event = Event(now, "would", sentence, record.domain, record.host)
                 self._ports.journal.commit(events=[*said, event], settled=received)
             return
-        # What a person orders needs no second word.
-        released = _wish(received).leave or record.approved == proposal(plan)
-        if self._settings.mode_of(record.domain) is Mode.APPROVE and not released:
-            refusal = Refusal(
-                "is_approved",
-                f"{plan.reason}. vmheal would: {steps}. 'vmheal-actuator approve {record.domain}"
-                f" {proposal(plan)}' lets it",
-            )
-            self._refuse(record, refusal, said, (), now)
-            # What was asked for waits with it: without it another plan would be made.
-            self._put_back(record.domain, received, "a plan waits to be approved", PAUSED_SECONDS)
-            return
+        refusal = Refusal(
+            APPROVAL,
+            f"{plan.reason}. vmheal would: {steps}. 'vmheal-actuator approve {record.domain}"
+            f" {proposal(plan)}' lets it",
+        )
+        self._refuse(record, refusal, said, (), now)
+        # What was asked for waits with it: without it another plan would be made.
+        self._put_back(record.domain, received, "a plan waits to be approved", PAUSED_SECONDS)
+
+    def _claim(
+        self,
+        record: DomainRecord,
+        plan: Plan,
+        seen: Situation,
+        said: list[Event],
+        received: tuple[Received, ...],
+        now: float,
+    ) -> tuple[DomainRecord, Situation]:
+        """Make the plan durable, with its first intent; the look still holds for that."""
         claimed = progress.claimed(record, plan, now=now)
         opened = claimed.open_plan
         assert opened is not None, "just claimed"
-        decided = Event(now, "decided", f"{plan.reason}: {steps}", plan.domain, plan.host, opened.id)
+        steps = "; ".join(describe(step) for step in plan.steps)
+        why = {"chosen": plan.chosen, "rejected": plan.rejected} if plan.source else {}
+        decided = Event(now, "decided", f"{plan.reason}: {steps}", plan.domain, plan.host, opened.id, why)
         authorities = claims(opened, (seen.authorities or {}).get)
         self._ports.journal.commit(
             record=claimed,
@@ -509,12 +542,14 @@ class Worker:
             events=[*said, decided, *following(opened, now)],
             settled=received,
         )
+        self.rooms.saw(claimed)
         # Written over what was read before the look, so the look still holds.
         written = {**(seen.authorities or {}), **{it.resource: it for it in authorities}}
-        self._run(claimed, replace(seen, authorities=written))
+        return claimed, replace(seen, authorities=written)
 
     def _run(self, record: DomainRecord, seen: Situation | None) -> DomainRecord:
         after = self._executor.run(record, seen=seen)
+        self.rooms.saw(after)
         self._alarm.changed(record, after)
         if after.plan is not None and after.plan.status is PlanStatus.FAILED:
             self.suspect(record.domain, "the last plan failed", after_seconds=RETRY_SECONDS)

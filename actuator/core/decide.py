@@ -1,6 +1,6 @@
 """What to do about a domain: evidence, history, orders and limits give a plan, or the reason for none."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal
@@ -23,6 +23,7 @@ from actuator.core.guard import (
     replica_was_current,
     runs_nowhere_else,
 )
+from actuator.core.place import Choice, Leaving, Room, past, place_one
 from actuator.core.sight import Sight, not_blind
 from actuator.model import (
     AllowTwo,
@@ -61,6 +62,8 @@ def proposal(plan: Plan) -> str:
 
 ATTEMPTS = "attempts_are_left"
 """The name of the refusal when the limit is used up."""
+APPROVAL = "is_approved"
+"""That of a plan that waits for a person's word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,10 @@ class Hosts:
     """They have a fence agent, and it has not just failed."""
     drbd_only: bool = False
     """DRBD's word alone is proof enough: the site has said so."""
-    load: Mapping[str, int] = field(default_factory=dict)
-    """How many protected domains should run on each."""
+    rooms: Mapping[str, Room] = field(default_factory=dict)
+    """What each has for further domains."""
+    leaving: tuple[Leaving, ...] = ()
+    """The domain of the question, and all that are to leave a failed or drained host with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,42 +293,49 @@ def _restart_steps(situation: Situation, view: DomainView) -> Iterator[Step]:
 # ---- to another host ---------------------------------------------------------------------------------------
 
 
-def _targets(
-    it: Question, guards: tuple[Guard, ...], proof: Proof | None = None
-) -> tuple[Situation | None, dict[str, str], Refusal | None]:
-    """The best of the hosts that may have the domain; why each other one may not; and the last refusal.
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where a domain goes."""
 
-    The least loaded first, then by name; after those one where the last plan failed, and last one that failed
-    the domain before, which counts only when its own host is dead. The same question has the same answer.
-    """
-    rejected: dict[str, str] = {}
-    last: Refusal | None = None
-    fit: list[Situation] = []
+    there: Situation
+    chosen: str
+    """Why to this host."""
+    beside: str
+    """For the plan's reason: from whom it could not be kept apart."""
+    rejected: Mapping[str, str]
+    """By host: why not to that one."""
+
+
+def _target(
+    it: Question, guards: tuple[Guard, ...], verb: str, *, down: bool, proof: Proof | None = None
+) -> _Target | Refusal:
+    """The best of the hosts that may have the domain, among all that leave theirs at the same time."""
+    domain, own = it.record.domain, it.home.host
+    fit: dict[str, Situation] = {}
+    rejected: dict[str, Refusal] = {}
     for host in it.home.hosts:
-        if host == it.home.host:
+        if host == own:
             continue
-        there = replace(it.home, host=host, source=it.home.host, proof=proof)
+        there = replace(it.home, host=host, source=own, proof=proof)
         refusal = _unwanted(it, host) or check(guards, there)
         if refusal is None:
-            fit.append(there)
+            fit[host] = there
         else:
-            rejected[host] = refusal.sentence
-            last = refusal
-    failed, suspects = _last_failed_on(it.record), it.record.suspects
-    fit.sort(
-        key=lambda there: (
-            suspects.get(there.host, 0.0) > it.now,
-            there.host == failed,
-            it.hosts.load.get(there.host, 0),
-            there.host,
-        )
-    )
-    rejected |= {there.host: f"{fit[0].host} has fewer domains, or comes first" for there in fit[1:]}
-    return (fit[0] if fit else None), rejected, last
+            rejected[host] = refusal
+    choice = _choice(it, fit, down=down)
+    rejected |= choice.rejected
+    if not choice.host:
+        return _nowhere(domain, verb, {host: rejected[host] for host in it.home.hosts if host in rejected})
+    beside = f"; no other host keeps it apart from {', '.join(choice.beside)}" if choice.beside else ""
+    sentences = {host: refusal.sentence for host, refusal in rejected.items()}
+    return _Target(fit[choice.host], choice.reason, beside, sentences)
 
 
-def _last_failed_on(record: DomainRecord) -> str:
-    return record.plan.plan.host if record.plan and record.plan.status is PlanStatus.FAILED else ""
+def _choice(it: Question, fit: Iterable[str], *, down: bool) -> Choice:
+    domain, leaving = it.record.domain, it.hosts.leaving
+    known = next((each for each in leaving if each.domain == domain), Leaving(domain))
+    hosts = {host: past(it.record, host, now=it.now) for host in fit}
+    return place_one(replace(known, hosts=hosts, down=down), leaving, it.hosts.rooms)
 
 
 def _unwanted(it: Question, host: str) -> Refusal | None:
@@ -348,13 +360,14 @@ def _unwanted(it: Question, host: str) -> Refusal | None:
     return None
 
 
-def _nowhere(domain: str, verb: str, rejected: Mapping[str, str], last: Refusal | None) -> Refusal:
+def _nowhere(domain: str, verb: str, rejected: Mapping[str, Refusal]) -> Refusal:
     """Say why a domain goes nowhere; the guard is that of the last host that was asked."""
-    if last is None:
+    if not rejected:
         return Refusal("has_a_target", f"{domain} has no other host with its disks: it cannot be {verb}")
+    *_, last = rejected.values()
     if len(rejected) == 1:
         return last
-    return Refusal(last.guard, "; ".join(f"{host}: {sentence}" for host, sentence in rejected.items()))
+    return Refusal(last.guard, "; ".join(f"{host}: {it.sentence}" for host, it in rejected.items()))
 
 
 def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
@@ -363,21 +376,19 @@ def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
     if postpone := _limited_move(it):
         return postpone
     if runs and it.limits.live and not home.xen:
-        target, rejected, last = _targets(it, (*LIVE, is_secondary_here))
-        if target is not None:
-            return _live(target, view, rejected)
+        target = _target(it, (*LIVE, is_secondary_here), "moved", down=False)
+        if isinstance(target, _Target):
+            return _live(target, view)
         if not it.limits.cold:
-            return _nowhere(home.domain, "moved", rejected, last)
+            return target
     elif runs and not it.limits.cold:
         return Refusal(
             "may_be_shut_down",
             f"{home.domain} runs on {home.host} and cannot be moved live: move.cold allows to shut it down"
             " for that, or shut it down yourself",
         )
-    target, rejected, last = _targets(it, (*MOVE, is_secondary_here))
-    if target is None:
-        return _nowhere(home.domain, "moved", rejected, last)
-    return _cold(target, view, rejected, suspect=suspect)
+    target = _target(it, (*MOVE, is_secondary_here), "moved", down=not runs)
+    return _cold(target, view, suspect=suspect) if isinstance(target, _Target) else target
 
 
 def _limited_move(it: Question) -> Refusal | Postpone | None:
@@ -406,7 +417,8 @@ def _definition(target: Situation) -> tuple[Step, ...]:
     return (Define(target.host, target.domain, anew=drifted),)
 
 
-def _cold(target: Situation, view: DomainView, rejected: Mapping[str, str], *, suspect: bool) -> Plan:
+def _cold(found: _Target, view: DomainView, *, suspect: bool) -> Plan:
+    target = found.there
     source, domain = target.source, target.domain
     steps: list[Step] = [*_definition(target)]
     if view.id is not None:
@@ -422,15 +434,17 @@ def _cold(target: Situation, view: DomainView, rejected: Mapping[str, str], *, s
         domain=domain,
         host=target.host,
         reason=f"{domain} is {view.state} on {source} (reason: {view.reason}){why}:"
-        f" it moves to {target.host}",
+        f" it moves to {target.host}{found.beside}",
         steps=tuple(steps),
         source=source,
-        rejected=rejected,
+        chosen=found.chosen,
+        rejected=found.rejected,
         suspect=suspect,
     )
 
 
-def _live(target: Situation, view: DomainView, rejected: Mapping[str, str]) -> Plan:
+def _live(found: _Target, view: DomainView) -> Plan:
+    target = found.there
     source, domain = target.source, target.domain
     assert view.id is not None, "it runs"
     names = [resource.name for resource in target.resources]
@@ -449,7 +463,8 @@ def _live(target: Situation, view: DomainView, rejected: Mapping[str, str]) -> P
             Confirm(target.host, domain),
         ),
         source=source,
-        rejected=rejected,
+        chosen=found.chosen,
+        rejected=found.rejected,
     )
 
 
@@ -466,18 +481,20 @@ def _failover(it: Question) -> Decision:
     if why := not_blind(it.sight, home.now, it.limits.watchdog_max_age_seconds):
         return Refusal(not_blind.__name__, f"{why}; {home.domain} is not failed over before that")
     proof = _proof(home, it.hosts)
-    target, rejected, last = _targets(it, (*FAILOVER, replica_was_current), proof)
-    if target is None:
-        return _nowhere(home.domain, "failed over", rejected, last)
+    found = _target(it, (*FAILOVER, replica_was_current), "failed over", down=True, proof=proof)
+    if isinstance(found, Refusal):
+        return found
+    target = found.there
     return _limited(it) or Plan(
         verb="failover",
         domain=home.domain,
         host=target.host,
-        reason=f"{home.host} is dead: {home.domain} comes up on {target.host}",
+        reason=f"{home.host} is dead: {home.domain} comes up on {target.host}{found.beside}",
         steps=tuple(_failover_steps(target)),
         source=home.host,
         proof=proof,
-        rejected=rejected,
+        chosen=found.chosen,
+        rejected=found.rejected,
     )
 
 

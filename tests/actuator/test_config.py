@@ -61,6 +61,8 @@ def test_the_documented_example_names_every_key_with_its_default(write):
         ),
         ("  max_attempts:", "  max_tries:", "restart.max_tries: unknown key"),
         ("  v02:\n", "  v03:\n", "domains.voms01: host 'v02' is not in hosts (v01, v03)"),
+        ("apart: []", "apart: [db]", "domains.voms01: apart: 'db' is not the name of another domain"),
+        ("apart: []", "apart: [voms01]", "domains.voms01: apart: 'voms01' is not the name of another domain"),
         (
             "    hosts: [v01, v02]",
             "    hosts: [v02]",
@@ -249,3 +251,11 @@ def test_what_the_configuration_accepts_the_adapter_does(key):
     """And the other way round: a file that loads never fails later."""
     assert key in OURS
     assert FenceAgent("fence_ipmilan", {"ip": "10.30.0.1"}).agent == "fence_ipmilan"
+
+
+def test_apart_holds_for_both_whoever_names_the_other(write):
+    one = "  voms01:\n    host: v01\n    apart: [voms02, voms03]\n"
+    others = "  voms02:\n    host: v01\n  voms03:\n    host: v01\n    apart: [voms01]\n"
+    before, _, after = EXAMPLE.read_text().partition("domains:\n")
+    apart = load(write(f"{before}domains:\n{one}{others}programs:{after.partition('programs:')[2]}")).apart()
+    assert apart == {"voms01": {"voms02", "voms03"}, "voms02": {"voms01"}, "voms03": {"voms01"}}

@@ -63,7 +63,7 @@ def start(folders, clock):
 
 
 def changes(world):
-    reads = {"look", "status", "states", "firing", "send", "definition", "last_words"}
+    reads = {"look", "status", "states", "firing", "send", "definition", "last_words", "capacity"}
     return [call for call in world.calls if call not in reads]
 
 

@@ -502,6 +502,9 @@ def test_how_long_a_pause_is(operated, monkeypatch, given, seconds):
 # ---- the story of a plan ---------------------------------------------------------------------------------
 
 
+CHOICE = {"chosen": "v01 has 4096 MiB of memory free", "rejected": {"v02": "it has 3 protected domains"}}
+
+
 @pytest.fixture
 def told(tmp_path):
     """A journal with two plans of a domain whose name has a dash, one of them after a crash of the actuator."""
@@ -515,7 +518,7 @@ def told(tmp_path):
         Event(4.0, "observed", "v01: later", "web-1", "v01"),
         Event(4.5, "outcome", "start web-1 on v01: failed: no", "web-1", "v01", "web-1-2", {"seconds": 1.5}),
         Event(5.0, "finished", "plan failed: no", "web-1", "v01", "web-1-2", {"seconds": 3.0}),
-        Event(6.0, "decided", "again", "web-1", "v01", "web-1-9"),
+        Event(6.0, "decided", "it moves", "web-1", "v01", "web-1-9", CHOICE),
         Event(6.0, "intent", "start web-1 on v01", "web-1", "v01", "web-1-9"),
     ]
     with closing(SqliteJournal(tmp_path / "journal")) as journal:
@@ -551,6 +554,10 @@ def test_the_story_of_a_plan(told):
 def test_a_plan_that_has_not_ended_and_one_that_is_not_there(told):
     status, out, _ = run("journal", "show", "web-1-9", "--path", told)
     assert status == 0
+    assert out.splitlines()[-4:-2] == [
+        "    there because v01 has 4096 MiB of memory free",
+        "    not v02: it has 3 protected domains",
+    ]
     assert out.splitlines()[-2:] == [
         out.splitlines()[-2][:24] + "step 1    start web-1 on v01: no outcome yet: it is under way, or vmheal"
         " ended there",

@@ -18,6 +18,7 @@ from actuator.core.arbiter import Verdict
 from actuator.execute import Executor
 from actuator.keep import Keeper
 from actuator.model import (
+    Capacity,
     Disk,
     DomainRecord,
     DomainState,
@@ -112,6 +113,7 @@ class World:
         drifted: hosts where the domain is defined otherwise.
         last_words: what Prometheus has heard of a lost host; None: that all was well.
         watching: Alertmanager shows the alert Watchdog.
+        free_mib: the memory that each host has free; without a figure it does not tell. The domain needs 1024.
         journal: where DRBD's handler on a host asks the arbiter, when it does.
         agent: what the fence agent says; None: it works.
         kill_at: the number of the call (reads included) at which the actuator is killed.
@@ -119,6 +121,7 @@ class World:
     """
 
     resources: tuple[str, ...] = ("voms01",)
+    first_minor: int = 0
     xen: bool = True
     connected: bool = True
     replicas: dict[tuple[str, str], Replica] = field(default_factory=dict)
@@ -129,6 +132,7 @@ class World:
     ran: list = field(default_factory=list)
     undefined: set[str] = field(default_factory=set)
     drifted: set[str] = field(default_factory=set)
+    free_mib: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PEER, 8192))
     agent: object = None
     two_primaries: set[str] = field(default_factory=set)
     alertmanager: list[Notification] | None = field(default_factory=list)
@@ -219,8 +223,12 @@ class World:
             leave()
             return None
         disks = tuple(
-            Disk(f"xvd{'abc'[minor]}", f"/dev/drbd{minor}", attached=guest.has_disks if alive else None)
-            for minor, _ in enumerate(self.resources)
+            Disk(
+                f"xvd{'abc'[number]}",
+                f"/dev/drbd{self.first_minor + number}",
+                attached=guest.has_disks if alive else None,
+            )
+            for number, _ in enumerate(self.resources)
         )
         leave()
         return DomainView(domain, UUID, guest.state, guest.reason, guest.id, disks)
@@ -272,7 +280,7 @@ class World:
             raise Unanswered(f"{host} does not answer")
         peer = PEER[host]
         seen = []
-        for minor, name in enumerate(self.resources):
+        for minor, name in enumerate(self.resources, self.first_minor):
             mine, its = self.replicas[host, name], self.replicas[peer, name]
             link = connection(
                 peer,
@@ -347,13 +355,21 @@ class World:
         if host in self.silent:
             raise Unanswered(f"{host} does not answer")
         disks = "".join(
-            f"<disk type='block' device='disk'><source dev='/dev/drbd{minor}'/><target dev='xvd{'abc'[minor]}'/></disk>"
-            for minor, _ in enumerate(self.resources)
+            f"<disk type='block' device='disk'><source dev='/dev/drbd{self.first_minor + number}'/>"
+            f"<target dev='xvd{'abc'[number]}'/></disk>"
+            for number, _ in enumerate(self.resources)
         )
         if host in self.undefined:
             return None
         disks += "<hostdev/>" * (host in self.drifted)
-        return f"<domain type='xen'><name>{domain}</name><devices>{disks}</devices></domain>"
+        memory = "<memory unit='KiB'>1048576</memory>"
+        return f"<domain type='xen'><name>{domain}</name>{memory}<devices>{disks}</devices></domain>"
+
+    def capacity(self, host, *, timeout_seconds):
+        self._enter("capacity")()
+        if host in self.silent or host not in self.free_mib:
+            raise Unanswered(f"{host} does not answer")
+        return Capacity(self.free_mib[host] << 20, 64 << 30, 8)
 
     def define(self, host, domain, xml, *, anew, timeout_seconds):
         def effect():
@@ -511,6 +527,10 @@ class Machine:
         self.reconciler = Reconciler(
             self.ports, self.config, self.protected, self.worker, self.alarm, self.contacts
         )
+        # As after reconcile's first turn: what runs is not moved to where its memory is not known.
+        for host, free_mib in world.free_mib.items():
+            self.worker.rooms.measured(host, Capacity(free_mib << 20, 64 << 30, 8), clock.now)
+        self.worker.rooms.defined("voms01", "<domain><memory unit='KiB'>1048576</memory></domain>")
         self.keeper = Keeper(self.ports, self.config, self.contacts)
         self.worker.recover()
 
