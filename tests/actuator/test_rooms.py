@@ -185,14 +185,30 @@ def test_one_that_is_decided_first_leaves_room_for_what_comes_before_it(start):
     assert mesh.homes == {"a": [], "b": ["v02"]}
 
 
-def test_what_may_never_go_holds_no_room(start):
+@pytest.mark.parametrize("why", ["refused", "paused", "observed"])
+def test_what_may_never_go_holds_no_room(start, why):
     mesh = Mesh(1500, a="v01", b="v01")
-    machine = start(mesh, domains={"b": {"priority": 1}})
-    refused(machine, "b")
+    more = {"mode": "observe"} if why == "observed" else {}
+    machine = start(mesh, domains={"b": {"priority": 1, **more}})
+    if why == "refused":
+        refused(machine, "b")
+    if why == "paused":
+        machine.journal.commit(
+            record=replace(machine.protected.record("b"), version=1, paused=Order("ann", EPOCH))
+        )
     dead(machine)
     machine.worker.suspect("a", "only this one is looked at")
     machine.settle()
     assert mesh.homes["a"] == ["v02"]
+
+
+def test_what_waits_for_a_persons_word_holds_its_room(start):
+    mesh = Mesh(1500, a="v01", b="v01")
+    # Without the keeper nobody hears of v02 while nothing is begun.
+    machine = start(mesh, domains={"b": {"priority": 1}}, mode="approve", failover={"max_dark_hosts": 2})
+    dead(machine)
+    machine.run(20)
+    assert {name: guard_of(machine, name) for name in "ab"} == {"a": "has_memory", "b": "is_approved"}
 
 
 def test_a_plan_made_between_a_look_and_its_decision_counts(start):
