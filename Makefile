@@ -44,7 +44,7 @@ test-lab: test-packages dev  ## the lab's own tests, on whole hosts
 drill: test-packages dev  ## one drill alone: make drill NAME=test_a_host_is_killed
 	$(ROOT) $(BIN)/pytest -m "drill" -k "$(NAME)" tests/lab
 
-drills: test-packages dev  ## all faults on whole hosts; takes half an hour
+drills: test-packages dev  ## all faults on whole hosts; takes some hours
 	$(ROOT) $(BIN)/pytest -m "drill"
 
 demo: test-packages dev  ## the main job on whole hosts, told line by line; KEEP=1 leaves it running

@@ -198,6 +198,8 @@ class RestartSettings(_Section):
     window_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
     backoff_seconds: Annotated[float, Field(ge=0, le=86400)] = 5.0
     """Before the second attempt of a window; doubled before each further one. The first is at once."""
+    settle_seconds: Annotated[float, Field(ge=0, le=86400)] = 120.0
+    """After a plan, what runs in a domain has so long to come up before an alert may call it dead again."""
     destroy_timeout_seconds: Seconds = 30.0
     promote_timeout_seconds: Seconds = 20.0
     start_timeout_seconds: Seconds = 60.0

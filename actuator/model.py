@@ -133,6 +133,11 @@ class Notification:
         return self.labels.get("domain", "")
 
     @property
+    def of_a_running_domain(self) -> bool:
+        """The domain is believed dead although it runs: asked to be started again all the same."""
+        return self.action == "restart" and self.labels.get("if_running") == "true"
+
+    @property
     def host(self) -> str:
         """The host that the alert is about; empty when it names none."""
         return self.labels.get("host", "")
@@ -284,7 +289,7 @@ class PowerOff:
 
 @dataclass(frozen=True, slots=True)
 class ShutDown:
-    """End a domain that is to run elsewhere: the guest is asked first, and ended at its deadline."""
+    """End a domain that is to run elsewhere, or anew: the guest is asked first, and ended at its deadline."""
 
     host: str
     domain: str

@@ -22,7 +22,7 @@ from actuator.core.silence import not_understood
 from actuator.model import Definition, DomainRecord, DomainState, Event, HostRecord, Notification
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
-from actuator.worker import DARK_SECONDS, Worker
+from actuator.worker import DARK_SECONDS, Firing, Worker, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +88,7 @@ class Reconciler:
             SILENCES: functools.partial(self._take_silences, servers),
             WATCHDOG: functools.partial(self._ports.alerts.watchdog, timeout_seconds=servers),
         }
+        asked_at = self._ports.clock.wall()
         known = {it.host: it for it in self._ports.journal.hosts()}
         hosts = sorted(set(known) & set(self._settings.hosts) | {record.host for record in records})
         states = {_of(host): functools.partial(self._states, host, timeout) for host in hosts}
@@ -107,6 +108,7 @@ class Reconciler:
         for source in (ALERTMANAGER, PROMETHEUS):
             firing = answers[source]
             if isinstance(firing, tuple):
+                self._worker.firing = Firing(frozenset(map(key_of, firing)), asked_at)
                 self._take_alerts(firing)
                 break
             log.warning("no alerts from there", source=source, error=str(firing))

@@ -10,6 +10,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import structlog
 
@@ -25,6 +26,7 @@ from actuator.core.silence import silenced
 from actuator.core.words import describe, summary
 from actuator.execute import Executor, Stopping, claims, following
 from actuator.model import (
+    Decision,
     DomainRecord,
     Done,
     EscalationKind,
@@ -64,6 +66,15 @@ KNOWN_ALERTS = 20_000
 log = structlog.get_logger(__name__)
 
 Key = tuple[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """The alerts with an action that fired when their source was last asked."""
+
+    keys: frozenset[Key] = frozenset()
+    at: float = float("-inf")
+    """Wall clock, before the question."""
 
 
 @dataclass(slots=True)
@@ -120,6 +131,8 @@ class Worker:
         self.wake = wake
         self.silences: Sequence[Silence] = ()
         """Active ones, as far as reconcile knows."""
+        self.firing = Firing()
+        """Reconcile asks."""
         self.drifted: Mapping[str, frozenset[str]] = {}
         """By domain: hosts where it is defined otherwise than as kept; reconcile looks."""
         self.sight: sight.Sight | None = None
@@ -158,7 +171,7 @@ class Worker:
     def knows(self, notification: Notification) -> bool:
         """This alert was taken up already since the actuator started."""
         with self._lock:
-            return _key(notification) in self._known
+            return key_of(notification) in self._known
 
     @property
     def busy(self) -> int:
@@ -233,12 +246,14 @@ class Worker:
             for received in settled:
                 # A resolution withdraws the firing that it ends, if nothing has begun for it.
                 if case := self._cases.get(received.notification.domain):
-                    case.received.pop(_key(received.notification), None)
+                    case.received.pop(key_of(received.notification), None)
             for received in admitted:
                 case = self._cases.setdefault(received.notification.domain, _Case())
-                case.received[_key(received.notification)] = received
+                if key_of(received.notification) not in case.received:
+                    case.due = 0.0
+                case.received[key_of(received.notification)] = received
             for received in page:
-                self._remember(_key(received.notification))
+                self._remember(key_of(received.notification))
 
     def _asked_of(self, host: str, asked: list[Notification], now: float) -> HostRecord:
         """The host's record with what alerts ask for all of its domains: it outlives the alerts."""
@@ -311,7 +326,7 @@ class Worker:
         with self._lock:
             case = self._cases[domain]
             # What came meanwhile is newer.
-            case.received = {_key(it.notification): it for it in received} | case.received
+            case.received = {key_of(it.notification): it for it in received} | case.received
             case.suspicion = case.suspicion or suspicion
             case.due = due
 
@@ -345,10 +360,11 @@ class Worker:
                 return
             record = self._run(record, None)
         hosts = self._hosts(record)
-        if paused := self.paused(record):
-            self._postpone(record, paused, [], received, suspicion, self._ports.clock.wall())
+        if waits := self.paused(record) or self._unsure(received):
+            self._postpone(record, waits, [], received, suspicion, self._ports.clock.wall())
             return
-        question = self._question(record, _wish(received), hosts)
+        wish = self._wish(received)
+        question = self._question(record, wish, hosts)
         situation, now = question.home, question.now
         said = [_observed(now, situation), *([_suspected(now, record, suspicion)] if not received else [])]
         with self.rooms.claiming:
@@ -358,8 +374,26 @@ class Worker:
             else:
                 claimed, seen = None, None
         if claimed is not None:
-            self._run(claimed, seen)
-            return
+            after = self._run(claimed, seen)
+            if wish.dead and after.plan and after.plan.status is PlanStatus.SUCCEEDED:
+                self._put_back(domain, received, "", RETRY_SECONDS)
+        elif wish.dead and isinstance(decision, Refusal):
+            self._refuse(record, decision, said, (), now)
+            # The warning stands while the alert fires, though the domain is seen running.
+            self._put_back(domain, received, "", PAUSED_SECONDS)
+        else:
+            self._leave(record, decision, said, received, suspicion, now)
+
+    def _leave(
+        self,
+        record: DomainRecord,
+        decision: Decision,
+        said: list[Event],
+        received: tuple[Received, ...],
+        suspicion: str,
+        now: float,
+    ) -> None:
+        """Nothing is begun: say why."""
         match decision:
             case Nothing():
                 self._nothing(record, decision, said, received, now)
@@ -377,6 +411,27 @@ class Worker:
             JournalError: it cannot be read.
         """
         return self._with_rooms(self._question(record, Wish(), self._hosts(record)))
+
+    def _wish(self, received: tuple[Received, ...]) -> Wish:
+        """What the notifications ask for, together: a move outdoes a restart, and a person an alert."""
+        dead = [it.notification for it in received if it.notification.of_a_running_domain]
+        fires = [it.labels.get("alertname", "an alert") for it in dead if key_of(it) in self.firing.keys]
+        moves = [it.notification for it in received if it.notification.action == "migrate"]
+        persons = [it for it in moves if it.source == "operator"]
+        to = persons[-1].labels.get("to", "") if persons else ""
+        verb: Literal["restart", "migrate"] = "migrate" if moves else "restart"
+        return Wish(verb, to, leave=bool(persons), dead=fires[0] if fires else "")
+
+    def _unsure(self, received: tuple[Received, ...]) -> Postpone | None:
+        """A running domain is ended on an alert's word alone: it must be known to fire still."""
+        now = self._ports.clock.wall()
+        old = now - self.firing.at > 2 * self._settings.reconcile.interval_seconds + RETRY_SECONDS
+        for it in received:
+            alert = it.notification
+            if alert.of_a_running_domain and (old or self.firing.at < it.received_at):
+                name = alert.labels.get("alertname", "?")
+                return Postpone(now + RETRY_SECONDS, f"whether {name} still fires is being asked")
+        return None
 
     def _question(self, record: DomainRecord, wish: Wish, hosts: Hosts) -> Question:
         situation = self._executor.situation(record, lost_at=hosts.failed.get(record.host))
@@ -490,7 +545,7 @@ class Worker:
             case Mode.OBSERVE:
                 return False
             case Mode.APPROVE:
-                return _wish(received).leave or record.approved == proposal(plan)
+                return self._wish(received).leave or record.approved == proposal(plan)
             case Mode.ENFORCE:
                 return True
 
@@ -570,18 +625,9 @@ def _limits(settings: Settings) -> Limits:
         live=settings.move.live,
         cold=settings.move.cold,
         max_dark_hosts=settings.failover.max_dark_hosts,
+        settle_seconds=settings.restart.settle_seconds,
         watchdog_max_age_seconds=settings.failover.watchdog_max_age_seconds,
     )
-
-
-def _wish(received: tuple[Received, ...]) -> Wish:
-    """What the notifications ask for, together: a move outdoes a restart, and a person an alert."""
-    moves = [it.notification for it in received if it.notification.action == "migrate"]
-    if not moves:
-        return Wish()
-    persons = [it for it in moves if it.source == "operator"]
-    to = persons[-1].labels.get("to", "") if persons else ""
-    return Wish("migrate", to, leave=bool(persons))
 
 
 def _agent_failed(record: DomainRecord, now: float) -> bool:
@@ -599,7 +645,8 @@ def _clock(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
-def _key(notification: Notification) -> Key:
+def key_of(notification: Notification) -> Key:
+    """What tells one alert from another, and from the same alert at another time."""
     return notification.fingerprint, notification.starts_at
 
 

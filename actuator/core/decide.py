@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Literal
 
 from actuator.core.guard import (
+    AGAIN,
     FAILOVER,
     KNOWN,
     LIVE,
@@ -82,6 +83,8 @@ class Limits:
     """Where it cannot be, it is shut down and started on its target."""
     max_dark_hosts: int = 1
     """More dark hosts at once mean that it is we who see nothing."""
+    settle_seconds: float = 120.0
+    """After a plan, before a domain that runs may be called dead again."""
     watchdog_max_age_seconds: float = 120.0
     """So does monitoring that was not seen to work for longer."""
 
@@ -95,6 +98,8 @@ class Wish:
     """The host that a person named; empty: any."""
     leave: bool = False
     """It is to leave its host also when it runs there well: a person's word, or the host is drained."""
+    dead: str = ""
+    """The alert that fires now and says that it is dead although it runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +154,16 @@ def decide(it: Question) -> Decision:
     return _running(it, view) if view.state in RUNNING else _down(it, view)
 
 
+def _given_up(record: DomainRecord) -> Refusal | None:
+    standing = record.escalation
+    if standing is None or standing.kind is not EscalationKind.GAVE_UP:
+        return None
+    return Refusal(ATTEMPTS, standing.sentence)
+
+
 def _down(it: Question, view: DomainView) -> Decision:
-    escalation = it.record.escalation
-    if escalation is not None and escalation.kind is EscalationKind.GAVE_UP:
-        return Refusal(ATTEMPTS, escalation.sentence)
+    if given_up := _given_up(it.record):
+        return given_up
     if refusal := check((is_down,), it.home):
         return refusal
     suspect = it.wish.verb == "migrate" or it.record.suspects.get(it.home.host, 0.0) > it.now
@@ -195,7 +206,39 @@ def _running(it: Question, view: DomainView) -> Decision:
     if lost := _lost_disk(home):
         moved = _move(it, view, suspect=False)
         return moved if not isinstance(moved, Refusal) else Refusal(moved.guard, f"{lost}; {moved.sentence}")
-    return Nothing(f"{view.name} is {view.state} on {home.host}")
+    return _dead(it, view) if it.wish.dead else Nothing(f"{view.name} is {view.state} on {home.host}")
+
+
+def _dead(it: Question, view: DomainView) -> Decision:
+    """Start anew, then move, what runs and does not do its work."""
+    domain, last = it.home.domain, it.record.plan
+    if given_up := _given_up(it.record):
+        return given_up
+    if last is not None and last.status is PlanStatus.SUCCEEDED and last.finished_at is not None:
+        until = min(last.finished_at, it.now) + it.limits.settle_seconds
+        if it.now < until:
+            return Postpone(until, f"{domain} has restart.settle_seconds to come up before it is called dead")
+    limited = _limited(it)
+    if isinstance(limited, Refusal):
+        moved = _move_down(it, view, suspect=True)
+        return moved if isinstance(moved, Plan) else _both(limited, moved)
+    again = (ShutDown(it.home.host, domain, _id(view)), *_restart_steps(it.home, replace(view, id=None)))
+    return (
+        check(AGAIN, it.home)
+        or limited
+        or Plan(
+            verb="restart",
+            domain=domain,
+            host=it.home.host,
+            reason=f"{domain} is {view.state} on {it.home.host}, and dead by the word of {it.wish.dead}",
+            steps=again,
+        )
+    )
+
+
+def _id(view: DomainView) -> int:
+    assert view.id is not None, "it runs"
+    return view.id
 
 
 def _lost_disk(home: Situation) -> str | None:
@@ -387,6 +430,11 @@ def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
             f"{home.domain} runs on {home.host} and cannot be moved live: move.cold allows to shut it down"
             " for that, or shut it down yourself",
         )
+    return _move_down(it, view, suspect=suspect)
+
+
+def _move_down(it: Question, view: DomainView, *, suspect: bool) -> Decision:
+    runs = view.state in RUNNING
     target = _target(it, (*MOVE, is_secondary_here), "moved", down=not runs)
     return _cold(target, view, suspect=suspect) if isinstance(target, _Target) else target
 
@@ -446,7 +494,6 @@ def _cold(found: _Target, view: DomainView, *, suspect: bool) -> Plan:
 def _live(found: _Target, view: DomainView) -> Plan:
     target = found.there
     source, domain = target.source, target.domain
-    assert view.id is not None, "it runs"
     names = [resource.name for resource in target.resources]
     return Plan(
         verb="migrate",
@@ -457,7 +504,7 @@ def _live(found: _Target, view: DomainView) -> Plan:
             *_definition(target),
             *(AllowTwo(source, name) for name in names),
             *(Promote(target.host, name) for name in names),
-            Migrate(target.host, source, domain, view.id),
+            Migrate(target.host, source, domain, _id(view)),
             *(Demote(source, name) for name in names),
             *(ForbidTwo(source, name) for name in names),
             Confirm(target.host, domain),

@@ -17,7 +17,7 @@ A move asks the same of its target, and of its source that it has let the domain
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from actuator.core.arbiter import taken, why_not
@@ -33,6 +33,7 @@ from actuator.model import (
     Plan,
     Proof,
     Refusal,
+    ShutDown,
     Unknown,
 )
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, UnknownWord
@@ -731,17 +732,25 @@ _AT_START: tuple[Guard, ...] = (nothing_is_left, is_primary_here, authority_is_h
 LIVE = (*MOVE, runs_on_its_source)
 """Asked of each possible target of a live migration, and before each of its steps until the domain moves."""
 
+AGAIN: tuple[Guard, ...] = tuple(guard for guard in RESTART if guard is not is_down)
+"""Asked before a domain that runs is shut down to be started again."""
+
 _GUARDS: Mapping[str, Guards] = {
     "restart": Guards(RESTART, (*RESTART, authority_is_held), (*RESTART, *_AT_START)),
     "migrate": Guards(MOVE, (*RESTART, authority_is_held), (*RESTART, *_AT_START)),
     "failover": Guards(FAILOVER, (*_LOST, authority_is_held), (*_LOST, source_has_let_go, *_AT_START)),
 }
 _LIVE = Guards(LIVE, LIVE, LIVE)
+_RESTART_RUNNING = replace(_GUARDS["restart"], begin=AGAIN)
 
 
 def guards_of(plan: Plan) -> Guards:
     """The guards of a plan's steps. A move in order ends as a restart on its target."""
-    return _LIVE if any(isinstance(step, Migrate) for step in plan.steps) else _GUARDS[plan.verb]
+    if any(isinstance(step, Migrate) for step in plan.steps):
+        return _LIVE
+    if plan.verb == "restart" and any(isinstance(step, ShutDown) for step in plan.steps):
+        return _RESTART_RUNNING
+    return _GUARDS[plan.verb]
 
 
 def _word(state: StrEnum | UnknownWord) -> str:
