@@ -24,6 +24,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from actuator.core.failback import Failback
+
 # Names become labels, argv words and file names' parts: what DRBD, libvirt and Prometheus all accept.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")]
@@ -267,6 +269,10 @@ class MoveSettings(_Section):
     """For the guest; then it is ended."""
     suspect_seconds: Annotated[float, Field(ge=0, le=30 * 86400)] = 3600.0
     """For so long a domain is not sent back to a host where it failed again and again."""
+    failback: Annotated[Failback, Field(strict=False)] = Failback.NEVER
+    """Whether a domain goes back to ``domains.NAME.host`` by itself."""
+    failback_seconds: Annotated[float, Field(ge=60, le=30 * 86400)] = 1800.0
+    """That host has been well for so long then, as far as this run of the actuator knows."""
 
 
 class ProgramSettings(_Section):

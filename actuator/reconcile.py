@@ -16,6 +16,7 @@ from actuator.alarm import Alarm
 from actuator.config import Settings
 from actuator.contact import Contacts
 from actuator.core.definition import differ
+from actuator.core.failback import goes_back
 from actuator.core.guard import DOWN, RUNNING
 from actuator.core.sight import Sight
 from actuator.core.silence import not_understood
@@ -32,6 +33,8 @@ PROMETHEUS = "Prometheus"
 SILENCES = "Alertmanager's silences"
 WATCHDOG = "Watchdog"
 
+BACK_SECONDS = 60.0
+"""Between two attempts to send domains back to their own hosts."""
 DEFINITIONS_SECONDS = 60.0
 """Between two readings of how the domains are defined."""
 
@@ -61,6 +64,8 @@ class Reconciler:
         self._contacts = contacts
         self._down_since: dict[str, float] = {}
         self._definitions_at = float("-inf")
+        self._well_since: dict[str, float] = {}
+        self._back_at = float("-inf")
         self._odd: frozenset[str] = frozenset()
         """Why some silences are not understood: said once."""
         self.last_at: float | None = None
@@ -119,6 +124,7 @@ class Reconciler:
             seen = answers[_of(record.host)]
             self._look_at(record, seen if isinstance(seen, Mapping) else None)
             self._leaves(record, known.get(record.host))
+        self._send_back(records, {it.host for it in known.values() if it.failed_at or it.drained})
         self._keep_definitions(records, answers)
 
     def _look_for_monitoring(self, answers: Mapping[str, object]) -> None:
@@ -132,6 +138,32 @@ class Reconciler:
         if bool(sight.missing) != bool(before.missing):
             log.warning("monitoring", missing=sight.missing or "nothing any more")
         self._worker.sight = sight
+
+    def _send_back(self, records: tuple[DomainRecord, ...], unwanted: set[str]) -> None:
+        """Have the worker look at domains that may go back to their own host."""
+        now, move = self._ports.clock.monotonic(), self._settings.move
+        for host in self._settings.hosts:
+            if host in unwanted or self._contacts.silent_for(host, now) >= DARK_SECONDS:
+                self._well_since.pop(host, None)
+            else:
+                self._well_since.setdefault(host, now)
+        own = {it.domain: self._settings.domains[it.domain].host for it in records}
+        idle = not (self._worker.busy or self._worker.firing.keys)
+        self._worker.back = {
+            it.domain: own[it.domain]
+            for it in records
+            if it.host != own[it.domain]
+            and goes_back(
+                move.failback,
+                well_seconds=now - self._well_since.get(own[it.domain], now),
+                after_seconds=move.failback_seconds,
+                idle=idle,
+            )
+        }
+        if self._worker.back and now - self._back_at >= BACK_SECONDS:
+            self._back_at = now
+            for domain, host in self._worker.back.items():
+                self._worker.suspect(domain, f"{host} is well again")
 
     def _take_silences(self, timeout_seconds: float) -> tuple[()]:
         """Let the worker know of the silences; when Alertmanager does not tell, those of last time stand."""

@@ -133,6 +133,8 @@ class Worker:
         """Active ones, as far as reconcile knows."""
         self.firing = Firing()
         """Reconcile asks."""
+        self.back: Mapping[str, str] = {}
+        """By domain: the host that it may go back to; reconcile looks."""
         self.drifted: Mapping[str, frozenset[str]] = {}
         """By domain: hosts where it is defined otherwise than as kept; reconcile looks."""
         self.sight: sight.Sight | None = None
@@ -363,7 +365,7 @@ class Worker:
         if waits := self.paused(record) or self._unsure(received):
             self._postpone(record, waits, [], received, suspicion, self._ports.clock.wall())
             return
-        wish = self._wish(received)
+        wish = self._wish(received) if received else Wish(back=self.back.get(domain, ""))
         question = self._question(record, wish, hosts)
         situation, now = question.home, question.now
         said = [_observed(now, situation), *([_suspected(now, record, suspicion)] if not received else [])]
@@ -410,7 +412,8 @@ class Worker:
         Raises:
             JournalError: it cannot be read.
         """
-        return self._with_rooms(self._question(record, Wish(), self._hosts(record)))
+        wish = Wish(back=self.back.get(record.domain, ""))
+        return self._with_rooms(self._question(record, wish, self._hosts(record)))
 
     def _wish(self, received: tuple[Received, ...]) -> Wish:
         """What the notifications ask for, together: a move outdoes a restart, and a person an alert."""

@@ -98,6 +98,8 @@ class Wish:
     """The host that a person named; empty: any."""
     leave: bool = False
     """It is to leave its host also when it runs there well: a person's word, or the host is drained."""
+    back: str = ""
+    """The host that it goes back to if that is easily done."""
     dead: str = ""
     """The alert that fires now and says that it is dead although it runs."""
 
@@ -206,7 +208,18 @@ def _running(it: Question, view: DomainView) -> Decision:
     if lost := _lost_disk(home):
         moved = _move(it, view, suspect=False)
         return moved if not isinstance(moved, Refusal) else Refusal(moved.guard, f"{lost}; {moved.sentence}")
-    return _dead(it, view) if it.wish.dead else Nothing(f"{view.name} is {view.state} on {home.host}")
+    return _dead(it, view) if it.wish.dead else _well(it, view)
+
+
+def _well(it: Question, view: DomainView) -> Plan | Nothing:
+    """Nothing is wrong with it. That it cannot go back is no reason to warn a person."""
+    sentence = f"{view.name} is {view.state} on {it.home.host}"
+    if not it.wish.back:
+        return Nothing(sentence)
+    moved = _move(replace(it, wish=Wish("migrate", it.wish.back)), view, suspect=False)
+    if isinstance(moved, Plan):
+        return replace(moved, reason=f"{it.wish.back} is well again; {moved.reason}")
+    return Nothing(f"{sentence}, and does not go back to {it.wish.back} now: {moved.sentence}")
 
 
 def _dead(it: Question, view: DomainView) -> Decision:
