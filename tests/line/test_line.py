@@ -19,6 +19,9 @@ pytestmark = [pytest.mark.daemons, pytest.mark.timeout(900)]
 ACTS = {"decided", "intent", "outcome", "finished", "would"}
 FAILING = "voms01"
 BYSTANDER = "ce01"
+STATE_SEEN = (
+    f'timestamp(libvirt_domain_state{{host="v01",domain="{BYSTANDER}",state=~"running|blocked"}} == 1)'
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +117,28 @@ def test_a_paused_vm_is_said_and_left_alone(line: Line) -> None:
     assert_untouched(line, pid, since)
 
 
+def test_a_vm_whose_qemu_hangs_is_left_alone_and_hides_no_other(line: Line) -> None:
+    pid, starts = line.pid(FAILING), line.starts(FAILING)
+    since = time.time()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        seen_since = f"> {time.time()}"
+        for asked in (
+            f'timestamp(up{{job="vmheal-stats",host="v01"}}) {seen_since}',
+            STATE_SEEN + seen_since,
+        ):
+            wait_until(lambda asked=asked: line.query(asked), f"Prometheus to find {asked}", SOON)
+        line.wait_looked()
+        assert line.query(STATE_SEEN + f"> {time.time() - 10}") != []
+        assert line.alerts(FAILING) == {}
+        assert_untouched(line, pid, since)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    line.wait_looked()
+    assert line.starts(FAILING) == starts
+    assert_untouched(line, pid, since)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_an_actuator_that_was_down_acts_when_it_is_back(
     line: Line, how: signal.Signals, capsys: pytest.CaptureFixture[str]
@@ -177,11 +202,14 @@ def test_a_webhook_that_comes_again_and_again_is_one_restart(line: Line) -> None
     assert sum(event["kind"] == "received" for event in events) >= 16
 
 
-def test_libvirtd_is_restarted_and_the_vms_are_left_alone(line: Line) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_libvirtd_is_away_and_the_vms_are_left_alone(line: Line, how: signal.Signals) -> None:
     pid = line.pid(FAILING)
     since = time.time()
-    with libvirtd_away(line):
+    with libvirtd_away(line, how):
         line.wait_looked()
+        assert line.alerts(FAILING) == {}
+        assert_untouched(line, pid, since)
     line.wait_looked()
     assert_untouched(line, pid, since)
 
@@ -203,10 +231,10 @@ def test_a_vm_that_dies_while_libvirtd_is_away_is_started_when_libvirtd_is_back(
 
 
 @contextlib.contextmanager
-def libvirtd_away(line: Line) -> Iterator[None]:
+def libvirtd_away(line: Line, how: signal.Signals = signal.SIGTERM) -> Iterator[None]:
     """End v01's libvirtd, and start it again; Prometheus has seen both."""
     libvirtd = line.libvirtds["v01"]
-    libvirtd.stop()
+    libvirtd.stop(how)
     try:
         wait_until(lambda: line.query('libvirt_up{host="v01"} == 0'), "Prometheus to see it down", SOON)
         yield
