@@ -202,7 +202,7 @@ class Site:
         result = self.get("prometheus", "api/v1/query", query=query)["data"]["result"]
         return [series["metric"] for series in result]
 
-    def wait_watching(self, timeout_seconds: float = 120) -> None:
+    def wait_watching(self, timeout_seconds: float = 300) -> None:
         """Wait until Prometheus sees every VM expected and running, on its host, and the actuator's ways to
         all hosts are open.
         """
