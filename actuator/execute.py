@@ -6,6 +6,7 @@ calls and writes down.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from actuator.config import Settings
 from actuator.contact import Contacts
@@ -103,7 +104,9 @@ class Executor:
     def situation(self, record: DomainRecord, *, lost_at: float | None = None) -> Situation:
         """One fresh look at the record's domain; ``lost_at``: since then its own host does not answer."""
         hosts, lost = self._protected.hosts(record), lost_at is not None
-        return self._situation(record, None, hosts, storage=True, lost=lost, lost_at=lost_at)
+        return self._steady(
+            partial(self._look, record, None, hosts, storage=True, lost=lost, lost_at=lost_at)
+        )
 
     def run(self, record: DomainRecord, *, seen: Situation | None) -> DomainRecord:
         """Carry the record's open plan to its end.
@@ -236,7 +239,7 @@ class Executor:
         confirms = isinstance(step, Confirm)
         asked = (step.host,) if confirms else self._protected.hosts(record)
         lost = plan.verb == "failover"
-        situation = self._situation(record, plan, asked, storage=not confirms, lost=lost)
+        situation = self._steady(partial(self._look, record, plan, asked, storage=not confirms, lost=lost))
         return progress.judge(step, situation, guards_of(plan))
 
     def _call(self, step: Step) -> CallOutcome:  # noqa: C901, PLR0911  a table
@@ -320,21 +323,13 @@ class Executor:
         self._ports.journal.commit(record=after, authorities=authorities, events=events)
         return after
 
-    def _situation(
-        self,
-        record: DomainRecord,
-        plan: Plan | None,
-        asked: tuple[str, ...],
-        *,
-        storage: bool,
-        lost: bool,
-        lost_at: float | None = None,
-    ) -> Situation:
-        situation = self._look(record, plan, asked, storage=storage, lost=lost, lost_at=lost_at)
+    def _steady(self, look: Callable[[], Situation]) -> Situation:
+        """A look during which the arbiter's records did not change."""
+        situation = look()
         for _ in range(LOOKS_MORE):
             if self._as_written(situation):
                 return situation
-            situation = self._look(record, plan, asked, storage=storage, lost=lost, lost_at=lost_at)
+            situation = look()
         return situation if self._as_written(situation) else replace(situation, authorities=None)
 
     def _look(
@@ -345,7 +340,7 @@ class Executor:
         *,
         storage: bool,
         lost: bool,
-        lost_at: float | None,
+        lost_at: float | None = None,
     ) -> Situation:
         # Before the look: R2. One without DRBD, as to confirm a start, rests on nothing of the journal.
         written = {it.resource: it for it in self._ports.journal.authorities()} if storage else {}

@@ -179,6 +179,11 @@ class Silence:
 # ---- evidence --------------------------------------------------------------------------------------------
 
 
+LastWords: TypeAlias = Mapping[tuple[str, str], bool]
+"""Of a lost host's DRBD, by resource and peer, from Prometheus's history before it was lost: the peer was
+connected and UpToDate. What it said nothing of is not in it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one look at the live system said about one domain, on every host where it may run."""
@@ -190,9 +195,7 @@ class Evidence:
     """By host; None: libvirt answered, and no such domain is defined there."""
     storage: Mapping[str, Observed[Snapshot] | Unknown]
     """By host: the DRBD resources that are up in that host's kernel. One that is down is not in it."""
-    last_words: Mapping[tuple[str, str], bool] | Unknown = Unknown("it was not asked")
-    """Of a lost host's DRBD, by resource and peer, from Prometheus's history before it was lost: the peer was
-    connected and UpToDate. What it said nothing of is not in it."""
+    last_words: LastWords | Unknown = Unknown("it was not asked")
 
 
 class Parting(StrEnum):

@@ -2,11 +2,10 @@
 
 import functools
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from actuator.contact import Contacts
-from actuator.model import DomainView, Evidence, Observed, Unknown
+from actuator.model import DomainView, Evidence, LastWords, Observed, Unknown
 from actuator.ports import Ports, Unanswered
 from exporter.drbd import Snapshot
 
@@ -22,11 +21,6 @@ HISTORY_SECONDS = 1.0
 """How long Prometheus has to answer: a failover waits for it."""
 LOST_SECONDS = 0.25
 """How long a host that is lost has to answer: many times what one that is well needs."""
-
-
-@dataclass(frozen=True, slots=True)
-class _LastWords:
-    said: Mapping[tuple[str, str], bool] | Unknown
 
 
 class Observer:
@@ -52,9 +46,13 @@ class Observer:
         them said before (``history``: the host, and wall clock) is asked of Prometheus.
         """
         at = self._ports.clock.monotonic()
-        calls: dict[tuple[str, str], Callable[[], DomainView | Snapshot | _LastWords | None]] = {}
+        calls: dict[tuple[str, str], Callable[[], DomainView | Snapshot | LastWords | None]] = {}
         if history is not None:
-            calls[PROMETHEUS, history[0]] = functools.partial(self._last_words, *history)
+            host, before = history
+            seconds = min(HISTORY_SECONDS, self._timeout_seconds)
+            calls[PROMETHEUS, host] = functools.partial(
+                self._ports.metrics.last_words, host, before=before, timeout_seconds=seconds
+            )
         for host in hosts:
             timeout = min(LOST_SECONDS, self._timeout_seconds) if host in lost else self._timeout_seconds
             calls[HYPERVISOR, host] = functools.partial(
@@ -65,13 +63,13 @@ class Observer:
         answers = self._ports.tasks.gather(calls, timeout_seconds=self._timeout_seconds)
         domains: dict[str, Observed[DomainView | None] | Unknown] = {}
         snapshots: dict[str, Observed[Snapshot] | Unknown] = {}
-        words = _LastWords(Unknown("it was not asked"))
+        words: LastWords | Unknown = Unknown("it was not asked")
         for (who, host), answer in answers.items():
             source = f"{who} on {host}"
-            if isinstance(answer, _LastWords):
+            if isinstance(answer, Mapping):
                 words = answer
             elif who == PROMETHEUS:
-                words = _LastWords(Unknown(str(answer)))
+                words = Unknown(str(answer))
             elif isinstance(answer, Snapshot):
                 snapshots[host] = Observed(answer, source, at)
             elif isinstance(answer, Unanswered):
@@ -80,12 +78,7 @@ class Observer:
             else:
                 domains[host] = Observed(answer, source, at)
                 self._contacts.heard(host, self._ports.clock.monotonic())
-        return Evidence(domain, at, domains, snapshots, words.said)
-
-    def _last_words(self, host: str, before: float) -> "_LastWords":
-        timeout = min(HISTORY_SECONDS, self._timeout_seconds)
-        said = self._ports.metrics.last_words(host, before=before, timeout_seconds=timeout)
-        return _LastWords(said)
+        return Evidence(domain, at, domains, snapshots, words)
 
     def _status(self, host: str, timeout_seconds: float) -> Snapshot:
         snapshot = self._ports.storage.status(host, timeout_seconds=timeout_seconds)

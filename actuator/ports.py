@@ -24,6 +24,7 @@ from actuator.model import (
     DomainView,
     Event,
     HostRecord,
+    LastWords,
     LiveMigration,
     Notification,
     OutgoingAlert,
@@ -235,9 +236,7 @@ class Metrics(Protocol):
             Unanswered: not reached, no answer in time, or not understood.
         """
 
-    def last_words(
-        self, host: str, *, before: float, timeout_seconds: float
-    ) -> Mapping[tuple[str, str], bool]:
+    def last_words(self, host: str, *, before: float, timeout_seconds: float) -> LastWords:
         """What the host's exporter last said of DRBD's connections, in the two minutes before that moment.
 
         By resource and peer: it was connected, and all of the peer's disks were UpToDate. ``before`` is wall

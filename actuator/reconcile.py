@@ -246,7 +246,6 @@ class Reconciler:
         self._worker.drifted = drifted
 
     def _keep_definition(self, record: DomainRecord, xml: str) -> None:
-        self._worker.rooms.defined(record.domain, xml)
         kept = self._ports.journal.definition(record.domain)
         if kept is not None and kept.xml == xml:
             return
@@ -258,6 +257,7 @@ class Reconciler:
         )
         definition = Definition(record.domain, version, xml, record.host, at)
         self._ports.journal.commit(definition=definition, events=[event])
+        self._worker.rooms.defined(record.domain, xml)
 
     def _alive(self, record: HostRecord) -> None:
         """A host that answers has not failed, and is not down, whatever was said before."""

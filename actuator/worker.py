@@ -365,7 +365,7 @@ class Worker:
         if waits := self.paused(record) or self._unsure(received):
             self._postpone(record, waits, [], received, suspicion, self._ports.clock.wall())
             return
-        wish = self._wish(received) if received else Wish(back=self.back.get(domain, ""))
+        wish = self._wish(domain, received)
         question = self._question(record, wish, hosts)
         situation, now = question.home, question.now
         said = [_observed(now, situation), *([_suspected(now, record, suspicion)] if not received else [])]
@@ -412,11 +412,16 @@ class Worker:
         Raises:
             JournalError: it cannot be read.
         """
-        wish = Wish(back=self.back.get(record.domain, ""))
+        wish = self._wish(record.domain, ())
         return self._with_rooms(self._question(record, wish, self._hosts(record)))
 
-    def _wish(self, received: tuple[Received, ...]) -> Wish:
-        """What the notifications ask for, together: a move outdoes a restart, and a person an alert."""
+    def _wish(self, domain: str, received: tuple[Received, ...]) -> Wish:
+        """What the notifications ask for, together: a move outdoes a restart, and a person an alert.
+
+        Only when nobody asks for anything does it go back to its own host.
+        """
+        if not received:
+            return Wish(back=self.back.get(domain, ""))
         dead = [it.notification for it in received if it.notification.of_a_running_domain]
         fires = [it.labels.get("alertname", "an alert") for it in dead if key_of(it) in self.firing.keys]
         moves = [it.notification for it in received if it.notification.action == "migrate"]
@@ -548,7 +553,7 @@ class Worker:
             case Mode.OBSERVE:
                 return False
             case Mode.APPROVE:
-                return self._wish(received).leave or record.approved == proposal(plan)
+                return self._wish(record.domain, received).leave or record.approved == proposal(plan)
             case Mode.ENFORCE:
                 return True
 

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fail
 
 from actuator.adapters.http_json import HttpJson
 from actuator.config import ServerSettings
-from actuator.model import Notification
+from actuator.model import LastWords, Notification
 
 
 class _Answer(BaseModel):
@@ -114,9 +114,7 @@ class Prometheus:
         )
         return tuple(_notification(a, configuration.data.yaml.globals.external_labels) for a in alerts)
 
-    def last_words(
-        self, host: str, *, before: float, timeout_seconds: float
-    ) -> Mapping[tuple[str, str], bool]:
+    def last_words(self, host: str, *, before: float, timeout_seconds: float) -> LastWords:
         """See the port. The series are those of vmheal's exporter; the scrape configuration sets ``host``."""
         parameters = {"query": _LAST_WORDS.format(host=json.dumps(host)), "time": f"{before:.3f}"}
         answer = self._server.get("/api/v1/query", parameters, _VECTOR, timeout_seconds=timeout_seconds)

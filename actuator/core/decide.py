@@ -83,10 +83,10 @@ class Limits:
     """Where it cannot be, it is shut down and started on its target."""
     max_dark_hosts: int = 1
     """More dark hosts at once mean that it is we who see nothing."""
-    settle_seconds: float = 120.0
-    """After a plan, before a domain that runs may be called dead again."""
     watchdog_max_age_seconds: float = 120.0
     """So does monitoring that was not seen to work for longer."""
+    settle_seconds: float = 120.0
+    """After a plan, before a domain that runs may be called dead again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,6 +270,20 @@ def test_nothing_is_decided_while_a_choice_is_not_durable_yet(start):
     assert {guard_of(machine, name) for name in mesh.of} == {None, "has_memory"}
 
 
+def test_a_domain_that_was_defined_larger_meanwhile_needs_more(start):
+    mesh = Mesh(1500, a="v01")
+    # Without the keeper nobody hears of v02 while nothing is begun.
+    machine = start(mesh, failover={"max_dark_hosts": 2})
+    machine.worker.question(machine.protected.record("a"))
+    world = mesh.of["a"]
+    before = world.definition
+    world.definition = lambda *what, **how: before(*what, **how).replace("1048576", "4194304")
+    machine.run(61)
+    dead(machine)
+    machine.run(20)
+    assert guard_of(machine, "a") == "has_memory"
+
+
 def test_what_is_not_known_of_memory_stops_what_runs_and_not_what_is_down(start):
     mesh = Mesh(8192, a="v01")
     del mesh.free_mib["v02"]
