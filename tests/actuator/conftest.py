@@ -1,10 +1,12 @@
-"""Folders for journals of tests that write much."""
+"""Folders for journals of tests that write much; a clock; actuators that are closed at the end."""
 
 import itertools
 import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests.actuator.world import Clock, Machine
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +22,17 @@ def folders():
             return folder
 
         yield make_folder
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def machines():
+    """Every actuator that a test starts goes in here."""
+    started: list[Machine] = []
+    yield started
+    for machine in started:
+        machine.close()

@@ -10,8 +10,8 @@ import pytest
 
 from actuator.model import Notification
 from exporter.drbd import Role
-from tests.actuator.test_moves import HOST, IN_ORDER
-from tests.actuator.world import EPOCH, Clock, Killed, Machine, World, alert, host_alert, settings
+from tests.actuator.test_moves import HOST
+from tests.actuator.world import EPOCH, IN_ORDER, Clock, Killed, Machine, World, alert, host_alert, settings
 
 ORDER = Notification(
     "o1",

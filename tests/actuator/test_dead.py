@@ -4,22 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from actuator.model import Authority, EscalationKind, PlanStatus
-from tests.actuator.world import Clock, Machine, World, alert, settings
+from actuator.model import EscalationKind, PlanStatus
+from tests.actuator.world import IN_ORDER, Machine, World, alert, settings
 
-BOTH = frozenset({"v01", "v02"})
-IN_ORDER = Authority("voms01", ("v01", "v02"), 1, "v01", BOTH, armed=BOTH)
 SETTLE_SECONDS = 120
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def start(folders, clock):
-    machines = []
+def start(folders, clock, machines):
 
     def begin(world, **more):
         path = folders() / "journal"
@@ -29,9 +21,7 @@ def start(folders, clock):
         machines.append(machine)
         return machine
 
-    yield begin
-    for machine in machines:
-        machine.close()
+    return begin
 
 
 def dead(clock, **more):

@@ -6,12 +6,11 @@ import pytest
 
 from actuator.core.decide import decide
 from actuator.core.failback import Failback, goes_back
-from actuator.model import Authority, DomainState, Nothing, PlanStatus
+from actuator.model import DomainState, Nothing, PlanStatus
 from exporter.drbd import DiskState, Role
-from tests.actuator.world import Clock, Guest, Machine, World, alert, settings
+from tests.actuator.world import IN_ORDER, Guest, Machine, World, alert, settings
 
-BOTH = frozenset({"v01", "v02"})
-AWAY = Authority("voms01", ("v01", "v02"), 1, "v02", BOTH, armed=BOTH)
+AWAY = replace(IN_ORDER, holder="v02")
 AFTER_SECONDS = 60
 
 
@@ -26,14 +25,8 @@ def test_when_it_is_time(policy, well_seconds, idle):
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def start(folders, clock):
+def start(folders, clock, machines):
     """The domain runs on v02; its own host is v01, and works."""
-    machines = []
 
     def begin(policy, *, cold=True, xen=True):
         world = World(xen=xen)
@@ -56,9 +49,7 @@ def start(folders, clock):
         machines.append(machine)
         return world, machine
 
-    yield begin
-    for machine in machines:
-        machine.close()
+    return begin
 
 
 @pytest.mark.parametrize("policy", ["when_idle", "preferred"])

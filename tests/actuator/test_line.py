@@ -9,18 +9,12 @@ import pytest
 from actuator.model import Authority, DomainState, EscalationKind, Failed, Indeterminate, PlanStatus
 from actuator.ports import JournalError
 from exporter.drbd import DiskState, Role
-from tests.actuator.world import EPOCH, Clock, Killed, Machine, World, alert, assert_ended_well, settings
+from tests.actuator.world import EPOCH, Killed, Machine, World, alert, assert_ended_well, settings
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def start(folders, clock):
+def start(folders, clock, machines):
     """Starts actuators on one journal; closes them all at the end."""
-    machines = []
     path = folders() / "journal"
 
     def begin(world, *, mode="enforce", **more):
@@ -31,9 +25,7 @@ def start(folders, clock):
         machines.append(Machine(world, path, clock, config=config, **more))
         return machines[-1]
 
-    yield begin
-    for machine in machines:
-        machine.close()
+    return begin
 
 
 def test_a_crashed_vm_is_restarted(start):

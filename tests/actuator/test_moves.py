@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 
 from actuator.model import (
-    Authority,
     DomainState,
     EscalationKind,
     Failed,
@@ -23,22 +22,14 @@ from actuator.model import (
 )
 from actuator.ports import Unanswered
 from exporter.drbd import DiskState, Role
-from tests.actuator.world import EPOCH, Clock, Guest, Machine, World, alert, host_alert, settings
+from tests.actuator.world import EPOCH, IN_ORDER, Guest, Machine, World, alert, host_alert, settings
 
 HOST = {"address": "localhost", "libvirt_uri": "qemu:///system", "arbiter_token_file": "/nonexistent"}
 AGENT = {"fence": {"agent": "fence_dummy"}}
-BOTH = frozenset({"v01", "v02"})
-IN_ORDER = Authority("voms01", ("v01", "v02"), 1, "v01", BOTH, armed=BOTH)
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def start(folders, clock):
-    machines = []
+def start(folders, clock, machines):
     path = folders() / "journal"
 
     def begin(world, *, arbitrated=True, agent=False, written=True, **more):
@@ -57,9 +48,7 @@ def start(folders, clock):
             world.journal = machine.journal
         return machine
 
-    yield begin
-    for machine in machines:
-        machine.close()
+    return begin
 
 
 def changes(world):

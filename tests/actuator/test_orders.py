@@ -22,11 +22,11 @@ from actuator.ports import Conflict, JournalError
 from actuator.report import Report, WatchedJournal
 from exporter.drbd import Role
 from tests.actuator import test_moves as moves
-from tests.actuator.test_moves import BEHIND, IN_ORDER, UNFENCED, assert_moved, changes, lose
-from tests.actuator.world import World, alert, host_alert
+from tests.actuator.test_moves import BEHIND, UNFENCED, assert_moved, changes, lose
+from tests.actuator.world import IN_ORDER, World, alert, host_alert
 
-clock, start = moves.clock, moves.start
-"""The fixtures."""
+start = moves.start
+"""The fixture."""
 
 
 def orders_of(machine) -> Orders:

@@ -8,7 +8,6 @@ import pytest
 from actuator.core.decide import Hosts
 from actuator.explain import Explainer
 from actuator.model import (
-    Authority,
     Capacity,
     DomainState,
     Escalation,
@@ -21,10 +20,9 @@ from actuator.model import (
 )
 from actuator.rooms import Rooms
 from exporter.drbd import Snapshot
-from tests.actuator.world import EPOCH, PEER, Clock, Guest, Machine, Replica, World, alert, settings
+from tests.actuator.world import EPOCH, IN_ORDER, PEER, Guest, Machine, Replica, World, alert, settings
 
 NEEDS_MIB = 1024
-BOTH = frozenset(PEER)
 HOST = {"address": "localhost", "libvirt_uri": "qemu:///system"}
 
 
@@ -94,13 +92,7 @@ Mesh.migrate = lambda self, source, target, name, *rest, **more: self.of[name].m
 
 
 @pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def start(folders, clock):
-    machines = []
+def start(folders, clock, machines):
     path = folders() / "journal"
 
     def begin(mesh, *, measured=True, domains=None, watch=lambda it: it, **more):
@@ -111,17 +103,13 @@ def start(folders, clock):
         config = settings(path, hosts=dict.fromkeys(PEER, HOST), domains=every, **more)
         machine = Machine(mesh, path, clock, config=config, watch=watch)
         machines.append(machine)
-        authorities = [
-            Authority(name, ("v01", "v02"), 1, every[name]["host"], BOTH, armed=BOTH) for name in mesh.of
-        ]
+        authorities = [replace(IN_ORDER, resource=name, holder=each["host"]) for name, each in every.items()]
         machine.journal.commit(authorities=authorities)
         if measured:
             machine.reconciler.turn()
         return machine
 
-    yield begin
-    for machine in machines:
-        machine.close()
+    return begin
 
 
 def dead(machine, host="v01"):
@@ -141,6 +129,18 @@ def refused(machine, *names):
         record = machine.protected.record(name)
         why = Escalation(EscalationKind.REFUSED, "v01", "disk_is_up_to_date", "Outdated", EPOCH)
         machine.journal.commit(record=replace(record, version=record.version + 1, escalation=why))
+
+
+def two_that_begin(machine):
+    """Their host is dead: what the worker would run for each, side by side."""
+    refused(machine, "a", "b")
+    dead(machine)
+    for name in "ab":
+        machine.worker.suspect(name, "v01 has failed")
+    machine.worker.turn()
+    first, second = machine.tasks.queue
+    machine.tasks.queue.clear()
+    return first, second
 
 
 def plan_of(machine, name):
@@ -214,13 +214,7 @@ def test_what_waits_for_a_persons_word_holds_its_room(start):
 def test_a_plan_made_between_a_look_and_its_decision_counts(start):
     mesh = Mesh(1500, a="v01", b="v01")
     machine = start(mesh)
-    refused(machine, "a", "b")
-    dead(machine)
-    for name in mesh.of:
-        machine.worker.suspect(name, "v01 has failed")
-    machine.worker.turn()
-    first, second = machine.tasks.queue
-    machine.tasks.queue.clear()
+    first, second = two_that_begin(machine)
     looks = []
 
     def on_call(name):
@@ -256,13 +250,7 @@ def test_nothing_is_decided_while_a_choice_is_not_durable_yet(start):
 
     waiting = []
     machine = start(mesh, watch=Journal)
-    refused(machine, "a", "b")
-    dead(machine)
-    for name in mesh.of:
-        machine.worker.suspect(name, "v01 has failed")
-    machine.worker.turn()
-    first, second = machine.tasks.queue
-    machine.tasks.queue.clear()
+    first, second = two_that_begin(machine)
     waiting.append(second)
     first()
     begun[0].join(30)

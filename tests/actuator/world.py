@@ -18,6 +18,7 @@ from actuator.core.arbiter import Verdict
 from actuator.execute import Executor
 from actuator.keep import Keeper
 from actuator.model import (
+    Authority,
     Capacity,
     Disk,
     DomainRecord,
@@ -43,6 +44,9 @@ from tests.actuator.build import UUID, connection, device, resource, snapshot
 
 EPOCH = 1_700_000_000.0
 PEER = {"v01": "v02", "v02": "v01"}
+BOTH = frozenset(PEER)
+IN_ORDER = Authority("voms01", ("v01", "v02"), 1, "v01", BOTH, armed=BOTH)
+"""As the arbiter's journal has it while all is well."""
 
 
 class Killed(BaseException):
