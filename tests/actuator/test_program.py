@@ -13,7 +13,6 @@ from contextlib import closing
 
 import pytest
 import requests
-import structlog
 import yaml
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -28,13 +27,6 @@ from tests.actuator.world import settings
 TOKEN = "s3cret"
 OPERATOR = "another-s3cret"
 READY_SECONDS = 30
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    """The commands that run in this process configure logging for the whole of it."""
-    yield
-    structlog.reset_defaults()
 
 
 def free_port() -> int:
