@@ -95,18 +95,13 @@ class Reconciler:
         }
         asked_at = self._ports.clock.wall()
         known = {it.host: it for it in self._ports.journal.hosts()}
-        hosts = sorted(set(known) & set(self._settings.hosts) | {record.host for record in records})
+        hosts = tuple(self._settings.hosts)
         states = {_of(host): functools.partial(self._states, host, timeout) for host in hosts}
-        spare = {
-            f"memory of {host}": functools.partial(self._measure, host, MEASURE_SECONDS)
-            for host in self._settings.hosts
-            if host not in hosts
-        }
-        answers = self._ports.tasks.gather(sources | states | spare, timeout_seconds=max(servers, timeout))
+        answers = self._ports.tasks.gather(sources | states, timeout_seconds=max(servers, timeout))
         self.answered = {
             source: not isinstance(answer, Unanswered)
             for source, answer in answers.items()
-            if source not in {SILENCES, WATCHDOG} and source not in spare
+            if source not in {SILENCES, WATCHDOG}
         }
         self._look_for_monitoring(answers)
         # Alertmanager knows silences and inhibitions; without it every alert of Prometheus counts.
@@ -121,8 +116,12 @@ class Reconciler:
             if not isinstance(answers[_of(host)], Unanswered):
                 self._alive(known.get(host) or HostRecord(host))
         for record in records:
-            seen = answers[_of(record.host)]
-            self._look_at(record, seen if isinstance(seen, Mapping) else None)
+            seen = {
+                host: answer
+                for host in self._protected.hosts(record)
+                if isinstance(answer := answers.get(_of(host)), Mapping)
+            }
+            self._look_at(record, seen)
             self._leaves(record, known.get(record.host))
         self._send_back(records, {it.host for it in known.values() if it.failed_at or it.drained})
         self._keep_definitions(records, answers)
@@ -292,12 +291,18 @@ class Reconciler:
         silent = self._contacts.silent_for(host, self._ports.clock.monotonic()) >= DARK_SECONDS
         return silent and self._protected.host(host).failed_at is None
 
-    def _look_at(self, record: DomainRecord, states: Mapping[str, DomainState] | None) -> None:
-        """Suspect a domain that is down past the grace time, or that runs again under a warning."""
-        if states is None:
+    def _look_at(self, record: DomainRecord, states: Mapping[str, Mapping[str, DomainState]]) -> None:
+        """Suspect a domain that is down past the grace time, runs twice, or runs again under a warning.
+
+        ``states``: of all domains, by those of its hosts that answered.
+        """
+        for host in states.keys() - {record.host}:
+            if (there := states[host].get(record.domain)) is not None and there not in DOWN:
+                self._worker.suspect(record.domain, f"reconcile sees it {there} on {host}")
+        if record.host not in states:
             self._down_since.pop(record.domain, None)
             return
-        state = states.get(record.domain)
+        state = states[record.host].get(record.domain)
         if state in RUNNING and record.escalation is not None:
             self._worker.suspect(record.domain, f"reconcile sees it {state} again on {record.host}")
         if state is not None and state not in DOWN:

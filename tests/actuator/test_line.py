@@ -253,6 +253,21 @@ def test_it_runs_on_the_other_host(start):
     assert machine.record.escalation.guard == "runs_nowhere_else"
 
 
+def test_it_is_started_by_hand_on_the_other_host_too_while_it_runs(start):
+    """No alert fires: it runs where it should. Reconcile sees the second one, and its end."""
+    world = World()
+    machine = start(world)
+    world.guests["v02"].state, world.guests["v02"].id = DomainState.RUNNING, 3
+    machine.run(10)
+    assert machine.record.escalation.guard == "runs_nowhere_else"
+    assert "end one of them at once" in world.sent[-1].annotations["description"]
+    assert machine.record.plan is None
+    world.guests["v02"].state, world.guests["v02"].id = DomainState.SHUTOFF, None
+    machine.run(10)
+    assert machine.record.escalation is None
+    assert world.running == ["v01"]
+
+
 def test_the_peer_is_gone_and_nobody_knows_what_it_does(start):
     world = World(connected=False, silent={"v02"})
     machine = start(world)

@@ -123,7 +123,7 @@ def test_who_answered_reconcile_is_shown(watched):
             if sample.name == "vmheal_source_up"
         }
         libvirt = {source: value for source, value in up.items() if source.startswith("libvirt")}
-        assert libvirt == {"libvirt on v01": float(not silent)}
+        assert libvirt == {"libvirt on v01": float(not silent), "libvirt on v02": 1.0}
         assert up.keys() - libvirt.keys() == {"Alertmanager", "Prometheus"}
         assert report.registry.get_sample_value("vmheal_reconcile_timestamp_seconds") == (
             machine.reconciler.last_at

@@ -426,4 +426,9 @@ def test_reconcile_measures_every_host_that_answers(start):
     machine.reconciler.turn()
     assert mesh.calls.count("capacity") == 1, "one that says nothing of what runs there is not asked more"
     assert around(machine.worker.rooms, machine, now=0.0).rooms["v02"].free_bytes == 4096 << 20
-    assert set(machine.reconciler.answered) == {"Alertmanager", "Prometheus", "libvirt on v01"}
+    assert set(machine.reconciler.answered) == {
+        "Alertmanager",
+        "Prometheus",
+        "libvirt on v01",
+        "libvirt on v02",
+    }
