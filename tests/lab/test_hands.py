@@ -90,7 +90,8 @@ def test_a_device_that_somebody_holds_open_is_not_taken_from_him(lab, vm, site):
     try:
         machine.destroy_guest(vm)
         site.order("migrate", vm.name, "--to", other(vm, host))
-        wait_writes_on(lab, site, vm, host, fault)
+        wait_until(lambda: set(boots_of(lab, vm)) - set(boots), "a new boot of it", 240, 0.5)
+        wait_writes_on(lab, site, vm, host, Moment.now())
     finally:
         machine.run(["systemctl", "stop", HOLDER], check=False)
     events = [event for event in site.events(fault.wall) if event.domain == vm.name]
