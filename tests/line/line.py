@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +24,10 @@ import yaml
 from click.testing import CliRunner
 
 from actuator.__main__ import main as actuator
-from tests.alertmanager import alertmanager
+from tests.alertmanager import ALONE, Cluster, alertmanager
 from tests.exporter.drbd_samples import command, drbd84
 from tests.exporter.fake_drbd import FakeDrbd
+from tests.lab.waiting import wait_until
 from tests.libvirtd import Libvirtd
 from tests.netns import network_namespace
 from tests.program import Program
@@ -37,6 +39,10 @@ RULES = Path(__file__).parents[2] / "rules"
 PROGRAMS = Path(sys.executable).parent
 HOSTS = {"v01": "127.0.0.1", "v02": "127.0.0.2"}
 SSH_PORT = 2222
+ALERTMANAGER_PORTS = (9093, 9193)
+PROMETHEUS_PORTS = (9090, 9190)
+PAIR = (Cluster("127.0.0.1:9094", ("127.0.0.1:9095",)), Cluster("127.0.0.1:9095", ("127.0.0.1:9094",)))
+"""Two Alertmanagers that know each other. The actuator asks the first."""
 SOON = 120.0
 """Seconds that nothing here takes on a machine that is busy with other things too."""
 
@@ -47,9 +53,18 @@ _DEVICES = 'mount -t overlay drbd -o "lowerdir=$1:/dev" /dev'
 class Line:
     """Everything runs from entering to leaving. Each domain runs on v01 and is defined on v02 too."""
 
-    def __init__(self, folder: Path, domains: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path, domains: tuple[str, ...], *, paired: bool = False) -> None:
+        """Start nothing yet.
+
+        Args:
+            folder: for all that is configured and logged.
+            domains: the names of the VMs.
+            paired: two Alertmanagers in a cluster, and two Prometheus that each tell both. What lasts is said
+                again every few seconds.
+        """
         self.folder = folder
         self.domains = domains
+        self._clusters = PAIR if paired else (ALONE,)
         self.token = "a-token-of-this-test"
         self._primaries = dict.fromkeys(domains, "v01")
         self.drbd: dict[str, FakeDrbd] = {}
@@ -62,13 +77,23 @@ class Line:
             self.netns = started.enter_context(network_namespace(HOSTS))
             for host in HOSTS:
                 self._start_host(host, started)
-            self._copy_rules()
-            self.alertmanager = started.enter_context(
-                alertmanager(self.folder / "alertmanager.yml", self.folder, port=9093, netns=self.netns)
-            )
-            self.prometheus = started.enter_context(
-                prometheus(self.folder / "prometheus.yml", self.folder, port=9090, netns=self.netns)
-            )
+            self.alertmanagers = []
+            self.prometheuses = []
+            for number, cluster in enumerate(self._clusters):
+                folder = self._copy_rules(number)
+                server = alertmanager(
+                    folder / "alertmanager.yml",
+                    folder,
+                    port=ALERTMANAGER_PORTS[number],
+                    netns=self.netns,
+                    cluster=cluster,
+                )
+                self.alertmanagers.append(started.enter_context(server))
+                server = prometheus(
+                    folder / "prometheus.yml", folder, port=PROMETHEUS_PORTS[number], netns=self.netns
+                )
+                self.prometheuses.append(started.enter_context(server))
+            self.alertmanager, self.prometheus = self.alertmanagers[0], self.prometheuses[0]
             self._write_configuration()
             self.actuator = started.enter_context(self._actuator(PROGRAMS / "vmheal-actuator"))
             self.wait_ready()
@@ -157,6 +182,15 @@ class Line:
         found = self._get(f"{self.alertmanager.url}/api/v2/alerts")
         return {it["labels"]["alertname"]: it for it in found if it["labels"].get("domain") == domain}
 
+    def resolve(self, alert: Mapping[str, Any]) -> None:
+        """Tell all Alertmanagers that an alert is over, as a Prometheus does that does not see it."""
+        ends = datetime.now(UTC).isoformat()
+        body = [{"labels": alert["labels"], "startsAt": alert["startsAt"], "endsAt": ends}]
+        with self.netns.entered(), requests.Session() as session:
+            session.trust_env = False
+            for server in self.alertmanagers:
+                session.post(f"{server.url}/api/v2/alerts", json=body, timeout=10).raise_for_status()
+
     def deliver(self, alert: Mapping[str, Any]) -> int:
         """Post an alert of Alertmanager's API to the actuator once more, as its webhook; the status."""
         body = {
@@ -187,6 +221,17 @@ class Line:
         assert done.exit_code == 0, done.output
         events = [json.loads(line) for line in done.stdout.splitlines()]
         return [event for event in events if event["at"] >= since and event["domain"] in domains]
+
+    def wait_members(self, number: int) -> None:
+        """Wait until each Alertmanager is ready and sees so many in its cluster, itself included."""
+        for server in self.alertmanagers:
+            server.program.wait_ready(f"{server.url}/-/ready")
+            status = f"{server.url}/api/v2/status"
+            wait_until(
+                lambda it=status: len(self._get(it)["cluster"]["peers"]) == number,
+                f"{server.url} to see {number} in its cluster",
+                SOON,
+            )
 
     def _get(self, url: str, **parameters: str) -> Any:
         with self.netns.entered(), requests.Session() as session:
@@ -231,12 +276,24 @@ class Line:
         self.exporters[host] = started.enter_context(exporter)
         exporter.wait_ready(f"http://{HOSTS[host]}:10810/-/healthy")
 
-    def _copy_rules(self) -> None:
+    def _copy_rules(self, number: int) -> Path:
+        """Make the folder of a Prometheus and its Alertmanager, with the files of rules/."""
+        folder = self.folder / f"monitoring{number + 1}"
+        folder.mkdir()
         for name in ("prometheus.yml", "vmheal.yml", "hosts.yml", "alertmanager.yml"):
-            shutil.copy(RULES / name, self.folder / name)
+            shutil.copy(RULES / name, folder / name)
+        configuration = folder / "prometheus.yml"
+        document = yaml.safe_load(configuration.read_text())
+        targets = [f"localhost:{port}" for port in ALERTMANAGER_PORTS[: len(self._clusters)]]
+        document["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = targets
+        configuration.write_text(yaml.safe_dump(document))
+        if len(self._clusters) > 1:
+            routes = folder / "alertmanager.yml"
+            routes.write_text(routes.read_text().replace("repeat_interval: 1m", "repeat_interval: 5s"))
         # The tests end one VM again and again, and it is to be restarted each time.
-        leave_out(self.folder / "vmheal.yml", "VMPersistentFailure")
-        (self.folder / "webhook.token").write_text(self.token)
+        leave_out(folder / "vmheal.yml", "VMPersistentFailure")
+        (folder / "webhook.token").write_text(self.token)
+        return folder
 
     @property
     def _configuration(self) -> Path:
@@ -248,9 +305,9 @@ class Line:
         settings = {
             "mode": "enforce",
             "journal": {"path": str(self.folder / "journal.sqlite3")},
-            "webhook": {"token_file": str(self.folder / "webhook.token")},
-            "alertmanager": {"url": "http://localhost:9093"},
-            "prometheus": {"url": "http://localhost:9090"},
+            "webhook": {"token_file": str(self.folder / "monitoring1" / "webhook.token")},
+            "alertmanager": {"url": self.alertmanager.url},
+            "prometheus": {"url": self.prometheus.url},
             "ssh": {
                 "key_file": str(self.folder / "v01" / "user_key"),
                 "known_hosts_file": str(known_hosts),
