@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import click
 import structlog
@@ -20,9 +20,11 @@ from actuator.adapters.alertmanager import Alertmanager
 from actuator.adapters.clock import SystemClock, ThreadTasks
 from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.fence_agents import FenceAgent, FenceAgents
+from actuator.adapters.http_json import without_credentials
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
 from actuator.adapters.programs import ConfiguredPrograms, Program
 from actuator.adapters.prometheus import Prometheus
+from actuator.adapters.several import Alertmanagers, Prometheuses
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.adapters.ssh import SshAccess
 from actuator.arbitrate import Arbiter
@@ -37,13 +39,15 @@ from actuator.commands import (
     tell,
     time_text,
 )
-from actuator.config import ConfigError, Settings, check_readable, load, read_secret
+from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load, read_secret
 from actuator.model import Event
 from actuator.ports import JournalError, Ports
 from actuator.receive import Server
 from actuator.report import Report, WatchedJournal, status
 from actuator.serve import Actuator
 from exporter import __version__
+
+T = TypeVar("T")
 
 FOLLOW_SECONDS = 0.2
 JOURNAL_PAGE = 1000
@@ -95,16 +99,17 @@ def serve(config_path: Path, log_format: str) -> None:
             journal = opened.enter_context(closing(_open_journal(settings)))
             world = _reach(settings, opened)
             world.storage.read_ahead()
+            tasks = ThreadTasks()
             ports = Ports(
                 hypervisor=world.hypervisor,
                 storage=world.storage,
                 fencing=world.fencing,
                 programs=world.programs,
-                alerts=world.alerts,
-                metrics=world.metrics,
+                alerts=Alertmanagers(world.alertmanagers, tasks),
+                metrics=Prometheuses(world.prometheuses, tasks),
                 journal=WatchedJournal(journal, report),
                 clock=SystemClock(stopping),
-                tasks=ThreadTasks(),
+                tasks=tasks,
             )
             actuator = Actuator(ports, settings, report, stopping)
             report.show(actuator.protected)
@@ -192,8 +197,9 @@ class _World(NamedTuple):
     storage: DrbdStorage
     fencing: FenceAgents
     programs: ConfiguredPrograms
-    alerts: Alertmanager
-    metrics: Prometheus
+    alertmanagers: Mapping[str, Alertmanager]
+    """Each by what it is called; so is each Prometheus."""
+    prometheuses: Mapping[str, Prometheus]
 
 
 def _reach(settings: Settings, opened: ExitStack) -> _World:
@@ -231,9 +237,16 @@ def _reach(settings: Settings, opened: ExitStack) -> _World:
         programs=ConfiguredPrograms(
             {name: Program(it.argv, it.timeout_seconds) for name, it in settings.programs.items()}
         ),
-        alerts=Alertmanager(settings.alertmanager),
-        metrics=Prometheus(settings.prometheus),
+        alertmanagers=_each("Alertmanager", Alertmanager, settings.alertmanager),
+        prometheuses=_each("Prometheus", Prometheus, settings.prometheus),
     )
+
+
+def _each(kind: str, adapter: Callable[[str], T], servers: ServerSettings) -> dict[str, T]:
+    """Each server by what it is called."""
+    if len(servers.url) == 1:
+        return {kind: adapter(servers.url[0])}
+    return {f"{kind} at {without_credentials(url)}": adapter(url) for url in servers.url}
 
 
 # ---- check ------------------------------------------------------------------------------------------------
@@ -266,8 +279,9 @@ def _ask_everybody(settings: Settings) -> dict[str, str]:
         for host in settings.hosts:
             questions[f"libvirt on {host}"] = partial(_count_domains, world, host)
             questions[f"DRBD on {host}"] = partial(_count_resources, world, host)
-        questions["Alertmanager"] = partial(_count_alerts, world.alerts)
-        questions["Prometheus"] = partial(_count_alerts, world.metrics)
+        servers: dict[str, Alertmanager | Prometheus] = {**world.alertmanagers, **world.prometheuses}
+        for name, server in servers.items():
+            questions[name] = partial(_count_alerts, server)
         answers = ThreadTasks().gather(questions, timeout_seconds=ASK_SECONDS + 1)
     return {who: str(answer) for who, answer in answers.items()}
 

@@ -5,6 +5,7 @@ Secrets are not in it: it names files that hold them.
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -28,10 +29,10 @@ from actuator.core.failback import Failback
 
 # Names become labels, argv words and file names' parts: what DRBD, libvirt and Prometheus all accept.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
-Url = Annotated[str, StringConstraints(pattern=r"^https?://[^/\s]+(/\S*)?$")]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
+MAX_SERVERS = 8
 
 
 class ConfigError(Exception):
@@ -66,8 +67,18 @@ def _mode(value: object) -> object:
     return Mode(value) if isinstance(value, str) and value in set(Mode) else value
 
 
+def _urls(value: object) -> object:
+    urls = value if isinstance(value, list) else [value]
+    for url in urls:
+        if not isinstance(url, str) or not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+            raise ValueError(f"{url!r} is not a URL of http or https")
+    return tuple(urls)
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 ModeWord = Annotated[Mode, BeforeValidator(_mode)]
+Urls = Annotated[tuple[str, ...], BeforeValidator(_urls), Field(min_length=1, max_length=MAX_SERVERS)]
+"""One server, or several that do the same."""
 
 
 class _Section(BaseModel):
@@ -103,9 +114,9 @@ class OperatorSettings(_Section):
 
 
 class ServerSettings(_Section):
-    """An HTTP API that we ask."""
+    """An HTTP API that we ask: one server, or several that watch the same."""
 
-    url: Url
+    url: Urls
     timeout_seconds: Seconds = 5.0
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 from actuator.adapters.http_json import HttpJson
-from actuator.config import ServerSettings
 from actuator.model import Matcher, Notification, OutgoingAlert, Silence
 
 
@@ -61,8 +60,8 @@ _ACTIVE_WITH_ACTION = {"active": "true", "silenced": "false", "inhibited": "fals
 class Alertmanager:
     """The port ``Alerts``."""
 
-    def __init__(self, settings: ServerSettings) -> None:
-        self._server = HttpJson("Alertmanager", settings.url)
+    def __init__(self, url: str) -> None:
+        self._server = HttpJson("Alertmanager", url)
 
     def firing(self, *, timeout_seconds: float) -> tuple[Notification, ...]:
         """See the port. An alert that a route mutes for a time of day counts as active, as in the API."""

@@ -43,7 +43,7 @@ class HttpJson:
             url: where its API begins; user and password in it are sent, and said to nobody.
         """
         self._url = url.rstrip("/")
-        self._server = f"{name} at {_without_credentials(self._url)}"
+        self._server = f"{name} at {without_credentials(self._url)}"
         self._threads = DeadlineThreads(self._server, THREADS)
 
     def get(
@@ -142,7 +142,8 @@ class HttpJson:
             ) from None
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
+    """Return the URL as it may be said: without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 

@@ -9,7 +9,6 @@ import yaml
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, TypeAdapter
 
 from actuator.adapters.http_json import HttpJson
-from actuator.config import ServerSettings
 from actuator.model import LastWords, Notification
 
 
@@ -94,8 +93,8 @@ _CONFIGURATION = TypeAdapter(_ConfigurationAnswer)
 class Prometheus:
     """The port ``Metrics``."""
 
-    def __init__(self, settings: ServerSettings) -> None:
-        self._server = HttpJson("Prometheus", settings.url)
+    def __init__(self, url: str) -> None:
+        self._server = HttpJson("Prometheus", url)
 
     def firing(self, *, timeout_seconds: float) -> tuple[Notification, ...]:
         """See the port. Labels, fingerprint and start are those that Alertmanager has for the same alert.

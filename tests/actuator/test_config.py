@@ -85,7 +85,18 @@ def test_the_documented_example_names_every_key_with_its_default(write):
         ),
         ("  max_age_seconds: 6", "  max_age_seconds: .nan", "evidence.max_age_seconds: "),
         ("  max_age_seconds: 6", "  max_age_seconds: .inf", "evidence.max_age_seconds: "),
-        ("  url: http://localhost:9093", "  url: localhost:9093", "alertmanager.url: "),
+        (
+            "  url: http://localhost:9093",
+            "  url: localhost:9093",
+            "alertmanager.url: 'localhost:9093' is not a URL",
+        ),
+        (
+            "  url: http://localhost:9093",
+            "  url: [http://m1, ftp://m2]",
+            "alertmanager.url: 'ftp://m2' is not",
+        ),
+        ("  url: http://localhost:9093", "  url: []", "alertmanager.url: "),
+        ("  url: http://localhost:9093", "  url: 9093", "alertmanager.url: 9093 is not a URL"),
         (
             "path: /var/lib/",
             "path: lib/",

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from actuator.adapters.alertmanager import Alertmanager
-from actuator.config import ServerSettings
 from actuator.model import OutgoingAlert
 from actuator.ports import JournalError
 from tests.actuator.deliveries import TOKEN, MemoryJournal, served
@@ -51,7 +50,7 @@ def delivering(journal, folder, *, token):
     with served(journal) as receiver:
         configuration = CONFIGURATION.format(url=receiver.url, token=token)
         with alertmanager(configuration, folder) as server:
-            yield receiver, Alertmanager(ServerSettings(url=server.url))
+            yield receiver, Alertmanager(server.url)
 
 
 def fire(alerts, *, ends_in_seconds=300.0):

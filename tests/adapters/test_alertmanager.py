@@ -10,7 +10,6 @@ from werkzeug import Response
 
 from actuator import webhook
 from actuator.adapters.alertmanager import Alertmanager
-from actuator.config import ServerSettings
 from actuator.model import Matcher, Notification, OutgoingAlert, Silence
 from actuator.ports import Unanswered
 from tests.alertmanager import alertmanager
@@ -32,7 +31,7 @@ ALERT = {
 
 
 def adapter(url: str) -> Alertmanager:
-    return Alertmanager(ServerSettings(url=url))
+    return Alertmanager(url)
 
 
 def test_an_active_alert(httpserver: HTTPServer) -> None:

@@ -14,7 +14,6 @@ from werkzeug import Request, Response
 from actuator import webhook
 from actuator.adapters.alertmanager import Alertmanager
 from actuator.adapters.prometheus import Prometheus, fingerprint
-from actuator.config import ServerSettings
 from actuator.model import DomainState, Notification
 from actuator.ports import Unanswered
 from tests.alertmanager import alertmanager
@@ -43,7 +42,7 @@ def configuration(text: str) -> dict:
 
 
 def firing(server: HTTPServer) -> tuple[Notification, ...]:
-    return Prometheus(ServerSettings(url=server.url_for("/prom/"))).firing(timeout_seconds=PATIENCE)
+    return Prometheus(server.url_for("/prom/")).firing(timeout_seconds=PATIENCE)
 
 
 def test_a_firing_alert(httpserver: HTTPServer) -> None:
@@ -127,7 +126,7 @@ def test_last_words(httpserver: HTTPServer) -> None:
     httpserver.expect_request("/prom/api/v1/query").respond_with_json(
         words(("voms01", "v02", "1"), ("voms01", "v03", "0"), ("ce01", "v02", "NaN"))
     )
-    adapter = Prometheus(ServerSettings(url=httpserver.url_for("/prom/")))
+    adapter = Prometheus(httpserver.url_for("/prom/"))
     assert adapter.last_words("v01", before=1772366400.5, timeout_seconds=PATIENCE) == {
         ("voms01", "v02"): True,
         ("voms01", "v03"): False,
@@ -145,9 +144,7 @@ def test_last_words(httpserver: HTTPServer) -> None:
 def test_last_words_that_are_not_understood(httpserver: HTTPServer, body: dict) -> None:
     httpserver.expect_request("/prom/api/v1/query").respond_with_json(body)
     with pytest.raises(Unanswered, match="not understood"):
-        Prometheus(ServerSettings(url=httpserver.url_for("/prom/"))).last_words(
-            "v01", before=0.0, timeout_seconds=PATIENCE
-        )
+        Prometheus(httpserver.url_for("/prom/")).last_words("v01", before=0.0, timeout_seconds=PATIENCE)
 
 
 # ---- Debian's Prometheus and Alertmanager, rules/ as it is -------------------------------------------------
@@ -197,10 +194,10 @@ class Site:
             self._started.enter_context(start(path, self._folder, port=port, netns=self.netns))
 
     def in_prometheus(self) -> dict[str, Notification]:
-        return self._ask(Prometheus(ServerSettings(url="http://127.0.0.1:9090")))
+        return self._ask(Prometheus("http://127.0.0.1:9090"))
 
     def in_alertmanager(self) -> dict[str, Notification]:
-        return self._ask(Alertmanager(ServerSettings(url="http://127.0.0.1:9093")))
+        return self._ask(Alertmanager("http://127.0.0.1:9093"))
 
     def delivered(self) -> dict[str, Notification]:
         """What came over the webhook, by domain; the last of each."""
@@ -325,7 +322,7 @@ def drbd(peer: str, *, connected: bool, disks: tuple[bool, ...]) -> str:
 
 @pytest.mark.daemons
 def test_what_prometheus_heard_last_of_a_host_that_is_gone(site: Site) -> None:
-    adapter = Prometheus(ServerSettings(url="http://127.0.0.1:9090"))
+    adapter = Prometheus("http://127.0.0.1:9090")
 
     def heard() -> bool | None:
         with site.netns.entered():

@@ -42,7 +42,7 @@ SSH_PORT = 2222
 ALERTMANAGER_PORTS = (9093, 9193)
 PROMETHEUS_PORTS = (9090, 9190)
 PAIR = (Cluster("127.0.0.1:9094", ("127.0.0.1:9095",)), Cluster("127.0.0.1:9095", ("127.0.0.1:9094",)))
-"""Two Alertmanagers that know each other. The actuator asks the first."""
+"""Two Alertmanagers that know each other."""
 SOON = 120.0
 """Seconds that nothing here takes on a machine that is busy with other things too."""
 
@@ -306,8 +306,8 @@ class Line:
             "mode": "enforce",
             "journal": {"path": str(self.folder / "journal.sqlite3")},
             "webhook": {"token_file": str(self.folder / "monitoring1" / "webhook.token")},
-            "alertmanager": {"url": self.alertmanager.url},
-            "prometheus": {"url": self.prometheus.url},
+            "alertmanager": {"url": [it.url for it in self.alertmanagers]},
+            "prometheus": {"url": [it.url for it in self.prometheuses]},
             "ssh": {
                 "key_file": str(self.folder / "v01" / "user_key"),
                 "known_hosts_file": str(known_hosts),
