@@ -77,6 +77,7 @@ class Line:
             self.netns = started.enter_context(network_namespace(HOSTS))
             for host in HOSTS:
                 self._start_host(host, started)
+            self._start_more(started)
             self.alertmanagers = []
             self.prometheuses = []
             for number, cluster in enumerate(self._clusters):
@@ -266,7 +267,7 @@ class Line:
         subprocess.run([*enter, str(libvirtd.base / "dev")], check=True, timeout=20)
         with self.libvirt(host) as handle:
             for domain in self.domains:
-                xml = libvirtd.guest(domain)
+                xml = self._guest(libvirtd, domain)
                 xml = xml.replace(f"{libvirtd.base}/disks/{domain}.raw", f"/dev/drbd/by-res/{domain}/0")
                 defined = handle.defineXML(xml)
                 if host == "v01":
@@ -275,6 +276,13 @@ class Line:
         exporter = Program([PROGRAMS / "vmheal-exporter", *flags], folder / "exporter.log", netns=self.netns)
         self.exporters[host] = started.enter_context(exporter)
         exporter.wait_ready(f"http://{HOSTS[host]}:10810/-/healthy")
+
+    def _guest(self, libvirtd: Libvirtd, domain: str) -> str:
+        """The VM's definition, with its disk in the host's folder of disks."""
+        return libvirtd.guest(domain)
+
+    def _start_more(self, started: contextlib.ExitStack) -> None:
+        """Start what this site has besides; Prometheus comes after it."""
 
     def _copy_rules(self, number: int) -> Path:
         """Make the folder of a Prometheus and its Alertmanager, with the files of rules/."""
@@ -323,7 +331,11 @@ class Line:
             "reconcile": {"grace_seconds": 60},
             "domains": {domain: {"host": "v01", "hosts": list(HOSTS)} for domain in self.domains},
         }
-        self._configuration.write_text(yaml.safe_dump(settings))
+        self._configuration.write_text(yaml.safe_dump(self._adapted(settings)))
+
+    def _adapted(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The actuator's configuration as this site has it."""
+        return settings
 
 
 def _events2(host: str, primaries: Mapping[str, str]) -> str:
