@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,KEEP)
 SHELL := /bin/bash
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-recovery bench-failover lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-recovery bench-failover bench-pause lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -64,6 +64,10 @@ bench-recovery: test-packages dev
 
 bench-failover: test-packages dev  ## kill a host with three VMs ten times, with AGENT=1 fenced; half an hour
 	$(ROOT) $(BIN)/python -m tests.bench.failover $(if $(AGENT),--agent)
+
+RUNS ?= 10
+bench-pause: test-packages dev  ## cut a VM's replication link RUNS (10) times; takes a quarter of an hour
+	$(ROOT) $(BIN)/python -m tests.bench.pause --runs $(RUNS)
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
 	cd requirements && for name in exporter actuator dev; do \

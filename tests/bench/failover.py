@@ -4,13 +4,10 @@ Three VMs on real DRBD that asks the arbiter, on Xen hosts that QEMU emulates; f
 With a fence agent nothing is waited for; without one the VMs start when the lost host cannot have them any more.
 """
 
-import statistics
-from dataclasses import asdict
-
 import click
 from rich.console import Console
-from rich.table import Table
 
+from tests.bench.parts import table
 from tests.lab.fenced import FencedSite
 from tests.lab.lab import Lab
 from tests.lab.moves import (
@@ -49,7 +46,8 @@ def main(kills: int, count: int, agent: bool) -> None:
             wait_at_rest(lab, site, vms)
         for vm in vms:
             lab.assert_nothing_lost(vm)
-    Console().print(table(found, "with a fence agent" if agent else "without a fence agent"))
+    title = f"{len(found)} hosts killed {'with' if agent else 'without'} a fence agent, records lost 0"
+    Console().print(table(f"{title}; seconds from the kill", found))
 
 
 def kill(lab: Lab, site: Site, vms: list[Vm]) -> Failover:
@@ -64,21 +62,6 @@ def kill(lab: Lab, site: Site, vms: list[Vm]) -> Failover:
     took = failover_of(site, vms, fault)
     bring_back(lab, dead)
     return took
-
-
-def table(found: list[Failover], how: str) -> Table:
-    """Return what was measured."""
-    shown = Table(title=f"{len(found)} hosts killed {how}, records lost 0; seconds from the kill")
-    for heading in ("part", "shortest", "median", "longest"):
-        shown.add_column(heading)
-    columns = [asdict(it) for it in found]
-    for name in columns[0]:
-        values = [column[name] for column in columns]
-        shown.add_row(
-            name.replace("_", " "),
-            *(f"{value:.2f}" for value in (min(values), statistics.median(values), max(values))),
-        )
-    return shown
 
 
 if __name__ == "__main__":
