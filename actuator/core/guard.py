@@ -674,11 +674,12 @@ RESTART: tuple[Guard, ...] = (
 _DISKS: tuple[Guard, ...] = (
     disks_are_on_drbd,
     drbd_is_understood,
+    authority_may_be_taken,
     disk_is_up_to_date,
     io_flows,
     has_quorum,
-    authority_may_be_taken,
 )
+"""That a replica is excluded tells more than how its disk reads: Consistent, after both hosts were off."""
 
 _LOST: tuple[Guard, ...] = (
     *ANSWERED,

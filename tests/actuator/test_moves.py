@@ -303,6 +303,7 @@ def test_a_host_that_wakes_right_before_the_start_is_waited_for(start, clock):
         ("alive", "source_is_dark"),
         ("linked", "link_to_source_is_lost"),
         ("stale", "authority_may_be_taken"),
+        ("stale and attached alone", "authority_may_be_taken"),
         ("granted", "authority_may_be_taken"),
         ("unarmed", "source_is_armed"),
         ("outdated", "disk_is_up_to_date"),
@@ -315,6 +316,7 @@ def test_what_stops_a_failover_touches_nothing(start, clock, fault, guard):
     machine = start(world, written=False)
     written = {
         "stale": replace(IN_ORDER, admitted=frozenset({"v01"})),
+        "stale and attached alone": replace(IN_ORDER, admitted=frozenset({"v01"})),
         "granted": replace(IN_ORDER, granted=True),
         "unarmed": replace(IN_ORDER, armed=frozenset({"v02"})),
     }.get(fault, IN_ORDER)
@@ -325,6 +327,8 @@ def test_what_stops_a_failover_touches_nothing(start, clock, fault, guard):
         world.silent.clear()
     if fault == "linked":
         world.connected = True
+    if fault == "stale and attached alone":
+        world.replicas["v02", "voms01"].disk = DiskState.CONSISTENT
     if fault == "outdated":
         world.replicas["v02", "voms01"].disk = DiskState.OUTDATED
     if fault == "drained":
