@@ -43,19 +43,6 @@ SCRAPE_TIMEOUT = "10"  # what our exporter is told, as Prometheus does
 
 STATE, FULL, LIBVIRT, HACLUSTER = "vmheal, state", "vmheal, full", "libvirt-exporter", "hacluster-exporter"
 
-# Run instead of `vmheal-exporter`: the same program, with DRBD's files elsewhere.
-PROGRAM = """
-import sys
-from pathlib import Path
-import exporter.__main__ as program
-from exporter.collectors.drbd import Drbd
-from exporter.drbdsetup import Paths
-base = Path(sys.argv.pop(1))
-paths = Paths(base / "proc", base / "usermode_helper", base / "kmsg", (base / "drbd.d",))
-program.Drbd = lambda: Drbd(paths)
-program.main()
-"""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -217,7 +204,6 @@ def started(log: Path, argv: Sequence[str], port: int, **options: object) -> Ite
 @contextlib.contextmanager
 def targets(base: Path, drbd: FakeDrbd, libvirtd: Libvirtd) -> Iterator[list[Target]]:
     """Start all three programs."""
-    environment = {**os.environ, "PATH": f"{drbd.base / 'bin'}:{os.environ['PATH']}"}
     splitbrain = base / "splitbrain"
     splitbrain.mkdir(exist_ok=True)
     ours, theirs, cluster = free_port(), free_port(), free_port()
@@ -226,11 +212,10 @@ def targets(base: Path, drbd: FakeDrbd, libvirtd: Libvirtd) -> Iterator[list[Tar
             started(
                 base / "vmheal.log",
                 [
-                    sys.executable, "-c", PROGRAM, str(drbd.base), f"--web.listen-address=127.0.0.1:{ours}",
-                    f"--libvirt.uri={libvirtd.uri}",
+                    sys.executable, "-m", "tests.replaying_exporter", str(drbd.base),
+                    f"--web.listen-address=127.0.0.1:{ours}", f"--libvirt.uri={libvirtd.uri}",
                 ],
                 ours,
-                env=environment,
             )
         )  # fmt: skip
         found = [

@@ -46,8 +46,9 @@ def main(kills: int, count: int, agent: bool) -> None:
             wait_at_rest(lab, site, vms)
         for vm in vms:
             lab.assert_nothing_lost(vm)
-    title = f"{len(found)} hosts killed {'with' if agent else 'without'} a fence agent, records lost 0"
-    Console().print(table(f"{title}; seconds from the kill", found))
+    how = f"{count} VMs, {'with' if agent else 'without'} a fence agent"
+    title = f"{len(found)} hosts killed, records lost 0; seconds from the kill"
+    Console().print(table(title, {how: found}))
 
 
 def kill(lab: Lab, site: Site, vms: list[Vm]) -> Failover:

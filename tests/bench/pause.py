@@ -83,7 +83,7 @@ def main(runs: int) -> None:
             wait_at_rest(lab, site, [vm])
         lab.assert_nothing_lost(vm)
     Console().print(
-        table(f"{len(found)} cuts, records lost 0; seconds from the cut, and of the pause", found)
+        table("records lost 0; seconds from the cut, and of the pause", {f"{len(found)} cuts": found})
     )
 
 

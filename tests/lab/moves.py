@@ -1,7 +1,7 @@
 """What drills and benchmarks of moves ask a site: who has a VM, whose replicas are current, how long it took."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -87,9 +87,12 @@ def wait_writes_on(
 
 def failover_of(site: Site, vms: Iterable[Vm], fault: Moment) -> Failover:
     """How long each part of a failover took, as the actuator wrote it down."""
-    names = {vm.name for vm in vms}
-    events = site.events(fault.wall)
-    ours = [event for event in events if event.domain in names]
+    return failover_in(site.events(fault.wall), {vm.name for vm in vms}, fault.wall)
+
+
+def failover_in(events: Sequence[Event], domains: Collection[str], fault_at: float) -> Failover:
+    """How long each part of a failover of these took, by the journal since the fault (wall clock)."""
+    ours = [event for event in events if event.domain in domains]
     promotions = [event for event in ours if _called(event, "promote")]
     called = [event.detail["called_at"] for event in promotions]
     starts = start_calls(ours)
@@ -106,7 +109,7 @@ def failover_of(site: Site, vms: Iterable[Vm], fault: Moment) -> Failover:
         min(starts),
         max(starts),
     )
-    return Failover(*(round(at - fault.wall, 2) for at in moments))
+    return Failover(*(round(at - fault_at, 2) for at in moments))
 
 
 def _called(event: Event, step: str) -> bool:

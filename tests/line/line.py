@@ -25,14 +25,14 @@ from click.testing import CliRunner
 
 from actuator.__main__ import main as actuator
 from tests.alertmanager import ALONE, Cluster, alertmanager
-from tests.exporter.drbd_samples import command, drbd84
 from tests.exporter.fake_drbd import FakeDrbd
 from tests.lab.waiting import wait_until
 from tests.libvirtd import Libvirtd
+from tests.line.replayed_drbd import events2_of
 from tests.netns import network_namespace
 from tests.program import Program
 from tests.prometheus import leave_out, prometheus
-from tests.sshd import sshd
+from tests.sshd import Sshd, sshd
 from tests.watching import wait_looked, wait_watched
 
 RULES = Path(__file__).parents[2] / "rules"
@@ -69,6 +69,7 @@ class Line:
         self._primaries = dict.fromkeys(domains, "v01")
         self.drbd: dict[str, FakeDrbd] = {}
         self.libvirtds: dict[str, Libvirtd] = {}
+        self.sshds: dict[str, Sshd] = {}
         self.exporters: dict[str, Program] = {}
         self._started = contextlib.ExitStack()
 
@@ -116,6 +117,13 @@ class Line:
     def drbd_calls(self) -> set[str]:
         """What has been asked of DRBD over SSH, on any host."""
         return {call for drbd in self.drbd.values() for call in drbd.calls()}
+
+    def _make_drbd(self, host: str, base: Path) -> FakeDrbd:
+        """The host's DRBD, with the VMs Primary on v01."""
+        drbd = FakeDrbd(base)
+        drbd.prints("events2", _events2(host, self._primaries))
+        drbd.prints("dump-xml", dump_xml(self.domains))
+        return drbd
 
     def _show_drbd(self, host: str) -> None:
         self.drbd[host].prints("events2", _events2(host, self._primaries))
@@ -180,8 +188,19 @@ class Line:
 
     def alerts(self, domain: str) -> dict[str, dict[str, Any]]:
         """What Alertmanager knows of a domain, by the alert's name."""
-        found = self._get(f"{self.alertmanager.url}/api/v2/alerts")
-        return {it["labels"]["alertname"]: it for it in found if it["labels"].get("domain") == domain}
+        return {
+            it["labels"]["alertname"]: it for it in self.all_alerts() if it["labels"].get("domain") == domain
+        }
+
+    def all_alerts(self) -> list[dict[str, Any]]:
+        """What Alertmanager knows."""
+        found: list[dict[str, Any]] = self._get(f"{self.alertmanager.url}/api/v2/alerts")
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """What the actuator says of itself."""
+        said: dict[str, Any] = self._get("http://127.0.0.1:10811/api/v1/status")
+        return said
 
     def resolve(self, alert: Mapping[str, Any]) -> None:
         """Tell all Alertmanagers that an alert is over, as a Prometheus does that does not see it."""
@@ -217,11 +236,15 @@ class Line:
 
     def events(self, since: float, *domains: str) -> list[dict[str, Any]]:
         """The timeline of these domains from then on, as the actuator's own command tells it."""
-        argv = ["journal", "--config", str(self._configuration), "--json"]
+        events = [json.loads(line) for line in self.journal()]
+        return [event for event in events if event["at"] >= since and event["domain"] in domains]
+
+    def journal(self) -> list[str]:
+        """All that the actuator wrote down, each event as JSON."""
+        argv = ["journal", "--config", str(self._configuration), "--json", "--lines", "1000000"]
         done = CliRunner().invoke(actuator, argv, catch_exceptions=False)
         assert done.exit_code == 0, done.output
-        events = [json.loads(line) for line in done.stdout.splitlines()]
-        return [event for event in events if event["at"] >= since and event["domain"] in domains]
+        return done.stdout.splitlines()
 
     def wait_members(self, number: int) -> None:
         """Wait until each Alertmanager is ready and sees so many in its cluster, itself included."""
@@ -246,16 +269,14 @@ class Line:
     def _start_host(self, host: str, started: contextlib.ExitStack) -> None:
         folder = self.folder / host
         folder.mkdir()
-        self.drbd[host] = FakeDrbd(folder / "drbd")
-        self._show_drbd(host)
-        self.drbd[host].prints("dump-xml", _dump_xml(self.domains))
+        self.drbd[host] = self._make_drbd(host, folder / "drbd")
         for key in ("host_key", "host_key.pub", "user_key", "user_key.pub"):
             if host != "v01":
                 shutil.copy(self.folder / "v01" / key, folder / key)
         environment = {"HOME": str(folder), "PATH": f"{folder / 'drbd' / 'bin'}:/usr/bin:/bin"}
         with self.netns.entered():
             server = sshd(folder, environment=environment, address=HOSTS[host], port=SSH_PORT)
-            started.enter_context(server)
+            self.sshds[host] = started.enter_context(server)
         # They listen on the same TCP port: the second has a network namespace of its own.
         netns = self.netns.name if host == "v01" else None
         libvirtd = self.libvirtds[host] = started.enter_context(Libvirtd(host, netns))
@@ -273,9 +294,13 @@ class Line:
                 if host == "v01":
                     defined.create()
         flags = [f"--web.listen-address={HOSTS[host]}:10810", f"--libvirt.uri={libvirtd.uri}"]
-        exporter = Program([PROGRAMS / "vmheal-exporter", *flags], folder / "exporter.log", netns=self.netns)
+        argv = [*self._exporter_program(host), *flags]
+        exporter = Program(argv, folder / "exporter.log", netns=self.netns)
         self.exporters[host] = started.enter_context(exporter)
         exporter.wait_ready(f"http://{HOSTS[host]}:10810/-/healthy")
+
+    def _exporter_program(self, host: str) -> list[str | Path]:
+        return [PROGRAMS / "vmheal-exporter"]
 
     def _guest(self, libvirtd: Libvirtd, domain: str) -> str:
         """The VM's definition, with its disk in the host's folder of disks."""
@@ -343,16 +368,12 @@ def _events2(host: str, primaries: Mapping[str, str]) -> str:
     said = []
     for minor, (resource, primary) in enumerate(primaries.items()):
         seen_from = "v01" if host == primary else "v02"  # it was v01 that was Primary in the capture
-        sample = command(drbd84(f"14-connected-primary-secondary.{seen_from}"), "drbdsetup events2")
-        said += [
-            line.replace("name:voms01 ", f"name:{resource} ").replace("minor:0", f"minor:{minor}")
-            for line in sample.splitlines()
-            if line != "exists -"
-        ]
-    return "".join(f"{line}\n" for line in (*said, "exists -"))
+        said.append(events2_of(f"14-connected-primary-secondary.{seen_from}", resource, minor))
+    return "".join((*said, "exists -\n"))
 
 
-def _dump_xml(resources: tuple[str, ...]) -> str:
+def dump_xml(resources: tuple[str, ...]) -> str:
+    """Return DRBD's configuration: each resource on both hosts."""
     host = '<host name="{}"><address family="ipv4" port="{}">{}</address></host>'
     said = [
         f'<resource name="{resource}">'
