@@ -230,7 +230,9 @@ class Libvirtd:
                 stderr=log,
             )
 
-    def guest(self, name: str, devices: str = "", memory_mib: int = 16, kind: str = "qemu") -> str:
+    def guest(
+        self, name: str, devices: str = "", memory_mib: int = 16, kind: str = "qemu", device: str = ""
+    ) -> str:
         """Return the XML of a guest that has one disk, and nothing to boot.
 
         Args:
@@ -238,14 +240,16 @@ class Libvirtd:
             devices: further XML for `<devices>`.
             memory_mib: its memory.
             kind: the domain's type.
+            device: a block device that is its disk, without the host's cache; else it has a file of its own.
         """
         disk = self.base / "disks" / f"{name}.raw"
         with disk.open("wb") as image:
             image.truncate(1 << 20)
         own = (
-            f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>"
-            "<target dev='vda' bus='virtio'/></disk>"
-        )
+            f"<disk type='block' device='disk'><driver name='qemu' type='raw' cache='none'/><source dev='{device}'/>"
+            if device
+            else f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>"
+        ) + "<target dev='vda' bus='virtio'/></disk>"
         return _GUEST.format(
             kind=kind, name=name, uuid=guest_uuid(name), memory_mib=memory_mib, devices=own + devices
         )

@@ -14,6 +14,9 @@ from pathlib import Path
 
 from tests.lab.waiting import wait_until
 
+LINKED = ("10.99.7.1", "10.99.7.2")
+"""The addresses of two namespaces with a link between them."""
+
 _CLONE_NEWNET = 0x40000000
 _PREFIX = "vmheal-test-"
 _numbers = itertools.count(1)
@@ -45,6 +48,31 @@ class Netns:
                 yield
             finally:
                 _enter(outside.fileno())
+
+
+@dataclass(frozen=True)
+class Link:
+    """A cable between two namespaces, which have the addresses `LINKED` on it. It goes with them."""
+
+    ends: tuple[Netns, Netns]
+
+    def lay(self) -> None:
+        """Connect them."""
+        one, other = (each.name for each in self.ends)
+        ends = ["link0", "netns", one, "type", "veth", "peer", "name", "link0", "netns", other]
+        _ip("link", "add", *ends)
+        for end, address in zip(self.ends, LINKED, strict=True):
+            _ip("-n", end.name, "addr", "add", f"{address}/24", "dev", "link0")
+        self.mend()
+
+    def cut(self) -> None:
+        """Let nothing pass any more; who has sent something hears nothing of it."""
+        _ip("-n", self.ends[0].name, "link", "set", "link0", "down")
+
+    def mend(self) -> None:
+        """Let all pass; without effect when it does."""
+        for end in self.ends:
+            _ip("-n", end.name, "link", "set", "link0", "up")
 
 
 @contextlib.contextmanager

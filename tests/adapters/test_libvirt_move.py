@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import struct
 import subprocess
 import threading
 import time
@@ -18,14 +17,16 @@ from actuator.adapters.libvirt_changes import Active
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor
 from actuator.model import Capacity, DomainState, Done, Failed, Indeterminate, LiveMigration
 from actuator.ports import Unanswered
+from tests.boot_sectors import COUNTER, FLAG, OBEDIENT, restless
 from tests.lab.waiting import wait_until
 from tests.libvirtd import Libvirtd
-from tests.netns import network_namespace
+from tests.loop_device import loop_device
+from tests.netns import LINKED, Link, network_namespace
 
 # Far above what anything here takes, far below pytest's own limit.
 SOON = 30
 
-LIVE = LiveMigration(migrate_uri="tcp://10.99.7.2", target_uri="qemu+tcp://10.99.7.2/system")
+LIVE = LiveMigration(migrate_uri=f"tcp://{LINKED[1]}", target_uri=f"qemu+tcp://{LINKED[1]}/system")
 
 
 def until(condition, what, seconds=SOON):
@@ -391,74 +392,12 @@ def test_what_has_begun_and_is_not_answered_is_given_up(hypervisor, monkeypatch,
 
 # ---- guests that do something ----------------------------------------------------------------------------
 
-FLAG = 0x7E00
-"""Where a boot sector says that it is there (physical address)."""
-COUNTER = 0x100000
-DIRTY_BYTES = 24 << 20
-
-
-def boot_sector(code):
-    return code.ljust(510, b"\x90") + b"\x55\xaa"
-
-
-# Enables the power button (PM1a), waits for it to be pressed, and switches the machine off.
-OBEDIENT = boot_sector(
-    bytes.fromhex(
-        "ba0206 b80001 ef"  # mov dx,602; mov ax,100; out dx,ax
-        "c706007e 3412"  # mov word [7e00],1234
-        "ba0006 ed f6c401 74f7"  # again: mov dx,600; in ax,dx; test ah,1; jz again
-        "ba0406 b80020 ef ebfe"  # mov dx,604; mov ax,2000; out dx,ax; jmp $
-    )
-)
-
-
-def restless():
-    """Enter protected mode and write 24 MiB of memory over and over, with a number that counts."""
-    at = 0x7C00
-    head = (
-        bytes.fromhex("fa fc 0f0116") + b"%b" + bytes.fromhex("0f20c0 0c01 0f22c0 ea") + b"%b" + b"\x08\x00"
-    )
-    length = len(head) - 2 * len(b"%b") + 2 * 2
-    main = (
-        bytes.fromhex("66b81000 8ed8 8ec0 31c0")  # mov ax,10; mov ds,ax; mov es,ax; xor eax,eax
-        + bytes.fromhex("40 bf")  # again: inc eax; mov edi,COUNTER
-        + struct.pack("<I", COUNTER)
-        + b"\xb9"  # mov ecx,...
-        + struct.pack("<I", DIRTY_BYTES // 4)
-        + bytes.fromhex("f3ab ebf1")  # rep stosd; jmp again
-    )
-    gdt = struct.pack("<QQQ", 0, 0x00CF9A000000FFFF, 0x00CF92000000FFFF)
-    gdt_at = at + length + len(main)
-    pointer = struct.pack("<HI", len(gdt) - 1, gdt_at)
-    code = head % (struct.pack("<H", gdt_at + len(gdt)), struct.pack("<H", at + length))
-    return boot_sector(code + main + gdt + pointer)
-
 
 @pytest.fixture(scope="module")
 def pair():
     """Two hosts with a link between them."""
     with network_namespace({}) as one, network_namespace({}) as two, contextlib.ExitStack() as stack:
-        for arguments in (
-            [
-                "link",
-                "add",
-                "link0",
-                "netns",
-                one.name,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                "link0",
-                "netns",
-                two.name,
-            ],
-            ["-n", one.name, "addr", "add", "10.99.7.1/24", "dev", "link0"],
-            ["-n", two.name, "addr", "add", "10.99.7.2/24", "dev", "link0"],
-            ["-n", one.name, "link", "set", "link0", "up"],
-            ["-n", two.name, "link", "set", "link0", "up"],
-        ):
-            subprocess.run(["ip", *arguments], check=True, timeout=SOON)
+        Link((one, two)).lay()
         yield (
             stack.enter_context(Libvirtd("v01", one.name)),
             stack.enter_context(Libvirtd("v02", two.name)),
@@ -468,13 +407,8 @@ def pair():
 @pytest.fixture(scope="module")
 def device(tmp_path_factory):
     """A block device that both hosts see, as a DRBD device that is Primary on both."""
-    image = tmp_path_factory.mktemp("disk") / "disk.raw"
-    image.write_bytes(bytes(1 << 20))
-    done = subprocess.run(
-        ["losetup", "--find", "--show", str(image)], check=True, timeout=SOON, capture_output=True, text=True
-    )
-    yield done.stdout.strip()
-    subprocess.run(["losetup", "--detach", done.stdout.strip()], check=True, timeout=SOON)
+    with loop_device(tmp_path_factory.mktemp("disk") / "disk.raw") as device:
+        yield str(device)
 
 
 class Moved:
@@ -486,13 +420,8 @@ class Moved:
 
     def defined(self, sector):
         Path(self.device).write_bytes(sector)
-        root = ET.fromstring(self.libvirtds[0].guest("voms01", memory_mib=32))
-        disk = root.find("./devices/disk")
-        disk.set("type", "block")
-        disk.find("driver").set("cache", "none")
-        disk.find("source").attrib = {"dev": self.device}
         with self.opened(0) as handle:
-            handle.defineXML(ET.tostring(root, encoding="unicode"))
+            handle.defineXML(self.libvirtds[0].guest("voms01", memory_mib=32, device=self.device))
 
     def started(self, sector):
         """Start it on v01 and give its id, when its boot sector runs."""
@@ -753,7 +682,7 @@ def test_a_disk_that_the_hosts_do_not_share_is_not_moved(guest):
 @pytest.mark.daemons
 def test_a_target_that_the_source_cannot_reach_is_told(guest):
     number = guest.started(restless())
-    outcome = guest.move(number, LiveMigration(LIVE.migrate_uri, "qemu+tcp://10.99.7.2:1/system"))
+    outcome = guest.move(number, LiveMigration(LIVE.migrate_uri, f"qemu+tcp://{LINKED[1]}:1/system"))
     assert isinstance(outcome, Failed)
     assert "Connection refused" in outcome.reason
     assert (guest.id_on(0), guest.id_on(1)) == (number, None)

@@ -43,3 +43,9 @@ STREAMS9 = tuple(
     (SAMPLES / "drbd9" / label / "events2-stream.v02.txt").read_text()
     for label in ("17-failover-promote-with-quorum", "41-ce01-split-brain")
 )
+
+
+def events2_of(label: str, resource: str, minor: int) -> str:
+    """Return what a capture says of its one resource, as another one's word."""
+    sample = command(drbd84(label), "drbdsetup events2").removesuffix("exists -\n")
+    return sample.replace("name:voms01 ", f"name:{resource} ").replace("minor:0", f"minor:{minor}")

@@ -1,9 +1,10 @@
 """A site of two hosts on one machine, real from the QEMU process to the actuator.
 
 In a network namespace of its own: for each host a libvirtd with QEMU guests, the exporter, and an sshd; beside
-them Prometheus and Alertmanager with the files of rules/, and the actuator. DRBD alone is not there: programs
-`drbdsetup` and `drbdadm` in the PATH of each sshd replay what real ones said of a connected pair. What rests
-on DRBD's doings is shown in tests/lab.
+them Prometheus and Alertmanager with the files of rules/, and the actuator. The second libvirtd has a network
+namespace of its own, and a link to the first, over which VMs are moved live. DRBD alone is not there: programs
+`drbdsetup` and `drbdadm` in the PATH of each sshd replay what real ones said of a connected pair, and change its
+roles; a VM's disk is one device for both hosts. What rests on DRBD's doings is shown in tests/lab.
 """
 
 import contextlib
@@ -26,10 +27,11 @@ from click.testing import CliRunner
 from actuator.__main__ import main as actuator
 from tests.alertmanager import ALONE, Cluster, alertmanager
 from tests.exporter.fake_drbd import FakeDrbd
+from tests.exporter.fake_pair import FakePair
 from tests.lab.waiting import wait_until
 from tests.libvirtd import Libvirtd
-from tests.line.replayed_drbd import events2_of
-from tests.netns import network_namespace
+from tests.loop_device import loop_device
+from tests.netns import LINKED, Link, Netns, network_namespace
 from tests.program import Program
 from tests.prometheus import leave_out, prometheus
 from tests.sshd import Sshd, sshd
@@ -66,8 +68,7 @@ class Line:
         self.domains = domains
         self._clusters = PAIR if paired else (ALONE,)
         self.token = "a-token-of-this-test"
-        self._primaries = dict.fromkeys(domains, "v01")
-        self.drbd: dict[str, FakeDrbd] = {}
+        self.disks: dict[str, Path] = {}
         self.libvirtds: dict[str, Libvirtd] = {}
         self.sshds: dict[str, Sshd] = {}
         self.exporters: dict[str, Program] = {}
@@ -76,26 +77,17 @@ class Line:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as started:
             self.netns = started.enter_context(network_namespace(HOSTS))
-            for host in HOSTS:
-                self._start_host(host, started)
+            # Both listen on the same TCP ports.
+            far = started.enter_context(network_namespace({}))
+            self.link = Link((self.netns, far))
+            self.link.lay()
+            self.drbd = self._make_drbd({host: self.folder / host / "drbd" for host in HOSTS})
+            for domain in self.domains:
+                self.disks[domain] = started.enter_context(loop_device(self.folder / f"{domain}.raw"))
+            for host, netns in zip(HOSTS, self.link.ends, strict=True):
+                self._start_host(host, netns, started)
             self._start_more(started)
-            self.alertmanagers = []
-            self.prometheuses = []
-            for number, cluster in enumerate(self._clusters):
-                folder = self._copy_rules(number)
-                server = alertmanager(
-                    folder / "alertmanager.yml",
-                    folder,
-                    port=ALERTMANAGER_PORTS[number],
-                    netns=self.netns,
-                    cluster=cluster,
-                )
-                self.alertmanagers.append(started.enter_context(server))
-                server = prometheus(
-                    folder / "prometheus.yml", folder, port=PROMETHEUS_PORTS[number], netns=self.netns
-                )
-                self.prometheuses.append(started.enter_context(server))
-            self.alertmanager, self.prometheus = self.alertmanagers[0], self.prometheuses[0]
+            self._start_monitoring(started)
             self._write_configuration()
             self.actuator = started.enter_context(self._actuator(PROGRAMS / "vmheal-actuator"))
             self.wait_ready()
@@ -108,25 +100,16 @@ class Line:
 
     # ---- DRBD --------------------------------------------------------------------------------------------
 
-    def be_primary(self, host: str, domain: str) -> None:
-        """Have DRBD say from now on that a domain's resource is Primary there, and Secondary on the other."""
-        self._primaries[domain] = host
-        for each in HOSTS:
-            self._show_drbd(each)
-
     def drbd_calls(self) -> set[str]:
         """What has been asked of DRBD over SSH, on any host."""
         return {call for drbd in self.drbd.values() for call in drbd.calls()}
 
-    def _make_drbd(self, host: str, base: Path) -> FakeDrbd:
-        """The host's DRBD, with the VMs Primary on v01."""
-        drbd = FakeDrbd(base)
-        drbd.prints("events2", _events2(host, self._primaries))
-        drbd.prints("dump-xml", dump_xml(self.domains))
-        return drbd
-
-    def _show_drbd(self, host: str) -> None:
-        self.drbd[host].prints("events2", _events2(host, self._primaries))
+    def _make_drbd(self, folders: dict[str, Path]) -> dict[str, FakeDrbd]:
+        """The hosts' DRBD, with the VMs Primary on v01."""
+        self.pair = FakePair(folders, self.folder / "drbd", self.domains)
+        for domain in self.domains:
+            self.pair.be_primary("v01", domain)
+        return self.pair.of
 
     # ---- the VMs -----------------------------------------------------------------------------------------
 
@@ -138,6 +121,12 @@ class Line:
             yield handle
         finally:
             handle.close()
+
+    @contextlib.contextmanager
+    def domain(self, name: str, host: str) -> Iterator[Any]:
+        """A domain on a host, by a connection of the test's own."""
+        with self.libvirt(host) as handle:
+            yield handle.lookupByName(name)
 
     def state(self, domain: str) -> tuple[int, int]:
         """State and reason on v01, as libvirt's numbers."""
@@ -241,10 +230,7 @@ class Line:
 
     def journal(self) -> list[str]:
         """All that the actuator wrote down, each event as JSON."""
-        argv = ["journal", "--config", str(self._configuration), "--json", "--lines", "1000000"]
-        done = CliRunner().invoke(actuator, argv, catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-        return done.stdout.splitlines()
+        return self.command("journal", "--json", "--lines", "1000000").splitlines()
 
     def wait_members(self, number: int) -> None:
         """Wait until each Alertmanager is ready and sees so many in its cluster, itself included."""
@@ -257,6 +243,14 @@ class Line:
                 SOON,
             )
 
+    def command(self, *words: str) -> str:
+        """What one of the actuator's commands prints: `command("migrate", "voms01", "--to", "v02")`."""
+        argv = [*words, "--config", str(self._configuration)]
+        with self.netns.entered():
+            done = CliRunner().invoke(actuator, argv, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
     def _get(self, url: str, **parameters: str) -> Any:
         with self.netns.entered(), requests.Session() as session:
             session.trust_env = False
@@ -266,10 +260,9 @@ class Line:
 
     # ---- starting ----------------------------------------------------------------------------------------
 
-    def _start_host(self, host: str, started: contextlib.ExitStack) -> None:
+    def _start_host(self, host: str, netns: Netns, started: contextlib.ExitStack) -> None:
         folder = self.folder / host
-        folder.mkdir()
-        self.drbd[host] = self._make_drbd(host, folder / "drbd")
+        self.drbd[host].prints("dump-xml", _dump_xml(self.domains))
         for key in ("host_key", "host_key.pub", "user_key", "user_key.pub"):
             if host != "v01":
                 shutil.copy(self.folder / "v01" / key, folder / key)
@@ -277,20 +270,16 @@ class Line:
         with self.netns.entered():
             server = sshd(folder, environment=environment, address=HOSTS[host], port=SSH_PORT)
             self.sshds[host] = started.enter_context(server)
-        # They listen on the same TCP port: the second has a network namespace of its own.
-        netns = self.netns.name if host == "v01" else None
-        libvirtd = self.libvirtds[host] = started.enter_context(Libvirtd(host, netns))
+        libvirtd = self.libvirtds[host] = started.enter_context(Libvirtd(host, netns.name))
         links = libvirtd.base / "dev" / "drbd" / "by-res"
         for domain in self.domains:
             (links / domain).mkdir(parents=True)
-            (links / domain / "0").symlink_to(libvirtd.base / "disks" / f"{domain}.raw")
+            (links / domain / "0").symlink_to(self.disks[domain])
         enter = ["nsenter", "-t", str(libvirtd.pid), "-m", "sh", "-c", _DEVICES, "sh"]
         subprocess.run([*enter, str(libvirtd.base / "dev")], check=True, timeout=20)
         with self.libvirt(host) as handle:
             for domain in self.domains:
-                xml = self._guest(libvirtd, domain)
-                xml = xml.replace(f"{libvirtd.base}/disks/{domain}.raw", f"/dev/drbd/by-res/{domain}/0")
-                defined = handle.defineXML(xml)
+                defined = handle.defineXML(self._guest(libvirtd, domain, f"/dev/drbd/by-res/{domain}/0"))
                 if host == "v01":
                     defined.create()
         flags = [f"--web.listen-address={HOSTS[host]}:10810", f"--libvirt.uri={libvirtd.uri}"]
@@ -302,12 +291,31 @@ class Line:
     def _exporter_program(self, host: str) -> list[str | Path]:
         return [PROGRAMS / "vmheal-exporter"]
 
-    def _guest(self, libvirtd: Libvirtd, domain: str) -> str:
-        """The VM's definition, with its disk in the host's folder of disks."""
-        return libvirtd.guest(domain)
+    def _guest(self, libvirtd: Libvirtd, domain: str, device: str) -> str:
+        """The VM's definition."""
+        return libvirtd.guest(domain, memory_mib=32, device=device)
 
     def _start_more(self, started: contextlib.ExitStack) -> None:
         """Start what this site has besides; Prometheus comes after it."""
+
+    def _start_monitoring(self, started: contextlib.ExitStack) -> None:
+        self.alertmanagers = []
+        self.prometheuses = []
+        for number, cluster in enumerate(self._clusters):
+            folder = self._copy_rules(number)
+            server = alertmanager(
+                folder / "alertmanager.yml",
+                folder,
+                port=ALERTMANAGER_PORTS[number],
+                netns=self.netns,
+                cluster=cluster,
+            )
+            self.alertmanagers.append(started.enter_context(server))
+            server = prometheus(
+                folder / "prometheus.yml", folder, port=PROMETHEUS_PORTS[number], netns=self.netns
+            )
+            self.prometheuses.append(started.enter_context(server))
+        self.alertmanager, self.prometheus = self.alertmanagers[0], self.prometheuses[0]
 
     def _copy_rules(self, number: int) -> Path:
         """Make the folder of a Prometheus and its Alertmanager, with the files of rules/."""
@@ -333,6 +341,8 @@ class Line:
         return self.folder / "actuator.yml"
 
     def _write_configuration(self) -> None:
+        operators = self.folder / "operator.token"
+        operators.write_text(f"{self.token}-for-operators")
         known_hosts = self.folder / "known_hosts"
         known_hosts.write_text("".join((self.folder / host / "known_hosts").read_text() for host in HOSTS))
         settings = {
@@ -346,9 +356,15 @@ class Line:
                 "known_hosts_file": str(known_hosts),
                 "port": SSH_PORT,
             },
+            "operator": {"token_file": str(operators)},
             "hosts": {
-                host: {"address": address, "libvirt_uri": self.libvirtds[host].uri}
-                for host, address in HOSTS.items()
+                host: {
+                    "address": address,
+                    "libvirt_uri": self.libvirtds[host].uri,
+                    "migrate_libvirt_uri": f"qemu+tcp://{linked}/system",
+                    "migrate_address": linked,
+                }
+                for (host, address), linked in zip(HOSTS.items(), LINKED, strict=True)
             },
             # Tests let the same VM fail again and again; the limits are tested elsewhere.
             "restart": {"max_attempts": 100, "backoff_seconds": 0},
@@ -363,17 +379,7 @@ class Line:
         return settings
 
 
-def _events2(host: str, primaries: Mapping[str, str]) -> str:
-    """Return what a host says of resources that are connected and UpToDate on both sides."""
-    said = []
-    for minor, (resource, primary) in enumerate(primaries.items()):
-        seen_from = "v01" if host == primary else "v02"  # it was v01 that was Primary in the capture
-        said.append(events2_of(f"14-connected-primary-secondary.{seen_from}", resource, minor))
-    return "".join((*said, "exists -\n"))
-
-
-def dump_xml(resources: tuple[str, ...]) -> str:
-    """Return DRBD's configuration: each resource on both hosts."""
+def _dump_xml(resources: tuple[str, ...]) -> str:
     host = '<host name="{}"><address family="ipv4" port="{}">{}</address></host>'
     said = [
         f'<resource name="{resource}">'

@@ -18,7 +18,7 @@ from tests.exporter.fake_drbd import FakeDrbd
 from tests.lab.moves import Failover, failover_in
 from tests.lab.site import parse_event
 from tests.lab.waiting import LabTimeoutError, wait_until
-from tests.line.line import HOSTS, SOON, Line, dump_xml
+from tests.line.line import HOSTS, SOON, Line
 from tests.line.replayed_drbd import LOST, PRIMARY, SECONDARY, ReplayedDrbd
 
 DRBD_NOTICES_SECONDS = 1.5
@@ -130,18 +130,20 @@ class LosableLine(Line):
         assert isinstance(drbd, ReplayedDrbd)
         drbd.become(dict.fromkeys(self.domains, state))
 
-    def _make_drbd(self, host: str, base: Path) -> FakeDrbd:
+    def _make_drbd(self, folders: dict[str, Path]) -> dict[str, FakeDrbd]:
+        for host in HOSTS:
+            self._power_file(host).write_text("on")
+        return {host: self._replayed(host, folder) for host, folder in folders.items()}
+
+    def _replayed(self, host: str, folder: Path) -> FakeDrbd:
         (peer,) = set(HOSTS) - {host}
-        drbd = ReplayedDrbd(
-            base,
+        return ReplayedDrbd(
+            folder,
             self.domains,
             PRIMARY if host == self.home else SECONDARY,
             (peer, HOSTS[peer]),
             handler=self._handler_configuration(host) if self._arbitrated else None,
         )
-        drbd.prints("dump-xml", dump_xml(self.domains))
-        self._power_file(host).write_text("on")
-        return drbd
 
     def _handler_configuration(self, host: str) -> Path:
         token, configuration = self._token_file(host), self.folder / f"{host}.fence-peer.conf"

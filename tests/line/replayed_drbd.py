@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exporter.drbd_configuration import Fencing
-from tests.exporter.drbd_samples import command, drbd84
+from tests.exporter.drbd_samples import command, drbd84, events2_of
 from tests.exporter.fake_drbd import FakeDrbd
 from tests.lab.image import REPO
 
@@ -118,12 +118,6 @@ class ReplayedDrbd(FakeDrbd):
         version = (self.base / "version").read_text()
         links = [self.base / "resources" / it for it in self.resources]
         self.proc(version + "".join((link / "proc").read_text() for link in links))
-
-
-def events2_of(label: str, resource: str, minor: int) -> str:
-    """Return what a capture says of its one resource, as another one's word."""
-    sample = command(drbd84(label), "drbdsetup events2").removesuffix("exists -\n")
-    return sample.replace("name:voms01 ", f"name:{resource} ").replace("minor:0", f"minor:{minor}")
 
 
 def _proc_of(label: str, minor: int) -> str:

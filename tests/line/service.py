@@ -70,11 +70,9 @@ class ServiceLine(Line):
         with self.netns.entered(), socket.create_connection(("127.0.0.1", SERVICE_PORT), timeout=10) as it:
             it.sendall(b"D")
 
-    def _guest(self, libvirtd: Libvirtd, domain: str) -> str:
-        xml = libvirtd.guest(domain, _SERIAL)
-        with (libvirtd.base / "disks" / f"{domain}.raw").open("r+b") as disk:
-            disk.write(self.sector)
-        return xml
+    def _guest(self, libvirtd: Libvirtd, domain: str, device: str) -> str:
+        self.disks[domain].write_bytes(self.sector)
+        return libvirtd.guest(domain, _SERIAL, memory_mib=32, device=device)
 
     def _start_more(self, started: contextlib.ExitStack) -> None:
         configuration = self.folder / "blackbox.yml"

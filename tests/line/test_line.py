@@ -245,7 +245,7 @@ def libvirtd_away(line: Line, how: signal.Signals = signal.SIGTERM) -> Iterator[
 
 def test_a_vm_whose_disk_is_in_use_elsewhere_is_refused_and_people_are_told(line: Line) -> None:
     starts = line.starts(FAILING)
-    line.be_primary("v02", FAILING)
+    line.pair.be_primary("v02", FAILING)
     killed = line.kill(FAILING)
     wait_until(lambda: "VMHealRefused" in line.alerts(FAILING), "the warning", SOON)
     line.wait_looked()
@@ -258,7 +258,7 @@ def test_a_vm_whose_disk_is_in_use_elsewhere_is_refused_and_people_are_told(line
     assert "v02" in sentence
     assert {"operators"} == {receiver["name"] for receiver in warning["receivers"]}
 
-    line.be_primary("v01", FAILING)
+    line.pair.be_primary("v01", FAILING)
     wait_running_again(line, starts)
     wait_until(lambda: line.alerts(FAILING) == {}, "the end of both alerts", SOON)
     assert_one_start(line, starts, killed)

@@ -58,7 +58,7 @@ def test_one_alertmanager_is_killed_and_comes_back(line: Line) -> None:
 def test_a_failure_that_is_said_to_be_over_and_is_not(line: Line) -> None:
     """One Prometheus says that it is over while the VM cannot be started yet: it is started all the same."""
     starts = line.starts(VM)
-    line.be_primary("v02", VM)
+    line.pair.be_primary("v02", VM)
     killed = line.kill(VM)
     wait_until(lambda: "VMHealRefused" in line.alerts(VM), "the refusal", SOON)
     alert = line.alerts(VM)["VMFailure"]
@@ -70,7 +70,7 @@ def test_a_failure_that_is_said_to_be_over_and_is_not(line: Line) -> None:
     wait_until(said_over, "the false end to be delivered", SOON, 1.0)
     assert line.starts(VM) == starts
     before = time.time()
-    line.be_primary("v01", VM)
+    line.pair.be_primary("v01", VM)
     wait_until(lambda: line.runs(VM), "it to run", SOON)
     assert any(event["kind"] == "decided" for event in line.events(before, VM))
     assert_one_plan(line, starts, killed)

@@ -2,8 +2,10 @@
 
 import time
 
+import libvirt
 import pytest
 
+from tests.boot_sectors import boot_sector
 from tests.lab.waiting import wait_until
 from tests.line.line import SOON
 from tests.line.service import ServiceLine
@@ -11,6 +13,7 @@ from tests.line.service import ServiceLine
 pytestmark = [pytest.mark.daemons, pytest.mark.timeout(900)]
 
 VM = "voms01"
+DEAD = boot_sector(b"\xeb\xfe")  # jmp $
 ANSWERS, SILENT = (f'probe_success{{job="blackbox",domain="{VM}"}} == {value}' for value in (1, 0))
 
 
@@ -38,3 +41,26 @@ def test_a_vm_whose_service_is_dead_is_started_again(line: ServiceLine) -> None:
     assert any(event["sentence"] == "ServiceDead firing, from webhook" for event in events)
     (finished,) = (event["detail"]["outcome"] for event in events if event["kind"] == "finished")
     assert finished == "succeeded"
+
+
+def test_where_starting_it_again_does_not_help_it_is_moved(line: ServiceLine) -> None:
+    """Its disk has nothing on it that answers, on whatever host."""
+    line.disks[VM].write_bytes(DEAD)
+    died = time.time()
+    line.die()
+
+    def runs_there() -> bool:
+        with line.domain(VM, "v02") as there:
+            return there.state()[0] == libvirt.VIR_DOMAIN_RUNNING
+
+    wait_until(runs_there, "it to run on the other host", 2 * SOON, 0.5)
+    wait_until(lambda: [it["host"] for it in line.status()["domains"]] == ["v02"], "the plan's end", SOON)
+    assert line.pair.primaries(VM) == {"v02"}
+    assert not line.runs(VM)
+    told = line.events(died, VM)
+    decided = [event["sentence"] for event in told if event["kind"] == "decided"]
+    assert len(decided) >= 2, "started again first"
+    assert all("ServiceDead" in sentence for sentence in decided)
+    assert "moves to v02" in decided[-1]
+    finished = [event["detail"]["outcome"] for event in told if event["kind"] == "finished"]
+    assert finished == ["succeeded"] * len(decided)
