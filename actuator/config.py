@@ -243,7 +243,7 @@ class FailoverSettings(_Section):
     """On top of it: DRBD's detection (ping-int and ping-timeout), and the time that ending a domain takes."""
     release_timeout_seconds: Seconds = 180.0
     """A host that answers again has so long to end the domain and give its disks up."""
-    power_off_timeout_seconds: Seconds = 60.0
+    power_off_timeout_seconds: Seconds = 20.0
     max_dark_hosts: int = Field(default=1, ge=1, le=1000)
     """More hosts dark at once mean that the fault is on our side: nothing is failed over then."""
     watchdog_max_age_seconds: Annotated[float, Field(ge=10, le=3600)] = 120.0

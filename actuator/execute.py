@@ -178,7 +178,8 @@ class Executor:
             raise
         except Exception as error:  # noqa: BLE001  a fault of ours must not become a call without an outcome
             outcome = Indeterminate(f"{type(error).__name__}: {error}")
-        if isinstance(outcome, Indeterminate):
+        # Whether a host is off only its agent can see, and that has looked.
+        if isinstance(outcome, Indeterminate) and not isinstance(step, PowerOff):
             outcome = self._wait_for(record, plan, step, outcome)
         return _Result(outcome, True, called_at)
 

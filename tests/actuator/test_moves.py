@@ -369,12 +369,15 @@ def test_with_a_fence_agent_the_host_is_off_first_and_the_vm_starts_at_once(star
     assert clock.now - cut_at < 2
 
 
-def test_when_the_fence_agent_fails_the_arbiter_decides(start, clock):
-    world = World(agent=Failed("fence_ipmilan: timed out"))
+@pytest.mark.parametrize("outcome", [Failed, Indeterminate])
+def test_when_the_fence_agent_fails_the_arbiter_decides(start, clock, outcome):
+    world = World(agent=outcome("fence_ipmilan: timed out"))
     machine = start(world, agent=True)
     world.power_cut("v01")
+    cut_at = clock.now
     machine.receive(host_alert(clock.wall()))
     assert changes(world) == ["power_off"]
+    assert clock.now - cut_at < 2, "nothing is waited for that only the agent could have seen"
     machine.run(60, keeps=True)
     assert_moved(world, machine)
     assert machine.record.plan.plan.proof is Proof.ARBITRATED
