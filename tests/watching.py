@@ -8,15 +8,16 @@ from tests.lab.waiting import wait_until
 Query = Callable[[str], list[dict[str, str]]]
 """Asks Prometheus for the labels of what it finds."""
 
-# Every domain that runs where it is expected, once the actuator's ways to all hosts are open.
+# Every domain that runs where it is expected, once all exporters and the actuator's ways to all hosts are there.
 _WATCHED = (
     'libvirt_domain_state{state=~"running|blocked"} == 1'
     " and on (host, domain) vmheal_domain_expected == 1 and on () (min(vmheal_source_up) == 1)"
+    ' and on () (min(up{job="vmheal-state"}) == 1)'
 )
 
 
 def wait_watched(query: Query, domains: Iterable[str], timeout_seconds: float) -> None:
-    """Wait until Prometheus sees these run where they are expected, and the actuator reaches all hosts."""
+    """Wait until Prometheus sees these run where they are expected, and it and the actuator reach all hosts."""
     names = set(domains)
     wait_until(
         lambda: names <= {series["domain"] for series in query(_WATCHED)},
