@@ -349,12 +349,14 @@ class Executor:
         settings = self._settings
         arbitrated = settings.hosts[record.host].arbiter_token_file is not None
         asks = arbitrated and all(source in it.armed for it in written.values() if source in it.hosts)
+        kept = self._kept_disks(record.domain) if storage else ()
         evidence = self._observer.look(
             record.domain,
             asked,
             storage=storage,
             lost={source} if lost else (),
             history=None if asks or lost_at is None else (source, lost_at),
+            identify=() if lost_at is None else kept,
         )
         situation = Situation(
             domain=record.domain,
@@ -365,7 +367,7 @@ class Executor:
             max_age_seconds=settings.evidence.max_age_seconds,
             arbitrated=arbitrated,
             authorities=written,
-            kept=self._kept_disks(record.domain) if storage else (),
+            kept=kept,
             xen=settings.hosts[record.host].libvirt_uri.startswith("xen"),
             isolation_seconds=settings.failover.isolation_seconds,
             accepts_loss=settings.failover.accept_loss,

@@ -7,26 +7,25 @@ hook asks: then it is the memory of whose data were current before a host was lo
 
 import functools
 import math
+from collections.abc import Mapping
 from itertools import permutations
-from typing import TYPE_CHECKING
 
 import structlog
 
 from actuator.config import Mode, Settings
 from actuator.contact import Contacts
-from actuator.core.arbiter import Side, adopted, armed, given_back, looked_at, side_of
+from actuator.core.arbiter import Side, adopted, armed, given_back, identified, in_order, looked_at, side_of
 from actuator.model import Authority, Demote, DomainRecord, Event, Parting, Promote
 from actuator.ports import Conflict, JournalError, Ports, Unanswered
 from exporter.drbd import Role, Snapshot
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 LOOK_SECONDS = 1.0
 """A host that needs longer is looked at again in the next turn."""
 ARMED_SECONDS = 20.0
 """How often each host is asked whether its DRBD asks the arbiter."""
 ARMED_TIMEOUT_SECONDS = 3.0
+GENERATIONS_SECONDS = 60.0
+"""How often the generation identifiers of each resource are read, of one in a turn."""
 RETRY_SECONDS = 2.0
 RECONNECT_SECONDS = 10.0
 
@@ -45,6 +44,7 @@ class Keeper:
         self._armed: dict[str, Mapping[str, Parting]] = {}
         self._armed_at: dict[str, float] = {}
         self._reconnected_at: dict[str, float] = {}
+        self._identified_at: dict[str, float] = {}
 
     def turn(self) -> None:
         """Look at all hosts once, and write down what follows. Handles its own errors."""
@@ -55,6 +55,7 @@ class Keeper:
             self._look_at_fencing()
             sides = self._look()
             again: dict[str, Snapshot | None] = {}
+            well: dict[str, tuple[Authority, Side]] = {}
             for resource in sorted(sides):
                 before = known.get(resource) or Authority(resource)
                 after = looked_at(adopted(before, sides[resource]), sides[resource])
@@ -64,8 +65,13 @@ class Keeper:
                     after = self._give_back(before, sides[resource], again)
                 if after is not before:
                     self._write(before, after)
-                elif self._act and resource not in moving:
-                    self._reconnect(before, sides[resource])
+                elif resource not in moving:
+                    for side in sides[resource]:
+                        if in_order(before, side):
+                            well[resource] = before, side
+                    if self._act:
+                        self._reconnect(before, sides[resource])
+            self._identify(well)
         except JournalError as error:
             log.error("journal", error=str(error))  # noqa: TRY400  said in one line, no traceback
 
@@ -113,6 +119,29 @@ class Keeper:
             if parting is not None and (after := armed(it, host, parting)) is not it:
                 return after
         return it
+
+    def _identify(self, well: Mapping[str, tuple[Authority, Side]]) -> None:
+        """Read the generation identifiers of the data of one resource that is in order, where they are due.
+
+        Those that are not known, or were not in order meanwhile, come first.
+        """
+        now = self._ports.clock.monotonic()
+        self._identified_at = {name: at for name, at in self._identified_at.items() if name in well}
+        due = [it for it in well if now - self._identified_at.get(it, -math.inf) >= GENERATIONS_SECONDS]
+        if not due:
+            return
+        name = min(
+            due, key=lambda it: (self._identified_at.get(it, -math.inf), bool(well[it][0].generations))
+        )
+        self._identified_at[name] = now
+        before, holder = well[name]
+        try:
+            read = self._ports.storage.generations(holder.host, name, timeout_seconds=self._timeout_seconds)
+        except Unanswered as error:
+            log.warning("generation identifiers not read", error=str(error))
+            return
+        if (after := identified(before, holder, read)) is not before:
+            self._write(before, after)
 
     def _reconnect(self, it: Authority, sides: tuple[Side, ...]) -> None:
         """The holder dropped a connection, as after its peer was released: nobody else would mend that (L1).

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from exporter.drbd import Snapshot
+from exporter.drbd_configuration import Generations
 
 T = TypeVar("T")
 
@@ -184,6 +185,10 @@ LastWords: TypeAlias = Mapping[tuple[str, str], bool]
 connected and UpToDate. What it said nothing of is not in it."""
 
 
+Identified: TypeAlias = Mapping[str, tuple[Generations, ...]]
+"""The generation identifiers of a host's data, by resource and volume."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What one look at the live system said about one domain, on every host where it may run."""
@@ -196,6 +201,8 @@ class Evidence:
     storage: Mapping[str, Observed[Snapshot] | Unknown]
     """By host: the DRBD resources that are up in that host's kernel. One that is down is not in it."""
     last_words: LastWords | Unknown = Unknown("it was not asked")
+    generations: Mapping[str, Observed[Identified] | Unknown] = field(default_factory=dict)
+    """By host that it may fail over to."""
 
 
 class Parting(StrEnum):
@@ -629,6 +636,9 @@ class Authority:
     Primary that lost its peer writes on and asks nobody."""
     lossy: frozenset[str] = frozenset()
     """Hosts whose DRBD was last seen with protocol A or B."""
+    generations: tuple[str, ...] = ()
+    """By volume, DRBD's generation identifier of the data that both replicas had when they were last seen in
+    order, with nothing since that could have made others the current ones; none: not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from actuator.model import (
     Silence,
 )
 from exporter.drbd import Snapshot
+from exporter.drbd_configuration import Generations
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -139,6 +140,15 @@ class Storage(Protocol):
         """By resource that is up: what its Primary does when it loses its peer.
 
         As it is in the kernel (``drbdsetup show``), of all its connections and disks the weakest.
+
+        Raises:
+            Unanswered: host not reached, no answer in time, or output that is not understood.
+        """
+
+    def generations(self, host: str, resource: str, *, timeout_seconds: float) -> tuple[Generations, ...]:
+        """The generation identifiers of its data there, volume by volume (``drbdadm get-gi RESOURCE``).
+
+        With more than one peer DRBD 9 gives a line for each of a volume's peers.
 
         Raises:
             Unanswered: host not reached, no answer in time, or output that is not understood.

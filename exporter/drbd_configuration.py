@@ -300,6 +300,7 @@ def _handlers(element: ET.Element | None) -> Iterator[tuple[str, str]]:
 
 
 _CURRENT_UUID = re.compile(r"^(?P<uuid>[0-9A-F]{16}):[0-9A-F]{16}:", re.MULTILINE)
+_GET_GI = re.compile(r"(?P<uuids>[0-9A-F]{16}(?::[0-9A-F]{16}){3})(?::[01])+")
 # The lowest bit says "was Primary with this"; 4 is UUID_JUST_CREATED, the same on every fresh disk.
 _PRIMARY_BIT = 1
 _JUST_CREATED = 4
@@ -312,5 +313,44 @@ def parse_current_uuid(text: str) -> str | None:
     writes that are in flight or out of sync. None: the disk is fresh or absent, and has none.
     """
     match = _CURRENT_UUID.search(text)
-    uuid = int(match["uuid"], 16) & ~_PRIMARY_BIT if match else 0
-    return f"{uuid:016X}" if uuid not in {0, _JUST_CREATED} else None
+    return _identity(match["uuid"]) if match else None
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """The generation identifiers of one volume's data, without their Primary bits.
+
+    Attributes:
+        current: None when the disk is fresh.
+        former: what its data continue: the bitmap's identifier, and the history.
+    """
+
+    current: str | None
+    former: frozenset[str] = frozenset()
+
+    def continues(self, identifier: str) -> bool:
+        """Whether these are the data of that generation, or later ones that were made from them."""
+        return identifier == self.current or identifier in self.former
+
+
+def parse_get_gi(text: str) -> tuple[Generations, ...]:
+    """Parse `drbdadm get-gi RESOURCE`: a line for each volume (on 9, for each of its peers).
+
+    Raises:
+        DrbdOutputError: it is not what drbdadm prints.
+    """
+    found = []
+    for line in text.splitlines():
+        match = _GET_GI.fullmatch(line)
+        if match is None:
+            raise DrbdOutputError(f"the output of 'drbdadm get-gi' is not understood: {line[:200]!r}")
+        current, *former = map(_identity, match["uuids"].split(":"))
+        found.append(Generations(current, frozenset(it for it in former if it is not None)))
+    if not found:
+        raise DrbdOutputError("the output of 'drbdadm get-gi' is empty")
+    return tuple(found)
+
+
+def _identity(uuid: str) -> str | None:
+    number = int(uuid, 16) & ~_PRIMARY_BIT
+    return f"{number:016X}" if number not in {0, _JUST_CREATED} else None

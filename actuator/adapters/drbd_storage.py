@@ -40,9 +40,11 @@ from exporter.drbd_configuration import (
     ConfiguredResource,
     ConnectionConfiguration,
     Fencing,
+    Generations,
     Protocol,
     ResourceConfiguration,
     parse_dump_xml,
+    parse_get_gi,
     parse_show9,
     parse_show84,
 )
@@ -88,6 +90,10 @@ class DrbdStorage:
     def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, Parting]:
         """See `actuator.ports.Storage.armed`: one program on the host."""
         return self._hosts[host].armed(timeout_seconds)
+
+    def generations(self, host: str, resource: str, *, timeout_seconds: float) -> tuple[Generations, ...]:
+        """See `actuator.ports.Storage.generations`: one program on the host."""
+        return self._hosts[host].generations(resource, timeout_seconds)
 
     def promote(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
         """See `actuator.ports.Storage.promote`."""
@@ -174,6 +180,20 @@ class _Host:
         found = self._show(timeout_seconds)
         # Without its disk or its connection the kernel does not say (8.4): then nothing is known.
         return {it.name: _parting(it) for it in found if it.fencing is not None and it.connections}
+
+    def generations(self, resource: str, timeout_seconds: float) -> tuple[Generations, ...]:
+        if not _RESOURCE_NAME.fullmatch(resource):
+            raise Unanswered(f"{resource!r} is not the name of a resource; nothing was run")
+        try:
+            result = self._run(["drbdadm", "get-gi", resource], timeout_seconds)
+        except OSError as error:
+            raise Unanswered(str(error)) from error
+        if result.exit_status != 0:
+            raise Unanswered(f"drbdadm get-gi {resource} on {self.name}: {_said(result)}")
+        try:
+            return parse_get_gi(result.stdout)
+        except DrbdOutputError as error:
+            raise Unanswered(f"{resource} on {self.name}: {error}") from error
 
     def allow_two_primaries(self, resource: str, *, allowed: bool, timeout_seconds: float) -> CallOutcome:
         if not _RESOURCE_NAME.fullmatch(resource):

@@ -32,6 +32,7 @@ from itertools import combinations
 
 from actuator.model import Authority, HookRun, Parting, Proof
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, UnknownWord
+from exporter.drbd_configuration import Generations
 
 
 class Verdict(StrEnum):
@@ -285,8 +286,7 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
     lost its own disk and goes on over the network. A grant is over once it sees its peer UpToDate.
     """
-    writes = primary.host == it.holder and primary.role is Role.PRIMARY and not primary.frozen
-    if not writes or primary.peer not in set(it.hosts) - {it.holder}:
+    if not _writes(it, primary) or primary.peer not in set(it.hosts) - {it.holder}:
         return it
     met_again = primary.connected and primary.peer_up_to_date
     admitted = it.admitted | {primary.peer} if met_again else it.admitted - {primary.peer}
@@ -341,6 +341,10 @@ def _met(it: Authority, side: Side, holder: str) -> Authority:
     return _changed(it, holder=holder, admitted=it.admitted | pair, granted=False, newest=False)
 
 
+def _writes(it: Authority, side: Side) -> bool:
+    return side.host == it.holder and side.role is Role.PRIMARY and not side.frozen
+
+
 def _sees_both(side: Side) -> bool:
     return side.peer != side.host and side.connected and side.up_to_date and side.peer_up_to_date
 
@@ -375,7 +379,8 @@ def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
             f"{it.holder} was granted {it.resource} alone and may become Primary without asking: only a proof"
             " that it is off takes the authority from it"
         )
-    return _changed(it, holder=target, granted=False, newest=False)
+    # Both replicas are as they were: what is known of their data still is, and is asked again (`guard`).
+    return _changed(it, holder=target, granted=False, newest=False, generations=it.generations)
 
 
 def armed(it: Authority, host: str, parting: Parting) -> Authority:
@@ -385,6 +390,21 @@ def armed(it: Authority, host: str, parting: Parting) -> Authority:
     if host not in it.hosts or (asks, lossy) == (it.armed, it.lossy):
         return it
     return _changed(it, armed=asks, lossy=lossy)
+
+
+def identified(it: Authority, side: Side, generations: Sequence[Generations]) -> Authority:
+    """The generation identifiers of the data, read on the holder after this look at it, while in order."""
+    current = tuple(volume.current for volume in generations if volume.current is not None)
+    known = bool(current) and len(current) == len(generations)
+    if not known or current == it.generations or not in_order(it, side):
+        return it
+    return _changed(it, generations=current)
+
+
+def in_order(it: Authority, side: Side) -> bool:
+    """Whether this is the holder, Primary, that writes to both replicas, and both are admitted."""
+    pair = {side.host, side.peer} == set(it.hosts) == it.admitted
+    return _writes(it, side) and pair and _sees_both(side) and not it.granted
 
 
 def intended(it: Authority) -> Authority:
@@ -398,6 +418,10 @@ def accepted(it: Authority, host: str) -> Authority:
 
 
 def _changed(it: Authority, **changes: object) -> Authority:
+    # A grant lets one write alone; who is admitted or given the authority back may have been written to since
+    # the identifiers were read; a person's word overrules them. All of these forget them.
+    if changes.keys() & {"holder", "admitted", "granted"}:
+        changes = {"generations": (), **changes}
     return replace(it, version=it.version + 1, **changes)  # type: ignore[arg-type]
 
 

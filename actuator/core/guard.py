@@ -37,6 +37,7 @@ from actuator.model import (
     Unknown,
 )
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, UnknownWord
+from exporter.drbd_configuration import Generations
 
 RUNNING = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
 DOWN = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
@@ -569,6 +570,28 @@ def replica_was_current(it: Situation) -> str | None:
     return None
 
 
+def replica_continues(it: Situation) -> str | None:
+    """A disk that was exchanged, made anew or put back to an earlier state can say UpToDate as well.
+
+    What DRBD writes with each generation of the data tells. Asked only before the plan.
+    """
+    said = it.evidence.generations.get(it.host)
+    if not isinstance(said, Observed):
+        return None
+    for resource in it.resources:
+        last, here = _authority(it, resource.name).generations, said.value.get(resource.name)
+        if not last or here is None:
+            continue
+        if len(here) != len(last) or not all(map(Generations.continues, here, last)):
+            return (
+                f"the data of {resource.name} on {it.host} do not continue those that both its hosts last had"
+                " (DRBD's generation identifiers): its disk there may have been made anew, or put back to an"
+                f" earlier state; bring {it.source} back, or give that up ('vmheal-actuator readmit"
+                f" {resource.name} {it.host} --i-accept-lost-writes')"
+            )
+    return None
+
+
 def source_has_let_go(it: Situation) -> str | None:
     """One VM, one host: asked right before the start (arbiter's rule R7).
 
@@ -700,6 +723,7 @@ FAILOVER: tuple[Guard, ...] = (
     link_to_source_is_lost,
     is_not_standalone,
     is_open_nowhere_else,
+    replica_continues,
 )
 """Asked of each possible target before the plan, and before anything is called."""
 

@@ -1,5 +1,6 @@
 """The SQLite journal: durable, compare-and-swap, one writer, bounded, and clear about what it cannot do."""
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -274,8 +275,9 @@ def test_a_second_actuator_is_turned_away(path, journal):
 
 
 AUTHORITY = Authority(
-    "voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}), runs={"v01": HookRun("boot", 2**62)}
-)
+    "voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}), runs={"v01": HookRun("boot", 2**62)},
+    generations=("E25DF6057BB32DC0",),
+)  # fmt: skip
 
 
 def test_an_authority_is_changed_only_over_the_version_before(journal):
@@ -289,6 +291,15 @@ def test_an_authority_is_changed_only_over_the_version_before(journal):
         with pytest.raises(Conflict, match="voms01"):
             journal.commit(authorities=[late])
     assert journal.authorities() == (granted,)
+
+
+def test_an_authority_that_was_written_before_identifiers_were_kept(path):
+    with contextlib.closing(SqliteJournal(path)) as journal:
+        journal.commit(authorities=[AUTHORITY])
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE record SET body = json_remove(body, '$.generations')")
+    with contextlib.closing(SqliteJournal(path)) as journal:
+        assert journal.authority("voms01") == replace(AUTHORITY, generations=())
 
 
 def test_authorities_and_a_record_are_changed_together_or_not_at_all(journal):

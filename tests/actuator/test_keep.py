@@ -8,10 +8,11 @@ import pytest
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.contact import Contacts
 from actuator.core.progress import claimed
-from actuator.keep import Keeper
+from actuator.keep import GENERATIONS_SECONDS, Keeper
 from actuator.model import Authority, DomainRecord, Done, Parting, Plan, Promote
 from actuator.ports import Conflict, Ports, Unanswered
 from exporter.drbd import Role, parse_events2
+from exporter.drbd_configuration import parse_get_gi
 from tests.actuator.world import Clock, Serial, settings
 from tests.exporter.drbd_samples import command, drbd84
 
@@ -32,14 +33,23 @@ class Hosts:
         self.asked = []
         self.is_armed = {}
         self.on_ask = lambda host: None
+        self.identified = []
+        self.get_gi = None
 
     def says(self, label):
+        self.get_gi = {host: command(drbd84(f"{label}.{host}"), "drbdadm get-gi") for host in BOTH}
         self.said = {host: snapshot(label, host) for host in BOTH}
 
     def armed(self, host, *, timeout_seconds):
         if host not in self.said:
             raise Unanswered(f"{host} does not answer")
         return self.is_armed
+
+    def generations(self, host, resource, *, timeout_seconds):
+        self.identified.append((host, resource))
+        if host not in self.get_gi:
+            raise Unanswered(f"{host} does not answer")
+        return parse_get_gi(self.get_gi[host])
 
     def status(self, host, *, timeout_seconds):
         self.asked.append(host)
@@ -67,6 +77,7 @@ def keeper(journal, hosts, tmp_path):
     config = settings(tmp_path / "journal", hosts={"v01": host, "v02": host})
     clock = Clock()
     ports = Ports(None, hosts, None, None, None, None, journal, clock, Serial())
+    hosts.clock = clock
     return Keeper(ports, config, Contacts(clock.monotonic()))
 
 
@@ -82,8 +93,9 @@ def test_a_resource_in_order_is_adopted(keeper, hosts, journal):
     assert journal.authority("voms01") == Authority("voms01", ("v01", "v02"), 1, "v01", BOTH)
     ((_, event),) = journal.timeline()
     assert (event.kind, event.sentence) == ("authority", "voms01: v01 holds it, admitted: v01, v02")
-    keeper.turn()
-    assert journal.authority("voms01").version == 1
+    for _ in range(3):
+        keeper.turn()
+    assert journal.authority("voms01").version == 2  # with the generation identifiers
 
 
 @pytest.mark.parametrize(
@@ -319,3 +331,92 @@ def test_what_else_is_standalone_stays_so(keeper, hosts, journal, more, peer):
     connects(hosts)
     keeper.turn()
     assert hosts.connected == []
+
+
+# ---- whose data they are -----------------------------------------------------------------------------------
+
+FIRST, SECOND = ("E25DF6057BB32DC0",), ("947D4405532AA018",)
+
+
+def test_the_identifiers_of_the_holders_data_are_written_down_while_all_is_in_order(keeper, hosts, journal):
+    put(journal)
+    hosts.says("14-connected-primary-secondary")
+    keeper.turn()
+    assert journal.authority("voms01").generations == FIRST
+    assert hosts.identified == [("v01", "voms01")]
+    hosts.says("19-standalone-v02")
+    keeper.turn()
+    it = journal.authority("voms01")
+    assert (it.admitted, it.generations) == ({"v01"}, ())
+    hosts.says("23-after-resolve")
+    keeper.turn()  # v02 is admitted again
+    assert journal.authority("voms01").generations == ()
+    keeper.turn()
+    assert journal.authority("voms01").generations == SECOND
+
+
+def test_they_are_read_again_now_and_then(keeper, hosts, journal):
+    put(journal)
+    hosts.says("14-connected-primary-secondary")
+    turns = 3 * int(GENERATIONS_SECONDS)
+    for _ in range(turns):
+        keeper.turn()
+        hosts.clock.now += 1
+    assert len(hosts.identified) == 3
+    hosts.says("30-mgmt-partition")
+    for _ in range(int(GENERATIONS_SECONDS)):
+        keeper.turn()
+        hosts.clock.now += 1
+    assert journal.authority("voms01").generations == SECOND
+
+
+def test_of_many_resources_one_is_read_in_a_turn_those_first_that_are_not_known(keeper, hosts, journal):
+    hosts.says("14-connected-primary-secondary")
+    names = [f"data{number}" for number in range(4)]
+    for host, seen in hosts.said.items():
+        resources = tuple(replace(seen.resources[0], name=name) for name in names)
+        hosts.said[host] = replace(seen, resources=resources)
+    for name in names:
+        put(journal, resource=name, generations=FIRST if name == "data0" else ())
+    for _ in range(len(names) + 2):
+        before = len(hosts.identified)
+        keeper.turn()
+        assert len(hosts.identified) - before <= 1
+    assert [name for _, name in hosts.identified] == ["data1", "data2", "data3", "data0"]
+
+
+@pytest.mark.parametrize("label", ["15-connected-both-secondary", "08-syncing-mid", "41-diskless-secondary"])
+def test_of_what_is_not_in_order_they_are_not_read(keeper, hosts, journal, label):
+    put(journal)
+    hosts.says(label)
+    for _ in range(3):
+        keeper.turn()
+    assert journal.authority("voms01").generations == ()
+    assert hosts.identified == []
+
+
+def test_identifiers_that_cannot_be_read_are_not_asked_for_all_the_time(keeper, hosts, journal):
+    before = put(journal)
+    hosts.says("14-connected-primary-secondary")
+    hosts.get_gi = {}
+    for _ in range(5):
+        keeper.turn()
+    assert journal.authority("voms01") == before
+    assert len(hosts.identified) == 1
+
+
+@pytest.mark.parametrize("change", [{"granted": True, "admitted": frozenset({"v01"})}, {}])
+def test_identifiers_are_not_written_over_what_changed_while_they_were_read(keeper, hosts, journal, change):
+    """R2: the holder lost its peer and was granted, or was about to be promoted."""
+    before = put(journal)
+    hosts.says("14-connected-primary-secondary")
+    changed = replace(before, version=2, **change)
+    read = hosts.generations
+
+    def late(host, resource, *, timeout_seconds):
+        journal.commit(authorities=[changed])
+        return read(host, resource, timeout_seconds=timeout_seconds)
+
+    hosts.generations = late
+    keeper.turn()
+    assert journal.authority("voms01") == changed

@@ -22,6 +22,7 @@ from actuator.model import (
 )
 from actuator.ports import Unanswered
 from exporter.drbd import DiskState, Role
+from exporter.drbd_configuration import Generations
 from tests.actuator.world import EPOCH, IN_ORDER, Guest, Machine, World, alert, host_alert, settings
 
 HOST = {"address": "localhost", "libvirt_uri": "qemu:///system", "arbiter_token_file": "/nonexistent"}
@@ -53,6 +54,7 @@ def start(folders, clock, machines):
 
 def changes(world):
     reads = {"look", "status", "states", "firing", "send", "definition", "last_words", "capacity"}
+    reads |= {"generations"}
     return [call for call in world.calls if call not in reads]
 
 
@@ -202,6 +204,56 @@ def test_an_armed_hosts_last_words_are_not_asked_for(start, clock):
     lose(machine, world, clock)
     assert_moved(world, machine)
     assert "last_words" not in world.calls
+
+
+@pytest.mark.parametrize("arbitrated", [True, False])
+@pytest.mark.parametrize("resources", [("voms01",), ("voms01", "data")])
+def test_a_disk_that_was_made_anew_is_not_promoted(start, clock, arbitrated, resources):
+    world = World(resources=resources)
+    machine = start(world, arbitrated=arbitrated, failover={"drbd_only": not arbitrated})
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    world.replicas["v02", resources[-1]].generations = (Generations("F" * 16),)
+    world.calls.clear()
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+    assert changes(world) == []
+    assert machine.record.escalation.guard == "replica_continues"
+    assert f"the data of {resources[-1]} on v02 do not continue" in machine.record.escalation.sentence
+
+
+def test_whose_data_a_replica_has_is_asked_for_a_failover_alone(start, clock):
+    world = World(resources=("voms01", "data"))
+    machine = start(world)
+    machine.run(5, keeps=True)
+    assert world.calls.count("generations") == len(world.resources)  # by the keeper
+    world.crash()
+    world.calls.clear()
+    machine.receive(alert(clock.wall()))
+    machine.run(5)
+    assert world.running == ["v01"]
+    assert "generations" not in world.calls
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    assert world.calls.count("generations") == len(world.resources)
+    machine.run(20, keeps=True)
+    assert_moved(world, machine)
+
+
+def test_a_replica_that_does_not_say_whose_data_it_has_is_left_to_the_other_guards(start):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+
+    def refuse(name):
+        if name == "generations":
+            raise Unanswered("drbdadm get-gi on v02: no")
+
+    world.on_call = refuse
+    world.power_cut("v01")
+    machine.receive(host_alert(machine.clock.wall()))
+    machine.run(20, keeps=True)
+    assert_moved(world, machine)
 
 
 @pytest.mark.parametrize("confirmed", [False, True])

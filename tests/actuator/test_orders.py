@@ -21,6 +21,7 @@ from actuator.orders import MAX_ATTEMPTS, MalformedOrderError, Orders, Refused, 
 from actuator.ports import Conflict, JournalError
 from actuator.report import Report, WatchedJournal
 from exporter.drbd import Role
+from exporter.drbd_configuration import Generations
 from tests.actuator import test_moves as moves
 from tests.actuator.test_moves import BEHIND, UNFENCED, assert_moved, changes, lose
 from tests.actuator.world import IN_ORDER, World, alert, host_alert
@@ -490,6 +491,19 @@ def test_what_fell_behind_unseen_before_its_peer_failed_is_readmitted(start, clo
     assert changes(world) == []
     taken(machine, "readmit", **READMIT)
     machine.run(20, keeps=True)
+    assert_moved(world, machine)
+
+
+def test_a_disk_that_was_made_anew_is_promoted_on_a_named_persons_word(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.replicas["v02", "voms01"].generations = (Generations("F" * 16),)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    assert machine.record.escalation.guard == "replica_continues"
+    taken(machine, "readmit", **READMIT)
+    machine.run(30, keeps=True)
     assert_moved(world, machine)
 
 

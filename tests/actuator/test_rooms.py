@@ -81,6 +81,7 @@ for _method in (
     "shut_down",
     "define",
     "definition",
+    "generations",
     "promote",
     "demote",
     "allow_two_primaries",

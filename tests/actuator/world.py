@@ -40,6 +40,7 @@ from actuator.protected import Protected
 from actuator.reconcile import Reconciler
 from actuator.worker import Worker
 from exporter.drbd import ConnectionState, DiskState, Role, Snapshot
+from exporter.drbd_configuration import Generations
 from tests.actuator.build import UUID, connection, device, resource, snapshot
 
 EPOCH = 1_700_000_000.0
@@ -93,6 +94,7 @@ class Replica:
 
     role: Role = Role.SECONDARY
     disk: DiskState = DiskState.UP_TO_DATE
+    generations: tuple[Generations, ...] = (Generations("A" * 16),)
 
 
 @dataclass
@@ -303,6 +305,15 @@ class World:
             raise Unanswered(f"{host} does not answer")
         return dict.fromkeys(self.resources, self.parting)
 
+    def generations(self, host, resource, *, timeout_seconds):
+        self._enter("generations")()
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        mine, its = self.replicas[host, resource], self.replicas[PEER[host], resource]
+        if self.connected and its.role is Role.PRIMARY and mine.disk is DiskState.UP_TO_DATE:
+            mine.generations = its.generations
+        return mine.generations
+
     def promote(self, host, resource, *, timeout_seconds):
         def effect():
             its = self.replicas[PEER[host], resource]
@@ -312,10 +323,18 @@ class World:
                 self.violations.append(f"promoted {resource} on {host} without its peer")
             if not self.connected and self.journal is not None and not self._granted(host, resource):
                 return Failed("Refusing to be Primary while peer is not outdated", -7)
-            self.replicas[host, resource].role = Role.PRIMARY
+            replica = self.replicas[host, resource]
+            replica.role = Role.PRIMARY
+            if not self.connected:
+                replica.generations = tuple(map(self._next_generation, replica.generations))
             return None
 
         return self._change("promote", host, effect)
+
+    def _next_generation(self, before: Generations) -> Generations:
+        """What it writes without its peer."""
+        self.next_id += 1
+        return Generations(f"{self.next_id:016X}", frozenset({before.current}))
 
     def demote(self, host, resource, *, timeout_seconds):
         def effect():

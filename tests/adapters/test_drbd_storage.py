@@ -16,6 +16,7 @@ from actuator.adapters.warm import NotConnectedError
 from actuator.model import Done, Failed, Indeterminate, Parting
 from actuator.ports import Unanswered
 from exporter.drbd import ConnectionState, DiskState, Role
+from exporter.drbd_configuration import parse_current_uuid
 from tests.exporter.drbd_samples import SAMPLES, command, drbd9, drbd84, snaps9, snaps84
 from tests.sshd import sshd
 
@@ -495,6 +496,43 @@ def test_what_is_armed_is_not_known_without_an_answer(answering):
     storage, _ = answering({SHOW9: said(stderr="no", exit_status=10)})
     with pytest.raises(Unanswered, match="drbdsetup show on v01: no"):
         storage.armed("v01", timeout_seconds=5)
+
+
+# ---- whose data a replica has ------------------------------------------------------------------------------
+
+GET_GI = ("drbdadm", "get-gi", "voms01")
+
+
+@pytest.mark.parametrize("label", [label for label in snaps84() if label.endswith("v01")])
+def test_the_generations_of_a_replica(answering, label):
+    text = command(drbd84(label), "drbdadm get-gi")
+    storage, programs = answering({GET_GI: said(text)})
+    (volume,) = storage.generations("v01", "voms01", timeout_seconds=5)
+    assert volume.current == parse_current_uuid(text)
+    assert programs.run_argvs == [GET_GI]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (said(stderr="'voms01' not defined in your config (for this host).", exit_status=10), "not defined"),
+        (said(), "voms01 on v01: the output of 'drbdadm get-gi' is empty"),
+        (said("2 of 3\n"), "voms01 on v01: the output of 'drbdadm get-gi' is not understood: '2 of 3'"),
+        (TimeoutError("drbdadm on v01: not ended in time"), "not ended in time"),
+        (NotConnectedError("no way to v01"), "no way to v01"),
+    ],
+)
+def test_generations_that_are_not_had(answering, answer, error):
+    storage, _ = answering({GET_GI: answer})
+    with pytest.raises(Unanswered, match=re.escape(error)):
+        storage.generations("v01", "voms01", timeout_seconds=5)
+
+
+def test_generations_of_what_is_no_name_are_not_asked_for(answering):
+    storage, programs = answering({})
+    with pytest.raises(Unanswered, match="is not the name of a resource"):
+        storage.generations("v01", "all", timeout_seconds=5)
+    assert programs.run_argvs == []
 
 
 # ---- the window for two Primaries, and connections -------------------------------------------------------

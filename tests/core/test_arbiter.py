@@ -19,6 +19,7 @@ from actuator.core.arbiter import (
     began,
     fence_peer,
     given_back,
+    identified,
     intended,
     let_go,
     looked_at,
@@ -30,6 +31,7 @@ from actuator.core.arbiter import (
 )
 from actuator.model import Authority, HookRun
 from exporter.drbd import Role, parse_events2
+from exporter.drbd_configuration import Generations
 from tests.exporter.drbd_samples import command, drbd84
 
 HOSTS = ("v01", "v02")
@@ -43,10 +45,17 @@ def subsets(hosts):
     return [frozenset(some) for some in chain(*(combinations(hosts, n) for n in range(len(hosts) + 1)))]
 
 
+def known(admitted, granted):
+    """The generation identifiers are known only while both replicas are current and none writes alone."""
+    return ("A" * 16,) if admitted == set(HOSTS) and not granted else ()
+
+
 FENCE, RESYNC, ATTACH, UNFENCE = "fence-peer", "before-resync-source", "attach", "unfence-peer"
 RUNS = {f"{host} {hook}": RUN for host in HOSTS for hook in (FENCE, RESYNC, ATTACH, UNFENCE)}
 STATES = [
-    Authority("voms01", HOSTS, 7, holder, admitted, granted, newest, RUNS)
+    Authority(
+        "voms01", HOSTS, 7, holder, admitted, granted, newest, RUNS, generations=known(admitted, granted)
+    )
     for holder, admitted, granted, newest in product(HOSTS, subsets(HOSTS), YES_NO, YES_NO)
 ]
 FENCE_ASKS = [
@@ -89,6 +98,8 @@ def check_step(before, after):
     assert (after.resource, after.hosts) == (before.resource, before.hosts)
     assert after.admitted <= set(after.hosts)
     assert after.holder in after.hosts
+    assert after.generations in ((), before.generations)
+    assert not after.generations or known(after.admitted, after.granted)
 
 
 # ---- fence-peer --------------------------------------------------------------------------------------------
@@ -301,6 +312,7 @@ def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only
             assert asker.role is Role.PRIMARY
             assert sees_both(asker)
             assert (after.holder, after.admitted, after.granted) == (asker.host, set(HOSTS), False)
+            assert after.generations == ()  # another has written
     assert moved
 
 
@@ -316,6 +328,7 @@ def test_two_secondaries_that_have_met_are_both_admitted():
         assert sees_both(one)
         assert sees_both(other)
         assert (after.holder, after.admitted, after.granted) == (it.holder, set(HOSTS), False)
+        assert after.generations == ()
     assert admitted
 
 
@@ -381,6 +394,22 @@ def test_who_has_met_without_the_holder_has_not_met_it():
     assert looked_at(it, secondaries) is it
 
 
+def test_identifiers_are_those_of_a_pair_in_order_only():
+    written = 0
+    for it, side in product(STATES, SIDES):
+        for current in (["A" * 16], ["B" * 16], ["B" * 16, "C" * 16], [None], ["B" * 16, None], []):
+            after = identified(it, side, [Generations(each) for each in current])
+            whole = current and None not in current
+            holder = side.host == it.holder and side.role is Role.PRIMARY and not side.frozen
+            pair = holder and sees_both(side) and it.admitted == set(HOSTS) and not it.granted
+            if whole and pair and tuple(current) != it.generations:
+                written += 1
+                assert after == replace(it, version=8, generations=tuple(current))
+            else:
+                assert after is it
+    assert written
+
+
 # ---- plans and people --------------------------------------------------------------------------------------
 
 
@@ -396,6 +425,7 @@ def test_the_authority_moves_only_to_an_admitted_replica_and_from_a_granted_host
         check_step(it, after)
         assert after.holder == target
         assert after.admitted == it.admitted  # taking excludes nobody: the grant does
+        assert after.generations == it.generations  # a failover asks again
         assert after is it or not (after.granted or after.newest)
         assert why_not(after, target) is None
 
@@ -410,6 +440,7 @@ def test_an_intent_raises_the_version_and_a_person_may_accept_a_loss():
         assert intended(it) == replace(it, version=8)
         after = accepted(it, "v02")
         check_step(it, after)
+        assert after.generations == ()
         assert (after.holder, after.admitted, after.granted) == ("v02", {"v02"}, False)
 
 

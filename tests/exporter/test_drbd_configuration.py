@@ -1,6 +1,7 @@
 """DRBD's configuration, from captures of real DRBD."""
 
 import json
+import re
 from collections import Counter
 from contextlib import suppress
 
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from exporter.drbd import DrbdOutputError, UnknownWord
 from exporter.drbd_configuration import (
     Fencing,
+    Generations,
     Protocol,
     ResourceConfiguration,
     parse_current_uuid,
     parse_dump_xml,
+    parse_get_gi,
     parse_show9,
     parse_show84,
 )
@@ -211,9 +214,48 @@ def test_every_84_uuid():
     assert uuids["00-unconfigured-no-device.v01"] is None  # just created: the same on every fresh disk
 
 
+def test_the_generations_of_every_84_sample():
+    """Those of both hosts are equal whenever both were connected and UpToDate."""
+    found = {label: parse_get_gi(command(drbd84(label), "drbdadm get-gi")) for label in snaps84()}
+    moments = [label for label in found if label.endswith(".v01") and " disk:UpToDate" in drbd84(label)]
+    pairs = [it.split(".")[0] for it in moments if "peer-disk:UpToDate" in drbd84(it)]
+    assert len(pairs) > len(("14", "15", "16"))
+    for moment in pairs:
+        assert found[f"{moment}.v01"][0].current == found[f"{moment}.v02"][0].current is not None
+    for label, (volume,) in found.items():
+        assert volume.current == parse_current_uuid(command(drbd84(label), "drbdadm get-gi"))
+    (before,), (after,) = found["30-mgmt-partition.v02"], found["31-both-links-cut.v02"]
+    assert after.continues(before.current)
+    assert not before.continues(after.current)
+    assert found["04-connected-inconsistent-both.v01"] == (Generations(None),)
+
+
+def test_the_generations_of_9_volume_by_volume():
+    """Its get-gi prints the line of show-gi alone, with more flags."""
+    show = (SAMPLES / "drbd9" / "91-primary-rebooted-isolated" / "act04-v02.txt").read_text()
+    lines = re.findall("^[0-9A-F]{16}:.*\n", show, re.MULTILINE)
+    assert parse_get_gi("".join(lines)) == (
+        Generations("18C6C27CE9766C36", frozenset({"4553BFEE8578974E", "E84E10D8B7E7C064"})),
+        Generations("6C78940F4FA2EF5E", frozenset({"B10D3585C429637E", "361E47ADA152F9D0"})),
+    )
+
+
+GI = "E25DF6057BB32DC1:F5E75D9CCF130B8D:0000000000000004:0000000000000000:1:1:1:1:0:1:0\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "\n", "Device minor not allocated\n", GI[:40], GI.lower(), f"{GI}{GI[17:]}", f"x{GI}", f"{GI}\n"],
+)
+def test_what_get_gi_does_not_print(text):
+    with pytest.raises(DrbdOutputError, match="get-gi"):
+        parse_get_gi(text)
+
+
 def test_the_primary_bit_is_no_part_of_the_identity():
-    gi = "E25DF6057BB32DC{}:F5E75D9CCF130B8D:0000000000000004:0000000000000000:1:1:1:1:0:1:0\n"
-    assert parse_current_uuid(gi.format(1)) == parse_current_uuid(gi.format(0)) == "E25DF6057BB32DC0"
+    secondary = GI.replace("DC1:", "DC0:")
+    assert parse_current_uuid(GI) == parse_current_uuid(secondary) == "E25DF6057BB32DC0"
+    assert parse_get_gi(GI) == parse_get_gi(secondary)
 
 
 def test_a_9_uuid_below_its_legend():

@@ -263,6 +263,8 @@ class Line:
     def _start_host(self, host: str, netns: Netns, started: contextlib.ExitStack) -> None:
         folder = self.folder / host
         self.drbd[host].prints("dump-xml", _dump_xml(self.domains))
+        get_gi = command(drbd84(f"14-connected-primary-secondary.{host}"), "drbdadm get-gi")
+        self.drbd[host].prints("get-gi", get_gi)
         for key in ("host_key", "host_key.pub", "user_key", "user_key.pub"):
             if host != "v01":
                 shutil.copy(self.folder / "v01" / key, folder / key)

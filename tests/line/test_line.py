@@ -42,6 +42,7 @@ def line(the_line):
         "drbdadm dump-xml",
         "drbdsetup show",
         "drbdsetup show --json",
+        *(f"drbdadm get-gi {name}" for name in (FAILING, BYSTANDER)),
     }
     assert the_line.drbd_calls() <= reads
 
