@@ -105,6 +105,8 @@ class _Ran:
     said: str
     """One sentence: how it ended, and the end of what it printed, without secrets."""
     says_off: bool = False
+    began_at: float = -math.inf
+    """Monotonic."""
 
     @property
     def power(self) -> _Power:
@@ -119,13 +121,19 @@ class _Host:
         self._agent = agent
         self._environment = {"PATH": path, "LC_ALL": "C"}
         self._under_way = threading.Lock()
+        self._seen_off_at = -math.inf
+        """When the last look that found it off began."""
 
     def power_off(self, deadline: float) -> CallOutcome:
+        asked_at = time.monotonic()
         if not self._under_way.acquire(timeout=max(0.0, deadline - time.monotonic())):
             return Indeterminate(
                 f"{self._name} is being powered off by another plan, which has not ended yet"
             )
         try:
+            if self._seen_off_at >= asked_at:
+                # Another plan's look began while this one waited. An agent is slow, and a host has many VMs.
+                return Done(f"{self._name} was off already, says {self._agent.agent}")
             password = read_secret(self._agent.password_file) if self._agent.password_file else None
             return self._power_off(deadline, lambda action, until: self._run(action, password, until))
         except ConfigError as error:
@@ -156,6 +164,7 @@ class _Host:
                     return self._not_off(seen.said, told, on=seen.power is _Power.ON)
         except OSError as error:
             return self._not_off(f"{self._agent.agent} cannot be started: {error.strerror}", told, on=False)
+        self._seen_off_at = seen.began_at
         return Done(f"{self._name} {'is off' if told else 'was off already'}, says {self._agent.agent}")
 
     def _not_off(self, seen: str, told: list[_Ran], *, on: bool) -> CallOutcome:
@@ -180,6 +189,7 @@ class _Host:
         if password is not None:
             options["passwd"] = password
         lines = "".join(f"{key}={value}\n" for key, value in options.items())
+        began_at = time.monotonic()
         ended = child.run(
             [self._agent.agent],
             stdin=lines.encode(),
@@ -188,7 +198,7 @@ class _Host:
         )
         output = " ".join(_without_secrets(ended.output, options).split())
         said = f"{what} {ended.how}" + (f": {output[-_SAID_LIMIT:]}" if output else "")
-        return _Ran(ended.exit_status, said, bool(_STATUS_OFF.search(ended.output)))
+        return _Ran(ended.exit_status, said, bool(_STATUS_OFF.search(ended.output)), began_at)
 
 
 def _without_secrets(text: str, options: Mapping[str, str]) -> str:

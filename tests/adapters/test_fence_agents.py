@@ -292,7 +292,28 @@ def test_two_plans_power_a_host_off_once(bench):
     with ThreadPoolExecutor(4) as pool:
         outcomes = list(pool.map(lambda _: power_off(agents), range(4)))
     assert all(isinstance(outcome, Done) for outcome in outcomes)
-    assert bench.actions.count("off") == 1
+    assert bench.actions == ["status", "off", "status"]
+
+
+def test_a_look_that_began_before_it_was_asked_for_does_not_count(bench):
+    agents = bench.agents()
+    power_off(agents)
+    bench.power = "on"
+    assert power_off(agents) == Done("v01 is off, says fence_test")
+    assert bench.power == "off"
+    assert bench.actions == ["status", "off", "status"] * 2
+
+
+def test_who_asks_while_another_plan_looks_gets_a_look_of_its_own(bench):
+    bench.power = "off"
+    agents = bench.agents('status() { echo "Status: OFF"; sleep 0.5; exit 2; }')
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(power_off, agents)
+        while not bench.actions:
+            threading.Event().wait(0.01)
+        assert isinstance(power_off(agents), Done)
+        assert isinstance(first.result(), Done)
+    assert bench.actions == ["status"] * 2
 
 
 def test_a_plan_that_waits_for_another_one_in_vain(bench):
