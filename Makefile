@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 # The lab and the tests that start daemons need root.
 ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,KEEP)
 SHELL := /bin/bash
+# How often `make bench-loss` loses a host, and `make bench-pause` cuts a link.
+RUNS ?= 10
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-recovery bench-failover bench-pause lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -50,7 +52,7 @@ drills: test-packages dev  ## all faults on whole hosts; takes some hours
 demo: test-packages dev  ## the main job on whole hosts, told line by line; KEEP=1 leaves it running
 	$(ROOT) $(BIN)/python -m tests.demo
 
-bench: bench-exporter bench-webhook bench-recovery  ## measure: what a scrape costs, how fast all answers
+bench: bench-exporter bench-webhook bench-loss bench-recovery  ## measure: what a scrape costs, how fast all answers
 
 bench-exporter: test-packages dev
 	@tests/install-debian.sh bench
@@ -59,13 +61,15 @@ bench-exporter: test-packages dev
 bench-webhook: dev
 	$(BIN)/python -m tests.bench.webhook
 
+bench-loss: test-packages dev  ## lose a host with 20 VMs, DRBD replayed; RUNS=10 times with each proof; 20 minutes
+	$(ROOT) $(BIN)/python -m tests.bench.loss --runs $(RUNS)
+
 bench-recovery: test-packages dev
 	$(ROOT) $(BIN)/python -m tests.bench.recovery
 
 bench-failover: test-packages dev  ## kill a host with three VMs ten times, with AGENT=1 fenced; half an hour
 	$(ROOT) $(BIN)/python -m tests.bench.failover $(if $(AGENT),--agent)
 
-RUNS ?= 10
 bench-pause: test-packages dev  ## cut a VM's replication link RUNS (10) times; takes a quarter of an hour
 	$(ROOT) $(BIN)/python -m tests.bench.pause --runs $(RUNS)
 

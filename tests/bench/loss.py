@@ -25,7 +25,7 @@ from tests.line.loss import DRBD_NOTICES_SECONDS, LosableLine
 
 BAR_SECONDS = 8.0
 """From the loss to the last start call, in the median, where nothing has to be waited for."""
-PROOFS = (Proof.POWER, Proof.ARBITRATED)
+PROOFS = (Proof.POWER.value, Proof.ARBITRATED.value)
 
 
 @click.command(help=__doc__)

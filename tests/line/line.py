@@ -26,6 +26,7 @@ from click.testing import CliRunner
 
 from actuator.__main__ import main as actuator
 from tests.alertmanager import ALONE, Cluster, alertmanager
+from tests.exporter.drbd_samples import command, drbd84
 from tests.exporter.fake_drbd import FakeDrbd
 from tests.exporter.fake_pair import FakePair
 from tests.lab.waiting import wait_until
