@@ -62,7 +62,6 @@ class ServiceLine(Line):
 
     def __init__(self, folder: Path, domain: str) -> None:
         super().__init__(folder, (domain,))
-        self.domain = domain
         self.sector = _assembled(folder)
 
     def die(self) -> None:
@@ -91,7 +90,7 @@ class ServiceLine(Line):
         configuration = folder / "prometheus.yml"
         document = yaml.safe_load(configuration.read_text())
         document["rule_files"].append("services.yml")
-        document["scrape_configs"].append(_probe(self.domain))
+        document["scrape_configs"].append(_probe(*self.domains))
         configuration.write_text(yaml.safe_dump(document))
         return folder
 
