@@ -248,6 +248,8 @@ class FailoverSettings(_Section):
     """More hosts dark at once mean that the fault is on our side: nothing is failed over then."""
     watchdog_max_age_seconds: Annotated[float, Field(ge=10, le=3600)] = 120.0
     """Nor when for so long Alertmanager has not shown the alert ``Watchdog``, or Prometheus not answered."""
+    quorum: bool = False
+    """Take DRBD 9's quorum for a proof: without it a lost host cannot write; but nobody ends its domains."""
     drbd_only: bool = False
     """Take DRBD's word for a proof: its Secondary promotes also while its cut-off peer writes. Dangerous."""
     accept_loss: bool = False

@@ -348,7 +348,9 @@ class Executor:
         source = plan.source if plan else record.host
         settings = self._settings
         arbitrated = settings.hosts[record.host].arbiter_token_file is not None
-        asks = arbitrated and all(source in it.armed for it in written.values() if source in it.hosts)
+        asks = arbitrated and all(
+            source in it.armed for it in written.values() if source in {*it.hosts, *it.voters}
+        )
         kept = self._kept_disks(record.domain) if storage else ()
         evidence = self._observer.look(
             record.domain,
@@ -417,7 +419,7 @@ def claims(plan: PlanRecord, written: Callable[[str], Authority | None]) -> tupl
     for entry in plan.steps:
         if not isinstance(entry.step, kind) or entry.outcome is not None:
             continue
-        if (authority := written(entry.step.resource)) is None:
+        if (authority := written(entry.step.resource)) is None or authority.votes:
             continue
         after = taken(authority, plan.plan.host, plan.plan.proof)
         if isinstance(after, str):

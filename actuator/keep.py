@@ -14,7 +14,17 @@ import structlog
 
 from actuator.config import Mode, Settings
 from actuator.contact import Contacts
-from actuator.core.arbiter import Side, adopted, armed, given_back, identified, in_order, looked_at, side_of
+from actuator.core.arbiter import (
+    Side,
+    adopted,
+    armed,
+    given_back,
+    identified,
+    in_order,
+    looked_at,
+    side_of,
+    votes,
+)
 from actuator.model import Authority, Demote, DomainRecord, Event, Parting, Promote
 from actuator.ports import Conflict, JournalError, Ports, Unanswered
 from exporter.drbd import Role, Snapshot
@@ -60,7 +70,7 @@ class Keeper:
                 before = known.get(resource) or Authority(resource)
                 after = looked_at(adopted(before, sides[resource]), sides[resource])
                 if after is before:
-                    after = self._as_armed(before)
+                    after = self._as_armed(before, sides[resource])
                 if after is before and resource not in moving:
                     after = self._give_back(before, sides[resource], again)
                 if after is not before:
@@ -113,10 +123,14 @@ class Keeper:
             self._armed_at[host] = now
             self._armed[host] = answer
 
-    def _as_armed(self, it: Authority) -> Authority:
-        for host in it.hosts:
+    def _as_armed(self, it: Authority, sides: tuple[Side, ...]) -> Authority:
+        for host in it.hosts or sorted({side.host for side in sides}):
             parting = self._armed.get(host, {}).get(it.resource)
-            if parting is not None and (after := armed(it, host, parting)) is not it:
+            peers = frozenset(side.peer for side in sides if side.host == host)
+            if parting is None:
+                continue
+            after = votes(armed(it, host, parting), host, peers | {host}, parting)
+            if after is not it:
                 return after
         return it
 
@@ -208,5 +222,7 @@ def _moving(records: tuple[DomainRecord, ...]) -> set[str]:
 
 
 def _words(it: Authority) -> str:
+    if not it.hosts:
+        return f"quorum of {', '.join(sorted(it.voters))}, seen on {', '.join(sorted(it.voting)) or 'nobody'}"
     admitted = ", ".join(sorted(it.admitted)) or "nobody"
     return f"{it.holder} holds it{' alone' if it.granted else ''}, admitted: {admitted}"

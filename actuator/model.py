@@ -210,6 +210,8 @@ class Parting(StrEnum):
 
     ASKS = "asks"
     """Protocol C and ``fencing resource-and-stonith``: it freezes, and asks the arbiter."""
+    VOTES = "votes"
+    """Protocol C, more than two hosts and ``quorum majority``: without most of them it stops writing."""
     GOES_ON = "goes on"
     """Protocol C: it writes on, and asks nobody."""
     LOSES = "loses"
@@ -225,6 +227,9 @@ class Proof(StrEnum):
     """A fence agent reported it off."""
     OPERATOR = "operator"
     """A named person confirmed that it is down."""
+    QUORUM = "quorum"
+    """DRBD 9: the target has the quorum without it, so it has none, and its DRBD stops its writes. Its domain
+    is not ended by that."""
     DRBD_ONLY = "drbd-only"
     """None: DRBD let the other side be promoted. Only where the configuration says so."""
 
@@ -639,6 +644,15 @@ class Authority:
     generations: tuple[str, ...] = ()
     """By volume, DRBD's generation identifier of the data that both replicas had when they were last seen in
     order, with nothing since that could have made others the current ones; none: not known."""
+    voters: frozenset[str] = frozenset()
+    """All hosts of a resource with more than two, which has no holder, as those that vote see them."""
+    voting: frozenset[str] = frozenset()
+    """Hosts whose DRBD was last seen to stop without a quorum of exactly these voters."""
+
+    @property
+    def votes(self) -> bool:
+        """DRBD itself decides who may be Primary, and no authority is kept."""
+        return not self.hosts and bool(self.voting)
 
 
 @dataclass(frozen=True, slots=True)

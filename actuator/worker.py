@@ -493,6 +493,7 @@ class Worker:
                 for name, host in self._settings.hosts.items()
                 if host.fence and not _agent_failed(record, wall)
             ),
+            quorum=self._settings.failover.quorum,
             drbd_only=self._settings.failover.drbd_only,
         )
 

@@ -41,12 +41,14 @@ class ConnectionConfiguration:
     Attributes:
         peer: the peer's host name on DRBD 9; "peer" on 8.4.
         peer_address: without the port, `10.20.0.2` or `fd00::2`.
+        allow_remote_read: without it DRBD 9 leaves the peer out when it counts for a quorum.
     """
 
     peer: str
     peer_address: str
     protocol: Protocol | UnknownWord
     allow_two_primaries: bool
+    allow_remote_read: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ def _resource9(resource: Mapping[str, Any]) -> ResourceConfiguration:
                 peer_address=_address(connection.get("path", {}).get("_remote_host", "")),
                 protocol=_known(name, "protocol", connection["net"].get("protocol", "C"), Protocol),
                 allow_two_primaries=bool(connection["net"].get("allow-two-primaries", False)),
+                allow_remote_read=bool(connection["net"].get("allow-remote-read", True)),
             )
             for connection in connections
         ),

@@ -67,6 +67,8 @@ _WITH_DISK = {DiskState.INCONSISTENT, DiskState.OUTDATED, DiskState.CONSISTENT, 
 """All others, and what is not understood, count as not attached."""
 _STILL_RUNNING = "did not terminate within"
 """drbdadm gave up waiting for the drbdsetup that it started; that one goes on."""
+_STOPS = {"suspend-io", "io-error"}
+"""What ``on-no-quorum`` may be."""
 _RESOURCE_NAME = re.compile(r"(?!all$)[A-Za-z0-9_.][A-Za-z0-9_.+-]*")
 """Not an option, and not the word with which drbdadm means every resource."""
 
@@ -380,6 +382,9 @@ def _refused(result: Completed) -> Failed:
 def _parting(it: ResourceConfiguration) -> Parting:
     if any(connection.protocol is not Protocol.C for connection in it.connections):
         return Parting.LOSES
+    if len(it.connections) > 1 and it.quorum == "majority" and it.on_no_quorum in _STOPS:
+        everyone_counts = all(connection.allow_remote_read for connection in it.connections)
+        return Parting.VOTES if everyone_counts else Parting.GOES_ON
     return Parting.ASKS if it.fencing is Fencing.RESOURCE_AND_STONITH else Parting.GOES_ON
 
 

@@ -392,6 +392,20 @@ def armed(it: Authority, host: str, parting: Parting) -> Authority:
     return _changed(it, armed=asks, lossy=lossy)
 
 
+def votes(it: Authority, host: str, nodes: frozenset[str], parting: Parting) -> Authority:
+    """What a host's kernel says of a resource with more than two hosts, which it sees as these ``nodes``.
+
+    Nobody holds such a resource. Two hosts that count differently could both have a quorum, so each counts
+    only together with those that see the same nodes.
+    """
+    counts = parting is Parting.VOTES and len(nodes) > 2  # noqa: PLR2004  not a pair
+    others = (it.voting if nodes == it.voters or not counts else frozenset[str]()) - {host}
+    after = (nodes, others | {host}) if counts else (it.voters, others)
+    if it.hosts or after == (it.voters, it.voting):
+        return it
+    return _changed(it, voters=after[0], voting=after[1])
+
+
 def identified(it: Authority, side: Side, generations: Sequence[Generations]) -> Authority:
     """The generation identifiers of the data, read on the holder after this look at it, while in order."""
     current = tuple(volume.current for volume in generations if volume.current is not None)

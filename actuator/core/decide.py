@@ -23,6 +23,7 @@ from actuator.core.guard import (
     is_secondary_here,
     replica_was_current,
     runs_nowhere_else,
+    voted,
 )
 from actuator.core.place import Choice, Leaving, Room, past, place_one
 from actuator.core.sight import Sight, not_blind
@@ -117,6 +118,8 @@ class Hosts:
     """By a named person."""
     fenceable: frozenset[str] = frozenset()
     """They have a fence agent, and it has not just failed."""
+    quorum: bool = False
+    """DRBD's quorum may be taken for a proof."""
     drbd_only: bool = False
     """DRBD's word alone is proof enough: the site has said so."""
     rooms: Mapping[str, Room] = field(default_factory=dict)
@@ -576,6 +579,8 @@ def _proof(home: Situation, hosts: Hosts) -> Proof | None:
         return Proof.OPERATOR
     if home.host in hosts.fenceable:
         return Proof.POWER
+    if hosts.quorum and voted(home):
+        return Proof.QUORUM
     if home.arbitrated:
         return Proof.ARBITRATED
     return Proof.DRBD_ONLY if hosts.drbd_only else None

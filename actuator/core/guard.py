@@ -421,6 +421,8 @@ def authority_may_be_taken(it: Situation) -> str | None:
         )
     for resource in it.resources if it.arbitrated or it.proof else ():
         authority = _authority(it, resource.name)
+        if authority.votes:
+            continue
         if not authority.hosts:
             return (
                 f"nobody has yet been given the authority over {resource.name}: it goes to its Primary by"
@@ -439,7 +441,8 @@ def _authority(it: Situation, resource: str) -> Authority:
 def authority_is_held(it: Situation) -> str | None:
     """Where DRBD asks the arbiter: only the host that it would grant is made Primary, or has the VM (R3)."""
     for resource in it.resources if it.arbitrated or it.proof else ():
-        if why := why_not(_authority(it, resource.name), it.host):
+        authority = _authority(it, resource.name)
+        if not authority.votes and (why := why_not(authority, it.host)):
             return f"{why}; {it.domain} is not started on {it.host}"
     return None
 
@@ -524,6 +527,34 @@ def source_is_armed(it: Situation) -> str | None:
     return None
 
 
+def voted(it: Situation) -> bool:
+    """Whether all disks of the domain, as its hosts know them, are left to DRBD's quorum."""
+    names = {resource.name for host in it.hosts for resource in resources_here(it.evidence, host, it.kept)}
+    return bool(names) and all(_authority(it, name).votes for name in names)
+
+
+def quorum_is_here(it: Situation) -> str | None:
+    """Of more than two hosts those that have the quorum may write, and no others: so says each one's DRBD.
+
+    It says ``quorum:yes`` also where none is configured, and counts only the hosts that it knows. A source
+    that the target's other peers still reach refuses the promotion itself.
+    """
+    gone = it.proof in {Proof.POWER, Proof.OPERATOR}
+    for resource in it.resources if it.proof else ():
+        authority = _authority(it, resource.name)
+        if not authority.votes and it.proof is not Proof.QUORUM:
+            continue
+        for host in (it.host,) if gone else (it.source, it.host):
+            if not authority.votes or host not in authority.voting or it.source not in authority.voters:
+                return (
+                    f"{resource.name} was not seen on {host} with protocol C and quorum majority of the same"
+                    f" hosts as elsewhere: {it.domain} is not started on {it.host} without {it.source}"
+                )
+        if not resource.devices or any(device.quorum is not True for device in resource.devices):
+            return f"{resource.name} is not known to have a quorum on {it.host}: bring its other hosts back"
+    return None
+
+
 def writes_reached_the_peer(it: Situation) -> str | None:
     """With protocol A or B a write is acknowledged before it is on the peer's disk: an accident loses it."""
     for resource in it.resources if it.proof and not it.accepts_loss else ():
@@ -552,20 +583,21 @@ def replica_was_current(it: Situation) -> str | None:
         words = it.evidence.last_words
         current = None if isinstance(words, Unknown) else words.get((resource.name, it.host))
         if current is False:
+            readmit = f"'vmheal-actuator readmit {resource.name} {it.host} --i-accept-lost-writes'"
             return (
                 f"before {it.source} failed, its DRBD last said that {resource.name} on {it.host} was not"
                 f" connected and UpToDate (Prometheus's history): {it.source} may have written what is not"
-                f" there; bring it back, or give that up ('vmheal-actuator readmit {resource.name} {it.host}"
-                " --i-accept-lost-writes')"
+                f" there; bring it back{'' if authority.votes else f', or give that up ({readmit})'}"
             )
-        if current is None and it.proof is Proof.DRBD_ONLY:
+        if current is None and (it.proof is Proof.DRBD_ONLY or authority.votes):
             why = (
                 words.reason if isinstance(words, Unknown) else "nothing was heard in the two minutes before"
             )
+            off = f"make sure that {it.source} is off, then 'vmheal-actuator confirm-down {it.source}'"
             return (
                 f"Prometheus cannot say whether {resource.name} on {it.host} was connected and UpToDate"
-                f" before {it.source} failed ({why}), and there is no other proof: make sure that"
-                f" {it.source} is off, then 'vmheal-actuator confirm-down {it.source}'"
+                f" before {it.source} failed ({why}), and there is no other proof:"
+                f" {f'bring {it.source} back' if authority.votes else off}"
             )
     return None
 
@@ -713,6 +745,7 @@ _LOST: tuple[Guard, ...] = (
     *_DISKS,
     there_is_a_proof,
     source_is_armed,
+    quorum_is_here,
     writes_reached_the_peer,
 )
 """The source of a failover may wake at any time: the proof holds all the same."""

@@ -14,7 +14,7 @@ from actuator.ports import Conflict, Ports, Unanswered
 from exporter.drbd import Role, parse_events2
 from exporter.drbd_configuration import parse_get_gi
 from tests.actuator.world import Clock, Serial, settings
-from tests.exporter.drbd_samples import command, drbd84
+from tests.exporter.drbd_samples import command, drbd9, drbd84
 
 BOTH = frozenset({"v01", "v02"})
 
@@ -34,7 +34,7 @@ class Hosts:
         self.is_armed = {}
         self.on_ask = lambda host: None
         self.identified = []
-        self.get_gi = None
+        self.get_gi = {}
 
     def says(self, label):
         self.get_gi = {host: command(drbd84(f"{label}.{host}"), "drbdadm get-gi") for host in BOTH}
@@ -331,6 +331,34 @@ def test_what_else_is_standalone_stays_so(keeper, hosts, journal, more, peer):
     connects(hosts)
     keeper.turn()
     assert hosts.connected == []
+
+
+def votes_of(hosts, *, label="08b-connected-uptodate-primary-secondary"):
+    """Three hosts of DRBD 9; the third, a tiebreaker, runs no VMs and is not asked."""
+    hosts.said = {host: parse_events2(drbd9(label, host, "events2-now-statistics.txt")) for host in BOTH}
+    hosts.is_armed = {"voms01": Parting.VOTES}
+
+
+def test_who_stops_without_a_quorum_is_written_down_and_nobody_holds_it(keeper, hosts, journal):
+    votes_of(hosts)
+    for _ in range(4):
+        keeper.turn()
+    it = journal.authority("voms01")
+    assert (it.hosts, it.holder, it.admitted) == ((), "", frozenset())
+    assert (it.voters, it.voting) == ({"v01", "v02", "v03"}, BOTH)
+    said = [event.sentence for _, event in journal.timeline() if event.detail.get("resource") == "voms01"]
+    assert said[-1] == "voms01: quorum of v01, v02, v03, seen on v01, v02"
+    del hosts.said["v01"]
+    keeper._armed_at.clear()
+    for _ in range(4):
+        keeper.turn()
+    assert journal.authority("voms01") == it, "what a lost host did is what counts"
+    votes_of(hosts)
+    hosts.is_armed = {"voms01": Parting.GOES_ON}
+    keeper._armed_at.clear()
+    for _ in range(4):
+        keeper.turn()
+    assert journal.authority("voms01").voting == frozenset()
 
 
 # ---- whose data they are -----------------------------------------------------------------------------------

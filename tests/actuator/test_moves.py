@@ -206,6 +206,66 @@ def test_an_armed_hosts_last_words_are_not_asked_for(start, clock):
     assert "last_words" not in world.calls
 
 
+VOTING = {"failover": {"quorum": True}, "written": False}
+
+
+@pytest.mark.parametrize("arbitrated", [True, False])
+def test_what_has_the_quorum_comes_up_where_it_is(start, clock, arbitrated):
+    world = World(third="v02", parting=Parting.VOTES)
+    machine = start(world, arbitrated=arbitrated, **VOTING)
+    lose(machine, world, clock)
+    assert_moved(world, machine)
+    assert machine.record.plan.plan.proof is Proof.QUORUM
+    assert changes(world) == ["promote", "start"]
+    assert "last_words" in world.calls
+    assert machine.journal.authority("voms01").holder == ""
+
+
+def test_nothing_is_started_before_a_lost_host_has_been_quiet_for_long_enough(start, clock):
+    world = World(third="v02", parting=Parting.VOTES)
+    machine = start(world, arbitrated=False, **VOTING)
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    when, cut_at = {}, clock.now
+    world.on_call = lambda name: when.setdefault(name, clock.now - cut_at)
+    machine.receive(host_alert(clock.wall()))
+    machine.run(30, keeps=True)
+    assert_moved(world, machine)
+    assert when["promote"] < machine.config.failover.isolation_seconds <= when["start"]
+
+
+@pytest.mark.parametrize(
+    ("more", "settings", "guard"),
+    [
+        ({}, {"quorum": False}, "there_is_a_proof"),
+        ({"third": "v01"}, {}, "has_quorum"),
+        ({"last_words": {}}, {}, "replica_was_current"),
+        ({"last_words": BEHIND}, {}, "replica_was_current"),
+        ({"parting": Parting.GOES_ON}, {}, "there_is_a_proof"),
+        ({"parting": Parting.GOES_ON}, {"drbd_only": True}, "authority_may_be_taken"),
+        ({"last_words": {}}, {"drbd_only": True}, "replica_was_current"),
+    ],
+)
+def test_what_has_no_quorum_or_may_be_old_does_not(start, clock, more, settings, guard):
+    world = World(**{"third": "v02", "parting": Parting.VOTES} | more)
+    machine = start(world, arbitrated=False, written=False, failover={"quorum": True} | settings)
+    lose(machine, world, clock)
+    assert changes(world) == []
+    assert machine.record.escalation.guard == guard
+
+
+@pytest.mark.parametrize(("last_words", "moves"), [(BEHIND, False), ({}, False), (None, True)])
+def test_what_votes_and_may_be_old_is_not_promoted_on_a_persons_word_either(start, clock, last_words, moves):
+    world = World(third="v02", parting=Parting.VOTES, last_words=last_words)
+    machine = start(world, arbitrated=False, written=False)
+    lose(machine, world, clock, confirmed=True)
+    if moves:
+        assert_moved(world, machine)
+    else:
+        assert changes(world) == []
+        assert machine.record.escalation.guard == "replica_was_current"
+
+
 @pytest.mark.parametrize("arbitrated", [True, False])
 @pytest.mark.parametrize("resources", [("voms01",), ("voms01", "data")])
 def test_a_disk_that_was_made_anew_is_not_promoted(start, clock, arbitrated, resources):

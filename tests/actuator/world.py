@@ -116,6 +116,7 @@ class World:
             have their effect all the same.
         silent: hosts that do not answer.
         parting: how DRBD is configured on both hosts.
+        third: of a resource with quorum, the host that keeps its tiebreaker when the two lose each other.
         drifted: hosts where the domain is defined otherwise.
         last_words: what Prometheus has heard of a lost host; None: that all was well.
         watching: Alertmanager shows the alert Watchdog.
@@ -146,6 +147,7 @@ class World:
     silenced: list[Silence] = field(default_factory=list)
     watching: bool = True
     parting: Parting = Parting.ASKS
+    third: str = ""
     last_words: dict[tuple[str, str], bool] | None = None
     sent: list[OutgoingAlert] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda name: None
@@ -261,7 +263,7 @@ class World:
             if guest.id is not None:
                 return Failed("domain is already active", 55)
             if any(self.replicas[PEER[host], name].role is Role.PRIMARY for name in self.resources) and (
-                self.journal is None
+                self.journal is None and not self.third
             ):
                 self.violations.append(f"started on {host} while {PEER[host]} may write")
             if other := [running for running in self.running if running != host]:
@@ -294,11 +296,21 @@ class World:
                 its.role if self.connected else Role.UNKNOWN,
                 its.disk if self.connected else DiskState.D_UNKNOWN,
             )
-            seen.append(
-                resource(name, mine.role, devices=(device(minor, disk_state=mine.disk),), connections=(link,))
-            )
+            links = (link, *self._tiebreaker(host))
+            disk = device(minor, disk_state=mine.disk, quorum=self._has_quorum(host) if self.third else None)
+            seen.append(resource(name, mine.role, devices=(disk,), connections=links))
         leave()
         return snapshot(*seen)
+
+    def _has_quorum(self, host) -> bool:
+        return self.connected or self.third == host
+
+    def _tiebreaker(self, host):
+        if not self.third:
+            return ()
+        if self._has_quorum(host):
+            return (connection("v03", peer_role=Role.SECONDARY, peer_disk=DiskState.DISKLESS),)
+        return (connection("v03", ConnectionState.CONNECTING, Role.UNKNOWN, DiskState.D_UNKNOWN),)
 
     def armed(self, host, *, timeout_seconds):
         if host in self.silent:
@@ -319,9 +331,12 @@ class World:
             its = self.replicas[PEER[host], resource]
             if self.connected and its.role is Role.PRIMARY and resource not in self.two_primaries:
                 return Failed("Multiple primaries not allowed by config", -1)
-            if not self.connected and self.journal is None:
+            if self.third and not self._has_quorum(host):
+                return Failed("No quorum", -25)
+            if not self.connected and self.journal is None and not self.third:
                 self.violations.append(f"promoted {resource} on {host} without its peer")
-            if not self.connected and self.journal is not None and not self._granted(host, resource):
+            asks = not self.connected and self.journal is not None and not self.third
+            if asks and not self._granted(host, resource):
                 return Failed("Refusing to be Primary while peer is not outdated", -7)
             replica = self.replicas[host, resource]
             replica.role = Role.PRIMARY

@@ -492,6 +492,27 @@ def test_a_host_with_drbd_9_is_asked_for_json(answering):
     assert Parting.ASKS in storage.armed("v01", timeout_seconds=5).values()
 
 
+@pytest.mark.parametrize("host", ["v01", "v02"])
+def test_of_three_hosts_drbd_9_stops_without_a_quorum(answering, host):
+    text = drbd9("08b-connected-uptodate-primary-secondary", host, "show.json")
+    storage, _ = answering({SHOW9: said(text)})
+    assert storage.armed("v01", timeout_seconds=5)["voms01"] is Parting.VOTES
+    (voms01,) = (it for it in json.loads(text) if it["resource"] == "voms01")
+    for change in (
+        lambda it: it["options"].pop("quorum"),
+        lambda it: it["options"].update({"quorum": "all"}),
+        lambda it: it["options"].update({"quorum": 1}),
+        lambda it: it["options"].update({"on-no-quorum": "novel"}),
+        lambda it: it["connections"][0]["net"].update({"allow-remote-read": False}),
+        lambda it: it["connections"].pop(),
+        lambda it: it["connections"][1]["net"].update({"protocol": "A"}),
+    ):
+        changed = json.loads(json.dumps(voms01))
+        change(changed)
+        storage, _ = answering({SHOW9: said(json.dumps([changed]))})
+        assert storage.armed("v01", timeout_seconds=5)["voms01"] in {Parting.GOES_ON, Parting.LOSES}
+
+
 def test_what_is_armed_is_not_known_without_an_answer(answering):
     storage, _ = answering({SHOW9: said(stderr="no", exit_status=10)})
     with pytest.raises(Unanswered, match="drbdsetup show on v01: no"):

@@ -27,9 +27,10 @@ from actuator.core.arbiter import (
     side_of,
     taken,
     unfence_peer,
+    votes,
     why_not,
 )
-from actuator.model import Authority, HookRun
+from actuator.model import Authority, HookRun, Parting
 from exporter.drbd import Role, parse_events2
 from exporter.drbd_configuration import Generations
 from tests.exporter.drbd_samples import command, drbd84
@@ -408,6 +409,34 @@ def test_identifiers_are_those_of_a_pair_in_order_only():
             else:
                 assert after is it
     assert written
+
+
+THREE = frozenset({*HOSTS, "v03"})
+
+
+def test_who_stops_without_a_quorum_is_known_of_resources_without_a_holder_only():
+    for parting, nodes in product(Parting, (THREE, THREE | {"v04"}, frozenset(HOSTS), frozenset())):
+        for voters, voting in ((frozenset(), ()), (THREE, ("v01",)), (THREE, ("v02",)), (THREE, HOSTS)):
+            it = Authority("voms01", version=7, voters=voters, voting=frozenset(voting))
+            after = votes(it, "v01", nodes, parting)
+            assert after == it or after.version == 8
+            assert (after is it) == ((after.voters, after.voting) == (voters, it.voting))
+            counts = parting is Parting.VOTES and len(nodes) > 2
+            assert ("v01" in after.voting) == counts
+            assert after.voters == (nodes if counts else voters)
+            # The other one counts as long as both see the same nodes.
+            assert ("v02" in after.voting) == ("v02" in voting and (not counts or nodes == voters))
+            assert not any((after.hosts, after.holder, after.admitted, after.granted))
+        for it in STATES:
+            assert votes(it, "v01", nodes, parting) is it
+
+
+def test_a_resource_that_votes_is_given_to_nobody():
+    it = votes(Authority("voms01"), "v01", THREE, Parting.VOTES)
+    assert it.votes
+    assert fence_peer(it, ask_of(it, "v01", "v02"))[1].verdict is Verdict.WAIT
+    assert isinstance(taken(it, "v01", Proof.QUORUM), str)
+    assert looked_at(it, PAIR) is it
 
 
 # ---- plans and people --------------------------------------------------------------------------------------
