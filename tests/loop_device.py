@@ -15,7 +15,7 @@ def loop_device(image: Path) -> Iterator[Path]:
     argv = ["losetup", "--find", "--show", str(image)]
     done = subprocess.run(argv, check=True, timeout=20, capture_output=True, text=True)
     device = Path(done.stdout.strip())
-    try:
-        yield device
-    finally:
+    with device.open("rb"):
+        # It goes when nobody has it open any more, also when the test is killed.
         subprocess.run(["losetup", "--detach", str(device)], check=True, timeout=20)
+        yield device
