@@ -20,6 +20,7 @@ from actuator.model import (
     Event,
     HostRecord,
     Notification,
+    PlanStatus,
     Postpone,
     ProgramRun,
     Received,
@@ -32,6 +33,9 @@ log = structlog.get_logger(__name__)
 
 STEP_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 WRITE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+
+
+VERBS = ("restart", "migrate", "failover")
 
 
 class Report:
@@ -53,6 +57,9 @@ class Report:
         self._plans = Counter(
             "vmheal_plans", "Plans that ended.", ["verb", "outcome"], registry=self.registry
         )
+        for verb in VERBS:
+            for outcome in (PlanStatus.SUCCEEDED, PlanStatus.FAILED):
+                self._plans.labels(verb, outcome.value)  # from 0 on: the first failure is an increase
         self._plan_seconds = Histogram(
             "vmheal_plan_duration_seconds",
             "From a plan's claim to its end.",

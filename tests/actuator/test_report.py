@@ -35,11 +35,13 @@ def test_events_become_metrics_once_they_are_durable(watched):
         ),
         Event(1.0, "finished", "done", "voms01", "v01", "p", finished),
     ]
+    plans = {"verb": "restart", "outcome": "succeeded"}
+    assert value("vmheal_plans_total", plans) == 0, "there before the first one, so that it is an increase"
     machine.journal.commit(events=events)
     assert value("vmheal_refusals_total", {"guard": "is_down"}) == 1
     assert value("vmheal_observation_duration_seconds_sum") == pytest.approx(0.2)
     assert value("vmheal_step_duration_seconds_count", {"step": "start", "outcome": "done"}) == 1
-    assert value("vmheal_plans_total", {"verb": "restart", "outcome": "succeeded"}) == 1
+    assert value("vmheal_plans_total", plans) == 1
     assert value("vmheal_journal_write_duration_seconds_count") == 1
     with pytest.raises(JournalError):
         machine.journal.commit(record=DomainRecord("voms01", 9, "v01"), events=events)
