@@ -45,6 +45,7 @@ from actuator.model import (
 from actuator.observe import Observer
 from actuator.ports import Ports
 from actuator.protected import Protected
+from actuator.slots import Slots
 from exporter.libvirt_domain import parse_definition
 
 POLL_SECONDS = 0.5
@@ -82,6 +83,7 @@ class Executor:
         settings: deadlines.
         protected: where domains may run.
         contacts: since when a lost host is quiet.
+        slots: what is called on a host at the same time.
         stopping: true when no further step may begin.
     """
 
@@ -92,6 +94,7 @@ class Executor:
         settings: Settings,
         protected: Protected,
         contacts: Contacts,
+        slots: Slots,
         stopping: Callable[[], bool],
     ) -> None:
         self._ports = ports
@@ -99,6 +102,7 @@ class Executor:
         self._settings = settings
         self._protected = protected
         self._contacts = contacts
+        self._slots = slots
         self._stopping = stopping
 
     def situation(self, record: DomainRecord, *, lost_at: float | None = None) -> Situation:
@@ -135,6 +139,8 @@ class Executor:
     def _step(
         self, record: DomainRecord, plan: PlanRecord, step: Step, seen: Situation | None, *, resumed: bool
     ) -> _Result:
+        if not isinstance(step, Confirm | Outlast):
+            self._slots.take(record.domain)
         now = self._ports.clock.monotonic()
         same = None if seen is None else _of_plan(seen, plan.plan)
         fresh = same is not None and now - same.now <= STILL_THE_SAME_LOOK_SECONDS
@@ -159,12 +165,17 @@ class Executor:
     ) -> Done | Refusal | progress.Perform | progress.Wait:
         """Look again until the step is done, may be called, or must not be; Wait at its deadline."""
         deadline = self._ports.clock.monotonic() + self._patience_seconds(step)
+        self._slots.rest(record.domain)
         while self._ports.clock.monotonic() < deadline:
             if self._stopping():
                 raise Stopping
             verdict = self._judge(record, plan, step)
+            if isinstance(verdict, progress.Perform):
+                self._slots.take(record.domain)  # that may last: what was seen before it need not hold
+                verdict = self._judge(record, plan, step)
             if not isinstance(verdict, progress.Wait):
                 return verdict
+            self._slots.rest(record.domain)
             self._ports.clock.pause(POLL_SECONDS)
         return progress.Wait()
 

@@ -19,6 +19,7 @@ from actuator.ports import Ports
 from actuator.protected import Protected
 from actuator.reconcile import Reconciler
 from actuator.report import Report
+from actuator.slots import Slots
 from actuator.worker import Worker
 
 STOP_SECONDS = 20.0
@@ -50,8 +51,11 @@ class Actuator:
         self.contacts = Contacts(ports.clock.monotonic())
         alarm = Alarm(ports, settings.alertmanager.timeout_seconds)
         observer = Observer(ports, settings.evidence.timeout_seconds, self.contacts)
-        executor = Executor(ports, observer, settings, self.protected, self.contacts, stopping.is_set)
-        self.worker = Worker(ports, settings, self.protected, executor, self.contacts, alarm, self.wake)
+        slots = Slots(settings.limits.plans_per_host, ports.clock, self.wake)
+        executor = Executor(ports, observer, settings, self.protected, self.contacts, slots, stopping.is_set)
+        self.worker = Worker(
+            ports, settings, self.protected, executor, slots, self.contacts, alarm, self.wake
+        )
         self.reconciler = Reconciler(ports, settings, self.protected, self.worker, alarm, self.contacts)
         self._keeper = Keeper(ports, settings, self.contacts)
         self.orders = Orders(

@@ -6,7 +6,7 @@ One thing at a time for a domain; many domains side by side, bounded per host.
 """
 
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -47,6 +47,7 @@ from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
 from actuator.rooms import Rooms
 from actuator.run import Runner
+from actuator.slots import Slots
 
 RETRY_SECONDS = 1.0
 """After a failure of the journal or of a plan, before the domain is looked at again."""
@@ -86,13 +87,13 @@ class _Case:
     """What reconcile saw; needs no durability: it sees it again."""
     due: float = 0.0
     """Monotonic seconds."""
-    busy_on: str = ""
-    """The host on which it is being handled now."""
+    busy: bool = False
+    """It is being handled now."""
     last_said: str = ""
 
     @property
     def waiting(self) -> bool:
-        return not self.busy_on and bool(self.received or self.suspicion)
+        return not self.busy and bool(self.received or self.suspicion)
 
 
 class Worker:
@@ -103,6 +104,7 @@ class Worker:
         settings: limits and modes.
         protected: the domains and where they should run.
         executor: carries out plans.
+        slots: how many at once on a host.
         contacts: which hosts are dark.
         alarm: tells people.
         wake: called when ``turn`` should be called again soon; from any thread.
@@ -114,6 +116,7 @@ class Worker:
         settings: Settings,
         protected: Protected,
         executor: Executor,
+        slots: Slots,
         contacts: Contacts,
         alarm: Alarm,
         wake: Callable[[], None],
@@ -122,6 +125,7 @@ class Worker:
         self._settings = settings
         self._protected = protected
         self._executor = executor
+        self._slots = slots
         self._contacts = contacts
         self._runner = Runner(ports, settings)
         self.rooms = Rooms(settings, protected, ports.journal)
@@ -179,7 +183,7 @@ class Worker:
     def busy(self) -> int:
         """Domains that are being handled now."""
         with self._lock:
-            return sum(bool(case.busy_on) for case in self._cases.values())
+            return sum(case.busy for case in self._cases.values())
 
     def turn(self) -> float:
         """Take up what is new, begin what is due; the seconds until it should be called again."""
@@ -292,7 +296,6 @@ class Worker:
             waiting = [domain for domain, case in self._cases.items() if case.waiting]
             due = [domain for domain in waiting if self._cases[domain].due <= now]
             later = [self._cases[domain].due - now for domain in waiting if self._cases[domain].due > now]
-            load = Counter(case.busy_on for case in self._cases.values() if case.busy_on)
         if not due:
             return min(later, default=IDLE_SECONDS)
         failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
@@ -300,9 +303,8 @@ class Worker:
         self.rooms.saw(*records.values())
         for domain in sorted(due, key=lambda it: -self._settings.domains[it].priority):
             host = self._where_it_is_handled(records[domain], failed)
-            if load[host] < self._settings.limits.plans_per_host:
-                load[host] += 1
-                self._begin(domain, host)
+            if self._slots.begin(domain, host, self._settings.domains[domain].priority):
+                self._begin(domain)
         return min(later, default=IDLE_SECONDS)
 
     def _where_it_is_handled(self, record: DomainRecord, failed: Collection[str]) -> str:
@@ -310,12 +312,12 @@ class Worker:
         hosts = self._protected.hosts(record)
         return next((host for host in hosts if host not in failed), record.host)
 
-    def _begin(self, domain: str, host: str) -> None:
+    def _begin(self, domain: str) -> None:
         with self._lock:
             case = self._cases[domain]
             received, case.received = tuple(case.received.values()), {}
             suspicion, case.suspicion = case.suspicion, ""
-            case.busy_on = host
+            case.busy = True
         try:
             self._ports.tasks.spawn(f"handle {domain}", lambda: self._handle(domain, received, suspicion))
         except Unanswered as error:
@@ -334,7 +336,8 @@ class Worker:
 
     def _ended(self, domain: str) -> None:
         with self._lock:
-            self._cases[domain].busy_on = ""
+            self._cases[domain].busy = False
+        self._slots.end(domain)
 
     # ---- one domain --------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from actuator.observe import Observer
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
 from actuator.reconcile import Reconciler
+from actuator.slots import Slots
 from actuator.worker import Worker
 from exporter.drbd import ConnectionState, DiskState, Role, Snapshot
 from exporter.drbd_configuration import Generations
@@ -556,11 +557,12 @@ class Machine:
         self.alarm = Alarm(self.ports, 5.0)
         self.contacts = Contacts(clock.monotonic())
         observer = Observer(self.ports, self.config.evidence.timeout_seconds, self.contacts)
+        slots = Slots(self.config.limits.plans_per_host, clock, lambda: None)
         executor = Executor(
-            self.ports, observer, self.config, self.protected, self.contacts, lambda: self.stopping
+            self.ports, observer, self.config, self.protected, self.contacts, slots, lambda: self.stopping
         )
         self.worker = Worker(
-            self.ports, self.config, self.protected, executor, self.contacts, self.alarm, lambda: None
+            self.ports, self.config, self.protected, executor, slots, self.contacts, self.alarm, lambda: None
         )
         self.reconciler = Reconciler(
             self.ports, self.config, self.protected, self.worker, self.alarm, self.contacts
