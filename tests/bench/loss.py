@@ -10,6 +10,7 @@ import json
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +41,12 @@ PROOFS = (Proof.POWER.value, Proof.ARBITRATED.value)
     type=click.Path(dir_okay=False, path_type=Path),
     help="A file of earlier runs' figures.",
 )
-def main(runs: int, count: int, proofs: tuple[str, ...], kept: Path | None) -> None:
+@click.option(
+    "--journals",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="A folder for what the actuator wrote down of each loss.",
+)
+def main(runs: int, count: int, proofs: tuple[str, ...], kept: Path | None, journals: Path | None) -> None:
     """Run the benchmark."""
     figures: dict[str, list[Failover]] = {proof: [] for proof in proofs}
     if kept and kept.exists():
@@ -48,7 +54,7 @@ def main(runs: int, count: int, proofs: tuple[str, ...], kept: Path | None) -> N
         figures = {proof: [Failover(**it) for it in found] for proof, found in earlier.items()} | figures
         figures |= {proof: [Failover(**it) for it in earlier.get(proof, [])] for proof in proofs}
     for proof in map(Proof, proofs):
-        for took in losses(runs, count, proof):
+        for took in losses(runs, count, proof, journals):
             figures[proof].append(took)
             if kept:
                 kept.write_text(json.dumps({it: [asdict(one) for one in of] for it, of in figures.items()}))
@@ -64,7 +70,7 @@ def main(runs: int, count: int, proofs: tuple[str, ...], kept: Path | None) -> N
         print(f"bar: proof power, last start call within {BAR_SECONDS:g} s: {verdict} ({median:.2f} s)")
 
 
-def losses(runs: int, count: int, proof: Proof) -> Iterator[Failover]:
+def losses(runs: int, count: int, proof: Proof, journals: Path | None) -> Iterator[Failover]:
     """Lose a host so many times, from a site at rest each time."""
     domains = tuple(f"vm{number:02d}" for number in range(1, count + 1))
     with (
@@ -76,6 +82,9 @@ def losses(runs: int, count: int, proof: Proof) -> Iterator[Failover]:
             assert (line.running(line.home), line.running(line.other)) == (set(domains), set())
             took = line.lose()
             print_progress(f"proof {proof}, loss {number} of {runs}: {took}")
+            if journals:
+                name = f"{proof}-{round(time.time())}.json"
+                (journals / name).write_text("".join(f"{event}\n" for event in line.journal()))
             yield took
             if number < runs:
                 line.bring_back()
