@@ -301,11 +301,22 @@ class Worker:
         failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
         records = {it.domain: it for it in self._protected.records()}
         self.rooms.saw(*records.values())
-        for domain in sorted(due, key=lambda it: -self._settings.domains[it].priority):
+        for domain in sorted(due, key=lambda it: self._turn_of(records[it], failed)):
             host = self._where_it_is_handled(records[domain], failed)
             if self._slots.begin(domain, host, self._settings.domains[domain].priority):
                 self._begin(domain)
         return min(later, default=IDLE_SECONDS)
+
+    def _turn_of(self, record: DomainRecord, failed: Collection[str]) -> tuple[bool, int]:
+        """Its place among those that are due. What only is to be looked at again lets the others go first.
+
+        Such as a domain that has just left a dead host, in which reconcile was a moment late: that look waits
+        for the dead host, and takes the place of one that is still down.
+        """
+        with self._lock:
+            asked_for = bool(self._cases[record.domain].received)
+        urgent = asked_for or record.host in failed
+        return not urgent, -self._settings.domains[record.domain].priority
 
     def _where_it_is_handled(self, record: DomainRecord, failed: Collection[str]) -> str:
         """The host that its plan burdens: a dead host's domains come up elsewhere."""

@@ -6,6 +6,7 @@ import time
 import pytest
 
 from actuator.adapters.clock import SystemClock, ThreadTasks
+from actuator.model import HostRecord
 from actuator.ports import Unanswered
 from tests.actuator.world import Clock, Machine, World, alert, settings
 
@@ -100,6 +101,29 @@ def test_domains_are_handled_side_by_side_but_bounded_on_a_host(many):
     assert many.worker.busy == 0
     # The world runs them all on v01, so those of v02 are found elsewhere.
     assert (many.kinds.count("nothing"), many.kinds.count("refused")) == (6, 2)
+
+
+def first_two(many):
+    """The domains of the two that are begun first, of those that have a story then."""
+    many.worker.turn()
+    for _ in range(2):
+        many.tasks.queue.popleft()()
+    return {event.domain for event in many.timeline if event.domain and event.kind != "received"}
+
+
+def test_what_an_alert_asks_for_is_handled_before_what_only_is_looked_at_again(many):
+    for number in range(3):
+        many.worker.suspect(f"vm{number}", "reconcile")
+    alerts = [alert(domain=domain, fingerprint=domain) for domain in ("vm3", "vm4")]
+    many.journal.receive(alerts, at=many.clock.wall())
+    assert first_two(many) == {"vm3", "vm4"}
+
+
+def test_what_is_on_a_dead_host_is_handled_before_what_has_just_left_it(many):
+    many.journal.commit(hosts=[HostRecord("v01", version=1, failed_at=many.clock.wall())])
+    for number in (6, 7, 0, 1):
+        many.worker.suspect(f"vm{number}", "v01 has failed")
+    assert first_two(many) == {"vm0", "vm1"}
 
 
 def test_a_domain_is_never_handled_twice_at_once(many):
