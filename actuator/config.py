@@ -307,7 +307,7 @@ class ProgramSettings(_Section):
 class LimitSettings(_Section):
     """Bounds."""
 
-    plans_per_host: int = Field(default=4, ge=1, le=1000)
+    plans_per_host: int = Field(default=8, ge=1, le=1000)
     """Plans that run at the same time on one host."""
     max_alert_age_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 4 * 3600.0
     """An alert that began longer ago is refused: it may come from an expired silence. A domain that is still

@@ -363,11 +363,12 @@ class Executor:
             source in it.armed for it in written.values() if source in {*it.hosts, *it.voters}
         )
         kept = self._kept_disks(record.domain) if storage else ()
+        failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
         evidence = self._observer.look(
             record.domain,
             asked,
             storage=storage,
-            lost={source} if lost else (),
+            lost=failed | {source} if lost else failed,
             history=None if asks or lost_at is None else (source, lost_at),
             identify=() if lost_at is None else kept,
         )

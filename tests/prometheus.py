@@ -16,6 +16,8 @@ def prometheus(
     return configured_server(
         "prometheus",
         f"--storage.tsdb.path={folder / 'prometheus'}",
+        # Watchdog, told before Alertmanager was found, is told again soon; without it a minute later.
+        "--rules.alert.resend-delay=5s",
         config=config,
         folder=folder,
         port=port,

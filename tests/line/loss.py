@@ -28,7 +28,9 @@ DRBD_NOTICES_SECONDS = 1.5
 class LosableLine(Line):
     """All domains run on one of the two hosts, on v01 at first; `lose` takes it away, `bring_back` ends that."""
 
-    def __init__(self, folder: Path, domains: tuple[str, ...], proof: Proof) -> None:
+    def __init__(
+        self, folder: Path, domains: tuple[str, ...], proof: Proof, plans_per_host: int | None = None
+    ) -> None:
         """Start nothing yet.
 
         Args:
@@ -36,11 +38,13 @@ class LosableLine(Line):
             domains: the names of the VMs.
             proof: `POWER`, by a fence agent of Debian's and without an arbiter; or `ARBITRATED`, with the
                 default timeouts.
+            plans_per_host: instead of the default.
         """
         super().__init__(folder, domains)
         self.home, self.other = HOSTS
         """Where the VMs are, and where they come up when it is lost."""
         self._arbitrated = proof is Proof.ARBITRATED
+        self._limits = {} if plans_per_host is None else {"plans_per_host": plans_per_host}
 
     def running(self, host: str) -> set[str]:
         """The domains that libvirt has running there."""
@@ -164,7 +168,8 @@ class LosableLine(Line):
                 options = {"type": "file", "status_file": str(self._power_file(name))}
                 host["fence"] = {"agent": "fence_dummy", "options": options}
         # Nothing fails twice here: the limits are a site's.
-        return {name: section for name, section in settings.items() if name not in {"restart", "reconcile"}}
+        kept = {name: section for name, section in settings.items() if name not in {"restart", "reconcile"}}
+        return kept | {"limits": self._limits}
 
     def _token_file(self, host: str) -> Path:
         return self.folder / f"{host}.token"
