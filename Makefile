@@ -36,7 +36,7 @@ test-fast: dev lint  ## the tests that start no daemon
 	$(BIN)/pytest -m "not daemons and not lab and not drill and not bench"
 
 test: test-packages dev lint  ## fast tests first, then real programs, then the core drills on whole hosts
-	$(BIN)/pytest -m "not daemons and not lab and not drill and not bench"
+	$(BIN)/pytest -n 2 -m "not daemons and not lab and not drill and not bench"
 	$(ROOT) $(BIN)/pytest -m "daemons"
 	$(ROOT) $(BIN)/pytest -m "drill and core"
 

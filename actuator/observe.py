@@ -19,7 +19,7 @@ PROMETHEUS = "Prometheus"
 
 HISTORY_SECONDS = 1.0
 """How long Prometheus has to answer, and whose data a replica has: a failover waits for it."""
-LOST_SECONDS = 0.25
+LOST_SECONDS = 0.2
 """How long a host that is lost has to answer: many times what one that is well needs."""
 
 
