@@ -281,10 +281,12 @@ def looked_at(it: Authority, sides: Sequence[Side]) -> Authority:
 
 
 def as_primary_sees(it: Authority, primary: Side) -> Authority:
-    """The holder, Primary and not frozen: what it sees UpToDate is admitted, and nothing else.
+    """The holder, Primary and not frozen: the peer that it sees UpToDate is admitted, and nothing else.
 
     What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
-    lost its own disk and goes on over the network. A grant is over once it sees its peer UpToDate.
+    lost its own disk and goes on over the network. A grant is over once it sees its peer UpToDate. Its own
+    disk, attached again, is UpToDate for it before it is so for the peer, which was the resync's source and
+    would write on without it, and ask nobody: that takes the word of both (``met``).
     """
     if not _writes(it, primary) or primary.peer not in set(it.hosts) - {it.holder}:
         return it
@@ -292,8 +294,6 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     admitted = it.admitted | {primary.peer} if met_again else it.admitted - {primary.peer}
     if not primary.up_to_date:
         admitted -= {primary.host}
-    elif met_again:
-        admitted |= {primary.host}
     granted = it.granted and not met_again
     newest = it.newest and granted and primary.up_to_date
     if (admitted, granted, newest) == (it.admitted, it.granted, it.newest):
@@ -313,9 +313,11 @@ def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
 
 
 def met(it: Authority, one: Side, other: Side) -> Authority:
-    """Two connected Secondaries that both say UpToDate of both are admitted (L2)."""
-    secondaries = one.role is Role.SECONDARY and other.role is Role.SECONDARY
-    return _met(it, one, it.holder) if secondaries and _see_each_other(one, other) else it
+    """Two that are connected and both say UpToDate of both are admitted: Secondaries (L2), or the holder ahead."""
+    waiting = [side for side in (one, other) if side.role is Role.SECONDARY]
+    primaries = [side.host for side in (one, other) if side.role is Role.PRIMARY and not side.frozen]
+    ordered = len(waiting) == 2 or (len(waiting) == 1 and primaries == [it.holder])  # noqa: PLR2004  a pair
+    return _met(it, one, it.holder) if ordered and _see_each_other(one, other) else it
 
 
 def let_go(it: Authority, to: Side, holder: Side | None) -> Authority:

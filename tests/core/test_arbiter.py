@@ -290,10 +290,8 @@ def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_
         assert (side.peer in after.admitted) == mirrored
         assert after.granted == (it.granted and not mirrored)
         assert after.newest == (it.newest and after.granted and side.up_to_date)
-        if side.up_to_date:
-            assert (side.host in after.admitted) == (mirrored or side.host in it.admitted)
-        else:
-            assert side.host not in after.admitted
+        # Its own disk: never admitted on its own word.
+        assert (side.host in after.admitted) == (side.up_to_date and side.host in it.admitted)
 
 
 def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only():
@@ -317,7 +315,7 @@ def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only
     assert moved
 
 
-def test_two_secondaries_that_have_met_are_both_admitted():
+def test_two_that_have_met_are_both_admitted_unless_another_than_the_holder_is_primary():
     admitted = 0
     for it, one, other in product(STATES, THAWED, THAWED):
         after = met(it, one, other)
@@ -325,12 +323,26 @@ def test_two_secondaries_that_have_met_are_both_admitted():
             continue
         check_step(it, after)
         admitted += 1
-        assert {one.role, other.role} == {Role.SECONDARY}
+        primaries = {side.host for side in (one, other) if side.role is Role.PRIMARY}
+        assert primaries <= {it.holder}
+        assert Role.UNKNOWN not in {one.role, other.role}
         assert sees_both(one)
         assert sees_both(other)
         assert (after.holder, after.admitted, after.granted) == (it.holder, set(HOSTS), False)
         assert after.generations == ()
     assert admitted
+
+
+def test_a_disk_attached_again_under_the_holder_is_admitted_on_the_word_of_both():
+    """It is UpToDate for itself a moment before it is so for the source, which then would not ask (H2)."""
+    it = Authority("voms01", HOSTS, 7, "v01", frozenset({"v02"}), runs=RUNS)
+    primary = Side("v01", Role.PRIMARY, True, "v02", True, True, False)
+    source = Side("v02", Role.SECONDARY, True, "v01", True, False, False)
+    assert looked_at(it, (primary, source)) is it
+    assert looked_at(it, (primary,)) is it
+    assert looked_at(it, (primary, replace(source, peer_up_to_date=True))).admitted == set(HOSTS)
+    frozen = replace(primary, frozen=True)
+    assert looked_at(it, (frozen, replace(source, peer_up_to_date=True))) is it
 
 
 def test_an_ungranted_holder_that_cannot_be_promoted_lets_go():
