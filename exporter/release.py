@@ -432,7 +432,7 @@ def free(resource: str, environment: Mapping[str, str], config: str, proc: str) 
     """Destroy what uses the resource, and take the resource down beside it. The arbiter has said "release".
 
     Raises:
-        HookError: not within ``RELEASE_SECONDS``, or somebody else acts on the resource too.
+        HookError: not within ``RELEASE_SECONDS``, or it is no loser any more, or somebody else acts on it too.
     """
     ending = Ending(lambda: read_config(config), resource, environment)
     ending.start()
@@ -447,6 +447,8 @@ def free(resource: str, environment: Mapping[str, str], config: str, proc: str) 
                 step, may = next_step(local, unused=ending.unused.is_set())
                 if step < furthest:
                     raise HookError(f"release {resource}: stopped: somebody else acts on it too ({local})")
+                if goes_on(step, local):
+                    raise HookError(f"release {resource}: stopped: it met its peer and goes on ({local})")
                 furthest = step
                 sentence = _take(step, resource) if may else f"waits before {WORDS[step][0]} ({local})"
             except OSError as error:
@@ -463,6 +465,15 @@ def free(resource: str, environment: Mapping[str, str], config: str, proc: str) 
     finally:
         ending.stop()
     say(f"release {resource}: it is down")
+
+
+def goes_on(step: Step, local: Local) -> bool:
+    """Whether it thawed before its disk was given up: it met its peer again before that was promoted.
+
+    Then its writes count, and `disconnect` would make the peer's replica, which the arbiter has admitted, an
+    old one.
+    """
+    return step <= Step.DETACH and local.role == "Primary" and not local.suspended
 
 
 def next_step(local: Local, *, unused: bool) -> tuple[Step, bool]:
