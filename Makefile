@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # How often `make bench-loss` loses a host, and `make bench-pause` cuts a link.
 RUNS ?= 10
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause soak-arbiter lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -48,6 +48,11 @@ drill: test-packages dev  ## one drill alone: make drill NAME=test_a_host_is_kil
 
 drills: test-packages dev  ## all faults on whole hosts; takes some hours
 	$(ROOT) $(BIN)/pytest -m "drill"
+
+EVENTS ?= 3
+SECONDS ?= 3600
+soak-arbiter: dev  ## search the arbiter further: EVENTS=3 SECONDS=3600, RULE="R6" takes a rule out
+	$(BIN)/python -m tests.sim.search --no-stuck --events $(EVENTS) --seconds $(SECONDS) $(if $(RULE),--without "$(RULE)")
 
 demo: test-packages dev  ## the main job on whole hosts, told line by line; KEEP=1 leaves it running
 	$(ROOT) $(BIN)/python -m tests.demo
