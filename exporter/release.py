@@ -432,7 +432,7 @@ def free(resource: str, environment: Mapping[str, str], config: str, proc: str) 
     """Destroy what uses the resource, and take the resource down beside it. The arbiter has said "release".
 
     Raises:
-        HookError: not within ``RELEASE_SECONDS``, or it is no loser any more, or somebody else acts on it too.
+        HookError: not within ``RELEASE_SECONDS``, or it goes on, or somebody else acts on the resource too.
     """
     ending = Ending(lambda: read_config(config), resource, environment)
     ending.start()
@@ -473,7 +473,7 @@ def goes_on(step: Step, local: Local) -> bool:
     Then its writes count, and `disconnect` would make the peer's replica, which the arbiter has admitted, an
     old one.
     """
-    return step <= Step.DETACH and local.role == "Primary" and not local.suspended
+    return step <= Step.DETACH and not local.suspended
 
 
 def next_step(local: Local, *, unused: bool) -> tuple[Step, bool]:

@@ -313,7 +313,7 @@ def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
 
 
 def met(it: Authority, one: Side, other: Side) -> Authority:
-    """Two that are connected and both say UpToDate of both are admitted: Secondaries (L2), or the holder ahead."""
+    """Two connected that both say UpToDate of both are admitted: Secondaries (L2), or the holder ahead."""
     waiting = [side for side in (one, other) if side.role is Role.SECONDARY]
     primaries = [side.host for side in (one, other) if side.role is Role.PRIMARY and not side.frozen]
     ordered = len(waiting) == 2 or (len(waiting) == 1 and primaries == [it.holder])  # noqa: PLR2004  a pair
