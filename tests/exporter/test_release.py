@@ -387,12 +387,9 @@ def test_what_somebody_else_brought_back_is_left_alone(host):
     assert host.steps() == ["disconnect", "detach", "resume-io", "secondary"]
 
 
-@pytest.mark.parametrize("connection", ["Connected", "StandAlone"])
-def test_one_that_met_its_peer_again_and_goes_on_keeps_its_disk(host, connection):
-    host.acts(
-        "disconnect",
-        f"say flags r-----; say connection {connection}; {host.base}/bin/write-proc; exit 0",
-    )
+@pytest.mark.parametrize("said", ["connection Connected", "connection StandAlone", "role Secondary"])
+def test_one_that_met_its_peer_again_and_goes_on_keeps_its_disk(host, said):
+    host.acts("disconnect", f"say flags r-----; say {said}; {host.base}/bin/write-proc; exit 0")
     with pytest.raises(fence_peer.HookError, match="goes on"):
         host.run("release", "voms01")
     assert (host.steps(), host.says("disk")) == (["disconnect"], "UpToDate")
