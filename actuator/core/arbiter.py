@@ -306,7 +306,9 @@ def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
 
     The holder was looked at before the asker; never inside a dual-Primary window.
     """
-    behind = holder.role is Role.SECONDARY and holder.connected and holder.up_to_date
+    # Also that it sees the asker UpToDate: else it may be the source of a resync that has just ended, become
+    # Primary without asking, and find the asker granted (H2).
+    behind = holder.role is Role.SECONDARY and _sees_both(holder)
     ahead = asker.role is Role.PRIMARY and _sees_both(asker)
     pair = holder.host == it.holder and (holder.peer, asker.peer) == (asker.host, holder.host)
     return _met(it, asker, asker.host) if behind and ahead and pair else it

@@ -306,8 +306,7 @@ def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only
             assert holder.host == it.holder == asker.peer
             assert holder.peer == asker.host
             assert holder.role is Role.SECONDARY
-            assert holder.connected
-            assert holder.up_to_date
+            assert sees_both(holder)
             assert asker.role is Role.PRIMARY
             assert sees_both(asker)
             assert (after.holder, after.admitted, after.granted) == (asker.host, set(HOSTS), False)
