@@ -220,7 +220,11 @@ def host(tmp_path, port, monkeypatch):
     host = Host(tmp_path / "v01", port)
     monkeypatch.setattr(release, "LOCKS", str(host.base / "locks"))
     monkeypatch.setenv("PATH", f"{host.base}/bin:{os.environ['PATH']}")
-    return host
+    yield host
+    while release._STARTED:
+        process = release._STARTED.pop()
+        process.kill()
+        process.wait(SOON)
 
 
 @pytest.fixture
