@@ -527,6 +527,24 @@ def source_is_armed(it: Situation) -> str | None:
     return None
 
 
+def source_freezes(it: Situation) -> str | None:
+    """Cut off, only a Primary with its own disk freezes and asks; and only a frozen one's VM is ended (R7).
+
+    Asked only before the plan: the grant that comes with a promotion excludes the source anyway.
+    """
+    if it.proof is not Proof.ARBITRATED:
+        return None
+    for resource in it.resources:
+        authority = _authority(it, resource.name)
+        if it.source == authority.holder and it.source not in authority.admitted:
+            return (
+                f"{resource.name} on {it.source} had lost its disk: DRBD there does not freeze when it is cut"
+                f" off, and nobody ends {it.domain}; make sure that it is off, then 'vmheal-actuator"
+                f" confirm-down {it.source}'"
+            )
+    return None
+
+
 def voted(it: Situation) -> bool:
     """Whether all disks of the domain, as its hosts know them, are left to DRBD's quorum."""
     names = {resource.name for host in it.hosts for resource in resources_here(it.evidence, host, it.kept)}
@@ -757,6 +775,7 @@ FAILOVER: tuple[Guard, ...] = (
     is_not_standalone,
     is_open_nowhere_else,
     replica_continues,
+    source_freezes,
 )
 """Asked of each possible target before the plan, and before anything is called."""
 

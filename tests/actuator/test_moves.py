@@ -418,6 +418,7 @@ def test_a_host_that_wakes_right_before_the_start_is_waited_for(start, clock):
         ("stale and attached alone", "authority_may_be_taken"),
         ("granted", "authority_may_be_taken"),
         ("unarmed", "source_is_armed"),
+        ("without its disk", "source_freezes"),
         ("outdated", "disk_is_up_to_date"),
         ("drained", "not_drained"),
         ("not seen in order", "authority_may_be_taken"),
@@ -431,6 +432,7 @@ def test_what_stops_a_failover_touches_nothing(start, clock, fault, guard):
         "stale and attached alone": replace(IN_ORDER, admitted=frozenset({"v01"})),
         "granted": replace(IN_ORDER, granted=True),
         "unarmed": replace(IN_ORDER, armed=frozenset({"v02"})),
+        "without its disk": replace(IN_ORDER, admitted=frozenset({"v02"})),
     }.get(fault, IN_ORDER)
     if fault != "not seen in order":
         machine.journal.commit(authorities=[written])
