@@ -45,7 +45,7 @@ def test_a_rule_that_is_taken_out_is_missed_after_one_event(rule):
 
 @pytest.mark.parametrize("rule", SCHEDULES)
 def test_a_rule_that_is_taken_out_breaks_the_promise_on_its_schedule(rule):
-    """As `python -m tests.sim.search --without RULE` printed them; R2's and R6's were written by hand."""
+    """As `python -m tests.sim.search --without RULE` printed them; those of R6 and of R2's hooks were written by hand."""
     with taken_out(rule) as model:
         end, followed = replayed(model, START, SCHEDULES[rule])
     assert followed == len(SCHEDULES[rule])
