@@ -17,9 +17,10 @@ DEAD = boot_sector(b"\xeb\xfe")  # jmp $
 ANSWERS, SILENT = (f'probe_success{{job="blackbox",domain="{VM}"}} == {value}' for value in (1, 0))
 
 
-@pytest.fixture(scope="module")
-def line(tmp_path_factory):
-    with ServiceLine(tmp_path_factory.mktemp("service"), VM) as line:
+@pytest.fixture
+def line(tmp_path):
+    """A new one for each test: where the VM is after it, and whether it answers, is the test's own affair."""
+    with ServiceLine(tmp_path, VM) as line:
         wait_until(lambda: line.query(ANSWERS), "the service to answer", SOON)
         yield line
 
