@@ -140,7 +140,7 @@ class Executor:
         self, record: DomainRecord, plan: PlanRecord, step: Step, seen: Situation | None, *, resumed: bool
     ) -> _Result:
         if not isinstance(step, Confirm | Outlast):
-            self._slots.take(record.domain)
+            self._take_place(record)
         now = self._ports.clock.monotonic()
         same = None if seen is None else _of_plan(seen, plan.plan)
         fresh = same is not None and now - same.now <= STILL_THE_SAME_LOOK_SECONDS
@@ -171,13 +171,18 @@ class Executor:
                 raise Stopping
             verdict = self._judge(record, plan, step)
             if isinstance(verdict, progress.Perform):
-                self._slots.take(record.domain)  # that may last: what was seen before it need not hold
+                self._take_place(record)  # that may last: what was seen before it need not hold
                 verdict = self._judge(record, plan, step)
             if not isinstance(verdict, progress.Wait):
                 return verdict
             self._slots.rest(record.domain)
             self._ports.clock.pause(POLL_SECONDS)
         return progress.Wait()
+
+    def _take_place(self, record: DomainRecord) -> None:
+        self._slots.take(record.domain)
+        if self._stopping():
+            raise Stopping
 
     def _call_and_settle(self, record: DomainRecord, plan: Plan, step: Step) -> _Result:
         called_at = self._ports.clock.wall()

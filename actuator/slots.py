@@ -32,12 +32,16 @@ class Slots:
         per_host: as many as that.
         clock: for the wait in ``take``.
         wake: called when a place may have become free.
+        stopping: true when nobody is to wait any more.
     """
 
-    def __init__(self, per_host: int, clock: Clock, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, per_host: int, clock: Clock, wake: Callable[[], None], stopping: Callable[[], bool]
+    ) -> None:
         self._per_host = per_host
         self._clock = clock
         self._wake = wake
+        self._stopping = stopping
         self._lock = threading.Lock()
         self._plans: dict[str, _Plan] = {}
 
@@ -58,10 +62,10 @@ class Slots:
             self._wake()
 
     def take(self, domain: str) -> None:
-        """Wait until the plan has a place again: those of higher priority first."""
+        """Wait until the plan has a place again, or all stops: those of higher priority first."""
         plan = self._plans[domain]
         deadline = self._clock.monotonic() + TAKE_SECONDS
-        while not self._took(plan, late=self._clock.monotonic() >= deadline):
+        while not self._took(plan, late=self._clock.monotonic() >= deadline) and not self._stopping():
             self._clock.pause(POLL_SECONDS)
 
     def end(self, domain: str) -> None:

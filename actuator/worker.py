@@ -346,9 +346,10 @@ class Worker:
             case.due = due
 
     def _ended(self, domain: str) -> None:
+        # In this order: what is not busy may be begun again, and would lose the place that it then got.
+        self._slots.end(domain)
         with self._lock:
             self._cases[domain].busy = False
-        self._slots.end(domain)
 
     # ---- one domain --------------------------------------------------------------------------------------
 

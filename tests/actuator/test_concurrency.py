@@ -126,6 +126,18 @@ def test_what_is_on_a_dead_host_is_handled_before_what_has_just_left_it(many):
     assert first_two(many) == {"vm0", "vm1"}
 
 
+def test_a_domain_that_ends_gives_its_place_up_before_it_may_be_begun_again(many, monkeypatch):
+    busy, end = [], many.worker._slots.end
+
+    def watched(domain):
+        busy.append(many.worker.busy)
+        end(domain)
+
+    monkeypatch.setattr(many.worker._slots, "end", watched)
+    many.receive(alert(domain="vm0", fingerprint="a"))
+    assert busy == [1]
+
+
 def test_a_domain_is_never_handled_twice_at_once(many):
     many.receive(alert(domain="vm0", fingerprint="a"))
     many.journal.receive([alert(domain="vm0", fingerprint="b")], at=many.clock.wall())

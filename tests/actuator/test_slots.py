@@ -11,6 +11,7 @@ class Clock:
     def __init__(self):
         self.now = 0.0
         self.meanwhile = lambda: None
+        self.stopping = False
 
     def monotonic(self):
         return self.now
@@ -32,7 +33,7 @@ def woken():
 
 @pytest.fixture
 def slots(clock, woken):
-    return Slots(2, clock, lambda: woken.append(clock.now))
+    return Slots(2, clock, lambda: woken.append(clock.now), lambda: clock.stopping)
 
 
 def test_so_many_on_each_host(slots):
@@ -117,5 +118,16 @@ def test_a_host_with_much_to_do_holds_up_no_other(slots, clock):
         slots.begin(name, "v01", 0)
     slots.begin("c", "v02", 0)
     slots.rest("c")
+    slots.take("c")
+    assert clock.now == 0
+
+
+def test_when_all_stops_nobody_waits(slots, clock):
+    for name in "abc":
+        slots.begin(name, "v01", 0)
+        slots.rest(name)
+    slots.take("a")
+    slots.take("b")
+    clock.stopping = True
     slots.take("c")
     assert clock.now == 0
