@@ -13,6 +13,7 @@ from itertools import permutations
 import structlog
 
 from actuator.config import Mode, Settings
+from actuator.connections import Connections
 from actuator.contact import Contacts
 from actuator.core.arbiter import (
     Side,
@@ -27,7 +28,7 @@ from actuator.core.arbiter import (
 )
 from actuator.model import Authority, Demote, DomainRecord, Event, Parting, Promote
 from actuator.ports import Conflict, JournalError, Ports, Unanswered
-from exporter.drbd import Role, Snapshot
+from exporter.drbd import Snapshot
 
 LOOK_SECONDS = 1.0
 """A host that needs longer is looked at again in the next turn."""
@@ -37,7 +38,6 @@ ARMED_TIMEOUT_SECONDS = 3.0
 GENERATIONS_SECONDS = 60.0
 """How often the generation identifiers of each resource are read, of one in a turn."""
 RETRY_SECONDS = 2.0
-RECONNECT_SECONDS = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -49,11 +49,12 @@ class Keeper:
         self._ports = ports
         self._hosts = tuple(settings.hosts)
         self._timeout_seconds = min(LOOK_SECONDS, settings.evidence.timeout_seconds)
-        self._act = settings.mode is Mode.ENFORCE
+        self._connections = (
+            Connections(ports, self._timeout_seconds) if settings.mode is Mode.ENFORCE else None
+        )
         self._contacts = contacts
         self._armed: dict[str, Mapping[str, Parting]] = {}
         self._armed_at: dict[str, float] = {}
-        self._reconnected_at: dict[str, float] = {}
         self._identified_at: dict[str, float] = {}
 
     def turn(self) -> None:
@@ -75,12 +76,12 @@ class Keeper:
                     after = self._give_back(before, sides[resource], again)
                 if after is not before:
                     self._write(before, after)
-                elif resource not in moving:
-                    for side in sides[resource]:
-                        if in_order(before, side):
-                            well[resource] = before, side
-                    if self._act:
-                        self._reconnect(before, sides[resource])
+                    continue
+                if self._connections:
+                    self._connections.mend(before, sides[resource], moving=resource in moving)
+                holder = next((side for side in sides[resource] if in_order(before, side)), None)
+                if holder is not None and resource not in moving:
+                    well[resource] = before, holder
             self._identify(well)
         except JournalError as error:
             log.error("journal", error=str(error))  # noqa: TRY400  said in one line, no traceback
@@ -156,27 +157,6 @@ class Keeper:
             return
         if (after := identified(before, holder, read)) is not before:
             self._write(before, after)
-
-    def _reconnect(self, it: Authority, sides: tuple[Side, ...]) -> None:
-        """The holder dropped a connection, as after its peer was released: nobody else would mend that (L1).
-
-        Only the holder, with its disk, that was granted alone: then DRBD overwrites the peer's replica, or
-        refuses. What a person disconnected stays so.
-        """
-        now = self._ports.clock.monotonic()
-        for side in sides:
-            wants = it.granted and side.host == it.holder and side.standalone and side.up_to_date
-            behind = any(
-                other.host == side.peer and other.role is Role.SECONDARY and other.attached for other in sides
-            )
-            due = now - self._reconnected_at.get(it.resource, -math.inf) >= RECONNECT_SECONDS
-            if wants and behind and due:
-                self._reconnected_at[it.resource] = now
-                timeout = self._timeout_seconds
-                outcome = self._ports.storage.connect(side.host, it.resource, timeout_seconds=timeout)
-                sentence = f"{it.resource} on {side.host} was StandAlone; connect: {outcome.kind}"
-                event = Event(self._ports.clock.wall(), "reconnected", sentence, host=side.host)
-                self._ports.journal.commit(events=[event])
 
     def _give_back(
         self, it: Authority, sides: tuple[Side, ...], again: dict[str, Snapshot | None]

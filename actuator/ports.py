@@ -177,6 +177,13 @@ class Storage(Protocol):
         Refused (``Failed``) when a local disk of it is not attached (arbiter's rule R4).
         """
 
+    def disconnect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
+        """``drbdadm disconnect RESOURCE``; ``Done`` also when it is StandAlone.
+
+        Refused (``Failed``) but for a Secondary that has lost both its disk and its peer (R4): from any other
+        it would take something.
+        """
+
 
 class Fencing(Protocol):
     """Fence agents: the programs of Debian's ``fence-agents``, one configured for each host that has one."""

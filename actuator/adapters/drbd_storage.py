@@ -117,6 +117,10 @@ class DrbdStorage:
         """See `actuator.ports.Storage.connect`."""
         return self._hosts[host].connect(resource, timeout_seconds)
 
+    def disconnect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
+        """See `actuator.ports.Storage.disconnect`."""
+        return self._hosts[host].disconnect(resource, timeout_seconds)
+
     def read_ahead(self) -> None:
         """From now on read in the background what changes rarely, until `close`."""
         for host in self._hosts.values():
@@ -213,23 +217,48 @@ class _Host:
         return _window(what, result, allowed, found.connections if found else ())
 
     def connect(self, resource: str, timeout_seconds: float) -> CallOutcome:
-        if not _RESOURCE_NAME.fullmatch(resource):
-            return Failed(f"{resource!r} is not the name of a resource; nothing was run")
         deadline = time.monotonic() + timeout_seconds
+        seen = self._named_resource(resource, deadline)
+        if isinstance(seen, Failed):
+            return seen
+        if not _has_its_disks(seen):
+            return Failed(f"{resource} on {self.name} has no disk attached: it is not connected (rule R4)")
+        given_up = [it for it in seen.connections if it.connection_state is ConnectionState.STAND_ALONE]
+        return self._to_each("connect", resource, given_up, deadline)
+
+    def disconnect(self, resource: str, timeout_seconds: float) -> CallOutcome:
+        deadline = time.monotonic() + timeout_seconds
+        seen = self._named_resource(resource, deadline)
+        if isinstance(seen, Failed):
+            return seen
+        states = {it.connection_state for it in seen.connections}
+        if seen.role is not Role.SECONDARY or _has_its_disks(seen) or ConnectionState.CONNECTED in states:
+            return Failed(
+                f"{resource} on {self.name} is not a Secondary that has lost both its disk and its peer:"
+                " it is not disconnected"
+            )
+        looking = [it for it in seen.connections if it.connection_state is not ConnectionState.STAND_ALONE]
+        return self._to_each("disconnect", resource, looking, deadline)
+
+    def _named_resource(self, name: str, deadline: float) -> Resource | Failed:
+        """The resource as it is now, or why nothing can be done to it."""
+        if not _RESOURCE_NAME.fullmatch(name):
+            return Failed(f"{name!r} is not the name of a resource; nothing was run")
         try:
-            seen = self._snapshot(timeout_seconds).resource(resource)
+            seen = self._snapshot(deadline - time.monotonic()).resource(name)
         except Unanswered as error:
             return Failed(f"{error}; nothing was run")
-        states = {device.disk_state for device in seen.devices} if seen else set()
-        if seen is None or not states or not states <= _WITH_DISK:
-            return Failed(f"{resource} on {self.name} has no disk attached: it is not connected (rule R4)")
-        for connection in seen.connections:
-            if connection.connection_state is not ConnectionState.STAND_ALONE:
-                continue
+        return seen or Failed(f"{name} is not up on {self.name}; nothing was run")
+
+    def _to_each(
+        self, verb: str, resource: str, connections: Sequence[Connection], deadline: float
+    ) -> CallOutcome:
+        """Run ``drbdadm VERB`` for each of the resource's connections, until one fails."""
+        for connection in connections:
             nameless = connection.name == NAMELESS_PEER  # 8.4 has one peer, and no name for it
             target = resource if nameless else f"{resource}:{connection.name}"
-            what = f"drbdadm connect {target} on {self.name}"
-            result = self._change(what, ["drbdadm", "connect", target], deadline - time.monotonic())
+            what = f"drbdadm {verb} {target} on {self.name}"
+            result = self._change(what, ["drbdadm", verb, target], deadline - time.monotonic())
             if not isinstance(result, Completed):
                 return result
             if result.exit_status:
@@ -372,6 +401,11 @@ def _window(
     if allowed and any(it.allow_two_primaries for it in connections):
         return Indeterminate(f"{what}: {_said(result)}; but some of its connections allow it after that")
     return _refused(result)
+
+
+def _has_its_disks(it: Resource) -> bool:
+    states = {device.disk_state for device in it.devices}
+    return bool(states) and states <= _WITH_DISK
 
 
 def _refused(result: Completed) -> Failed:

@@ -15,6 +15,7 @@ The rules R1 to R9, L1 and L2 that the comments name:
 R1  The authority goes back to a former Primary only on the word of both sides, the holder's first.
 R2  One version, raised by every change, intents to promote included: a connected promotion asks nobody.
 R3  Granted is only who holds the authority, is admitted, and whose own disk is UpToDate.
+R4  A Secondary that has lost its disk and its peer does not meet it again without its disk.
 R5  "Wait" keeps the loser frozen; "release" ends it, once the winner's grant is durable.
 R6  Who attaches a disk is excluded first: a disk attached again may read UpToDate and be old.
 R8  A grant excludes the peer; taking the authority excludes nobody; a resync's target is excluded first.
@@ -22,7 +23,7 @@ R9  A request of an earlier run of a hook changes nothing.
 L1  A holder that cannot be promoted and was not granted gives the authority up to one that can.
 L2  Two connected Secondaries that both say UpToDate are both admitted.
 
-(R4 and R7 are about what is done on hosts, and when a VM may start: not here.)
+(R7 is about when a VM may start: not here.)
 """
 
 from collections.abc import Sequence
@@ -333,6 +334,29 @@ def let_go(it: Authority, to: Side, holder: Side | None) -> Authority:
         return it
     after = taken(it, to.host, None)
     return it if isinstance(after, str) else after
+
+
+def to_disconnect(it: Authority, side: Side) -> bool:
+    """Whether this host must be kept from meeting its peer (R4): it has no disk to offer, and no peer now.
+
+    DRBD takes the meeting for a reconnect: a peer that is frozen would go on, although another host was
+    granted, and a disk that is old would count as UpToDate (both seen on 8.4, docs/drills.md).
+    """
+    lost = not side.attached and not side.connected and not side.standalone
+    return lost and side.role is Role.SECONDARY and bool(it.armed) and {side.host, side.peer} <= set(it.hosts)
+
+
+def to_connect(it: Authority, side: Side, peer: Side) -> bool:
+    """Whether this host, StandAlone, must be told to connect again (L1).
+
+    Where DRBD then overwrites one of both replicas, it asks; where neither may be, both are StandAlone again.
+    It is the holder that was granted alone, whose peer came back, or one of two Secondaries, of which nobody
+    writes. A Primary that was not granted may have been disconnected by a person, and its VM runs.
+    """
+    pair = {side.host, side.peer} <= set(it.hosts) and (peer.host, peer.peer) == (side.peer, side.host)
+    granted = it.granted and side.host == it.holder and side.up_to_date
+    behind = peer.role is Role.SECONDARY and peer.attached
+    return pair and behind and side.standalone and side.attached and (granted or side.role is Role.SECONDARY)
 
 
 def _met(it: Authority, side: Side, holder: str) -> Authority:

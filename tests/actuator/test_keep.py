@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 
 from actuator.adapters.sqlite import SqliteJournal
+from actuator.connections import AGAIN_SECONDS
 from actuator.contact import Contacts
 from actuator.core.progress import claimed
 from actuator.keep import GENERATIONS_SECONDS, Keeper
-from actuator.model import Authority, DomainRecord, Done, Parting, Plan, Promote
+from actuator.model import Authority, DomainRecord, Done, Failed, HostRecord, Order, Parting, Plan, Promote
 from actuator.ports import Conflict, Ports, Unanswered
 from exporter.drbd import Role, parse_events2
 from exporter.drbd_configuration import parse_get_gi
@@ -17,6 +18,7 @@ from tests.actuator.world import Clock, Serial, settings
 from tests.exporter.drbd_samples import command, drbd9, drbd84
 
 BOTH = frozenset({"v01", "v02"})
+DONE = Done()
 
 
 def snapshot(label, host):
@@ -73,8 +75,12 @@ def hosts():
 
 @pytest.fixture
 def keeper(journal, hosts, tmp_path):
+    return keeper_of(journal, hosts, tmp_path)
+
+
+def keeper_of(journal, hosts, tmp_path, **more):
     host = {"address": "localhost", "libvirt_uri": "test:///default", "arbiter_token_file": "/nonexistent"}
-    config = settings(tmp_path / "journal", hosts={"v01": host, "v02": host})
+    config = settings(tmp_path / "journal", hosts={"v01": host, "v02": host}, **more)
     clock = Clock()
     ports = Ports(None, hosts, None, None, None, None, journal, clock, Serial())
     hosts.clock = clock
@@ -276,9 +282,10 @@ def test_whose_drbd_freezes_and_asks_is_written_down(keeper, hosts, journal):
     assert journal.authority("voms01").lossy == BOTH
 
 
-def given_up(hosts, *, peer_role="Secondary", peer_disk="UpToDate"):
+def given_up(hosts, *, role="Secondary", peer_role="Secondary", peer_disk="UpToDate"):
     """v02 has given up the connection, as after it was granted and its peer came back; v01 waits for it."""
     texts = {host: command(drbd84(f"19-standalone-v02.{host}"), "drbdsetup events2") for host in BOTH}
+    texts["v02"] = texts["v02"].replace("role:Secondary", f"role:{role}", 1)
     texts["v01"] = (
         texts["v01"]
         .replace("role:Primary", f"role:{peer_role}")
@@ -315,14 +322,41 @@ def test_a_holder_that_was_granted_alone_connects_again(keeper, hosts, journal):
     assert len(hosts.connected) == 1, "not again and again at once"
 
 
+def test_one_of_two_secondaries_connects_again(keeper, hosts, journal):
+    """Nobody writes, and a VM that is down stays so until they have met (L1)."""
+    put(journal, holder="v01")
+    given_up(hosts)
+    connects(hosts)
+    keeper.turn()
+    assert hosts.connected == [("v02", "voms01")]
+
+
+def test_what_refuses_each_connection_is_tried_less_and_less(keeper, hosts, journal):
+    """A split brain, of which DRBD tells its own handler each time."""
+    put(journal, holder="v01")
+    given_up(hosts)
+    connects(hosts)
+    for _ in range(3600):
+        keeper.turn()
+        hosts.clock.now += 1.0
+    assert len(hosts.connected) == 9  # after 0, 10, 30, 70, 150, 310, 630, 1270, 2550 s
+    hosts.says("15-connected-both-secondary")
+    keeper.turn()
+    given_up(hosts)
+    keeper.turn()
+    assert len(hosts.connected) == 10, "connected in between: another matter"
+
+
 @pytest.mark.parametrize(
     ("more", "peer"),
     [
-        ({"granted": False}, {}),  # a person has disconnected it
-        ({"holder": "v01", "admitted": frozenset({"v01"})}, {}),
+        ({"granted": False}, {"role": "Primary"}),  # a person may have disconnected it
+        ({"holder": "v01", "admitted": frozenset({"v01"})}, {"role": "Primary"}),
         ({}, {"peer_role": "Primary"}),
+        ({"granted": False}, {"peer_role": "Primary"}),
         ({}, {"peer_disk": "Diskless"}),
         ({}, {"peer_disk": "Failed"}),
+        ({"hosts": ()}, {}),
     ],
 )
 def test_what_else_is_standalone_stays_so(keeper, hosts, journal, more, peer):
@@ -331,6 +365,87 @@ def test_what_else_is_standalone_stays_so(keeper, hosts, journal, more, peer):
     connects(hosts)
     keeper.turn()
     assert hosts.connected == []
+
+
+@pytest.mark.parametrize("host", ["", "v01", "v02"])
+def test_what_a_person_has_in_hand_is_not_connected(keeper, hosts, journal, host):
+    put(journal, holder="v01")
+    given_up(hosts)
+    connects(hosts)
+    order = Order(by="me", at=0.0, reason="", until_at=hosts.clock.wall() + 60)
+    journal.commit(hosts=[HostRecord(host, 1, paused=order)])
+    keeper.turn()
+    assert hosts.connected == []
+    hosts.clock.now += 61
+    keeper.turn()
+    assert hosts.connected == [("v02", "voms01")]
+
+
+def disconnects(hosts, outcome=DONE):
+    """v01 has lost its disk, and its peer too; what is disconnected is kept."""
+    text = command(drbd84("41b-diskless-alone.v01"), "drbdsetup events2")
+    hosts.said = {"v01": parse_events2(text.replace("conn-name:peer", "conn-name:v02"))}
+    hosts.disconnected = []
+
+    def disconnect(host, resource, *, timeout_seconds):
+        hosts.disconnected.append((host, resource))
+        return outcome
+
+    hosts.disconnect = disconnect
+
+
+@pytest.mark.parametrize("outcome", [DONE, Failed("no")])
+def test_who_has_lost_disk_and_peer_is_disconnected(keeper, hosts, journal, outcome):
+    """DRBD would take the meeting for a reconnect, and a frozen peer would go on (R4)."""
+    put(journal, holder="v02", armed=BOTH)
+    disconnects(hosts, outcome)
+    keeper.turn()
+    keeper.turn()
+    assert hosts.disconnected == [("v01", "voms01")], "not again and again at once"
+    assert [event.kind for _, event in journal.timeline()] == ["connection"]
+    hosts.clock.now += AGAIN_SECONDS
+    keeper.turn()
+    assert len(hosts.disconnected) == 2, "what has had no effect is tried again"
+
+
+def not_disconnected(replaced, by):
+    def change(hosts):
+        text = command(drbd84("41b-diskless-alone.v01"), "drbdsetup events2")
+        assert replaced in text
+        text = text.replace(replaced, by).replace("conn-name:peer", "conn-name:v02")
+        hosts.said = {"v01": parse_events2(text)}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("more", "change"),
+    [
+        ({}, not_disconnected("role:Secondary", "role:Primary")),
+        ({}, not_disconnected("role:Secondary", "role:Marvellous")),
+        ({}, not_disconnected(" disk:Diskless", " disk:UpToDate")),
+        ({}, not_disconnected(" disk:Diskless", " disk:Marvellous")),
+        ({}, not_disconnected("connection:Connecting", "connection:Connected")),
+        ({}, not_disconnected("connection:Connecting", "connection:StandAlone")),
+        ({"armed": frozenset()}, lambda hosts: None),  # nobody freezes
+        ({"hosts": (), "holder": "", "admitted": frozenset()}, lambda hosts: None),
+        ({"hosts": ("v02", "v03"), "holder": "v02"}, lambda hosts: None),
+    ],
+)
+def test_who_else_has_no_disk_or_no_peer_stays_as_it_is(keeper, hosts, journal, more, change):
+    put(journal, **({"holder": "v02", "armed": BOTH} | more))
+    disconnects(hosts)
+    change(hosts)
+    keeper.turn()
+    assert hosts.disconnected == []
+
+
+def test_only_where_vmheal_is_let_act_is_anybody_disconnected(journal, hosts, tmp_path):
+    put(journal, holder="v02", armed=BOTH)
+    disconnects(hosts)
+    keeper = keeper_of(journal, hosts, tmp_path, mode="observe")
+    keeper.turn()
+    assert hosts.disconnected == []
 
 
 def votes_of(hosts, *, label="08b-connected-uptodate-primary-secondary"):

@@ -383,6 +383,9 @@ class World:
     def connect(self, host, resource, *, timeout_seconds):
         return self._change("connect", host, lambda: None)
 
+    def disconnect(self, host, resource, *, timeout_seconds):
+        return self._change("disconnect", host, lambda: None)
+
     def run(self, name, alert, *, timeout_seconds):
         self.ran.append((name, alert.fingerprint, timeout_seconds))
         return self._change("run", "", lambda: Done("3 mails sent"))

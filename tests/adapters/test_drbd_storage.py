@@ -627,6 +627,7 @@ def test_what_is_not_up_or_has_no_volume_is_not_connected(answering, text):
 def test_only_the_name_of_one_resource_is_connected_or_opened(answering, name):
     storage, programs = answering({})
     assert isinstance(storage.connect("v01", name, timeout_seconds=5), Failed)
+    assert isinstance(storage.disconnect("v01", name, timeout_seconds=5), Failed)
     assert isinstance(storage.allow_two_primaries("v01", name, allowed=True, timeout_seconds=5), Failed)
     assert programs.run_argvs == []
 
@@ -638,6 +639,41 @@ def test_on_9_only_the_peer_that_was_given_up_is_named(answering):
     storage, programs = answering({EVENTS2: said(text), one: said()})
     assert storage.connect("v02", "voms01", timeout_seconds=5) == Done()
     assert programs.run_argvs == [EVENTS2, one]
+
+
+DISCONNECT = ("drbdadm", "disconnect", "voms01")
+LOST = command(drbd84("41b-diskless-alone.v01"), "drbdsetup events2")
+
+
+def test_who_has_lost_disk_and_peer_is_disconnected(answering):
+    storage, programs = answering({EVENTS2: said(LOST), DISCONNECT: said()})
+    assert storage.disconnect("v01", "voms01", timeout_seconds=5) == Done()
+    assert programs.run_argvs[-1] == DISCONNECT
+
+
+def test_who_is_disconnected_already_is_left_so(answering):
+    text = LOST.replace("connection:Connecting", "connection:StandAlone")
+    storage, programs = answering({EVENTS2: said(text)})
+    assert storage.disconnect("v01", "voms01", timeout_seconds=5) == Done()
+    assert DISCONNECT not in programs.run_argvs
+
+
+@pytest.mark.parametrize(
+    ("seen", "instead"),
+    [
+        ("role:Secondary", "role:Primary"),
+        ("role:Secondary", "role:Marvellous"),
+        ("disk:Diskless", "disk:UpToDate"),
+        ("connection:Connecting", "connection:Connected"),
+    ],
+)
+def test_from_no_other_is_a_connection_taken(answering, seen, instead):
+    assert seen in LOST
+    storage, programs = answering({EVENTS2: said(LOST.replace(seen, instead))})
+    outcome = storage.disconnect("v01", "voms01", timeout_seconds=5)
+    assert isinstance(outcome, Failed)
+    assert "is not disconnected" in outcome.reason
+    assert DISCONNECT not in programs.run_argvs
 
 
 STILL = "voms01: Failure: (125) Device has a net-config (use disconnect first)"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.lab.moves import Moment, longest_silence
 from tests.lab.site import Site
+from tests.lab.vm import FENCE_PEER
 from tests.lab.waiting import wait_until
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(900)]
@@ -84,4 +85,23 @@ def test_without_the_actuator_a_primary_that_loses_its_peer_stays_frozen_until_i
         assert site.resource("arb01")["granted"]
     finally:
         lab.plug("v02", "replication")
+    wait_until(lambda: is_admitted_on_both(site, vm), "the peer to be admitted again", 120, 0.5)
+
+
+def test_a_secondary_without_disk_and_peer_does_not_meet_it_before_a_person_has_mended_the_disk(
+    lab, vm, site
+):
+    """DRBD would take the meeting for a reconnect (R4; test_diskless.py shows what comes of that)."""
+    machine = lab.host("v02")
+    lab.unplug("v02", "replication")
+    try:
+        wait_until(lambda: site.resource("arb01")["granted"], "the grant", 60, 0.2)
+        machine.run(["drbdadm", "detach", "arb01"])
+        machine.wait_for_drbd(vm.resources[0], connection="StandAlone", disks="Diskless/DUnknown")
+    finally:
+        lab.plug("v02", "replication")
+    machine.run([FENCE_PEER, "attach", "arb01"])
+    machine.run(["drbdadm", "attach", "arb01"])
+    assert lab.host("v01").drbd_state(vm.resources[0])[0] == "WFConnection"
+    machine.run(["drbdadm", "connect", "arb01"])
     wait_until(lambda: is_admitted_on_both(site, vm), "the peer to be admitted again", 120, 0.5)

@@ -198,6 +198,8 @@ class Arbiter:
         self.given_back = cache(self._given_back)
         self.one_sided = cache(self._one_sided)
         self.may_matter = cache(self._may_matter)
+        self.to_connect = cache(lambda it, *sides: arbiter.to_connect(_authority(it), *sides))
+        self.to_disconnect = cache(lambda it, side: arbiter.to_disconnect(_authority(it), side))
 
     @staticmethod
     def _began(it: Written, host: int, hook: str) -> bool:
@@ -403,9 +405,9 @@ class Model:
         return self._disk_first(w, host)
 
     def _disk_first(self, w: World, host: int) -> World:
-        """A Secondary without its disk and without its peer is disconnected at once (R4)."""
+        """A Secondary without its disk and without its peer is disconnected, by the next look at it (R4)."""
         x = w.hosts[host]
-        if self.rules.disk_first and x.role == SECONDARY and x.disk == DISKLESS and x.connection == WAITING:
+        if self.rules.disk_first and x.role != DOWN and self.arbiter.to_disconnect(w.it, _side(x, host)):
             return _with(w, host, connection=BY_HAND)
         return w
 
@@ -801,12 +803,12 @@ class Model:
         yield "the keeper looks at {h}", other, w._replace(keeper=keeper)
 
     def _reconnects(self, w: World) -> Iterator[Move]:
-        host = w.it.holder
-        x, y = w.hosts[host], w.hosts[1 - host]
-        wants = w.it.granted and x.connection in {ALONE, BY_HAND} and x.disk == UP and x.role != DOWN
-        behind = y.role == SECONDARY and y.disk != DISKLESS
-        if wants and behind and w.plan is None and _answers(x) and _answers(y):
-            yield "the keeper connects {h}", host, _with(w, host, connection=WAITING)
+        if w.plan is not None or not all(_answers(x) and x.role != DOWN for x in w.hosts):
+            return
+        sides = [_side(x, host) for host, x in enumerate(w.hosts)]
+        for host in (0, 1):
+            if self.arbiter.to_connect(w.it, sides[host], sides[1 - host]):
+                yield "the keeper connects {h}", host, _with(w, host, connection=WAITING)
 
     # ---- plans ---------------------------------------------------------------------------------------------
 
