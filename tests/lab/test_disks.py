@@ -47,7 +47,6 @@ def test_the_disk_fails_under_a_running_vm(lab, vm, site):
         machine.mend_disk(vm.resources[0])
         machine.run([FENCE_PEER, "attach", vm.name])
         machine.run(["drbdadm", "attach", vm.name])
-        machine.run(["drbdadm", "connect", vm.name], check=False)  # said if it was disconnected
     except BaseException:
         lab.progress(machine.run(["cat", "/proc/drbd"]).text)
         raise
@@ -64,7 +63,7 @@ def test_h1_the_secondary_lost_its_disk_before_the_host_died(lab, vm, site):
     fault = Moment.now()
     lab.host(dead).kill()
     try:
-        machine.wait_for_drbd(vm.resources[0], connection="StandAlone")  # R4
+        machine.wait_for_drbd(vm.resources[0], connection="Unconfigured")  # R4: disconnected
         attached = machine.run(["drbdadm", "attach", vm.name], check=False, timeout_seconds=90)
         machine.run(["drbdadm", "connect", vm.name])
         lab.progress(
