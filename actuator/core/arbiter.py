@@ -343,7 +343,7 @@ def to_disconnect(it: Authority, side: Side) -> bool:
     granted, and a disk that is old would count as UpToDate (both seen on 8.4, docs/drills.md).
     """
     lost = not side.attached and not side.connected and not side.standalone
-    return lost and side.role is Role.SECONDARY and bool(it.armed) and {side.host, side.peer} <= set(it.hosts)
+    return lost and side.role is Role.SECONDARY and bool(it.armed) and {side.host, side.peer} == set(it.hosts)
 
 
 def to_connect(it: Authority, side: Side, peer: Side) -> bool:
@@ -353,7 +353,7 @@ def to_connect(it: Authority, side: Side, peer: Side) -> bool:
     It is the holder that was granted alone, whose peer came back, or one of two Secondaries, of which nobody
     writes. A Primary that was not granted may have been disconnected by a person, and its VM runs.
     """
-    pair = {side.host, side.peer} <= set(it.hosts) and (peer.host, peer.peer) == (side.peer, side.host)
+    pair = {side.host, side.peer} == set(it.hosts) and (peer.host, peer.peer) == (side.peer, side.host)
     granted = it.granted and side.host == it.holder and side.up_to_date
     behind = peer.role is Role.SECONDARY and peer.attached
     return pair and behind and side.standalone and side.attached and (granted or side.role is Role.SECONDARY)

@@ -26,6 +26,8 @@ from actuator.core.arbiter import (
     met,
     side_of,
     taken,
+    to_connect,
+    to_disconnect,
     unfence_peer,
     votes,
     why_not,
@@ -362,6 +364,33 @@ def test_an_ungranted_holder_that_cannot_be_promoted_lets_go():
         assert seen is None or seen.role is not Role.PRIMARY
         assert after.admitted == it.admitted
     assert let
+
+
+def test_only_a_secondary_that_has_neither_disk_nor_peer_is_disconnected_and_where_somebody_freezes():
+    for it, seen, attached, standalone in product(STATES, SIDES, YES_NO, YES_NO):
+        side = replace(seen, attached=attached, standalone=standalone)
+        lost = (side.role, attached, side.connected, standalone) == (Role.SECONDARY, False, False, False)
+        ours = side.peer in HOSTS and side.peer != side.host
+        for armed in subsets(HOSTS):
+            assert to_disconnect(replace(it, armed=armed), side) is (lost and ours and bool(armed))
+
+
+def test_who_is_connected_again():
+    """A StandAlone host with its disk whose peer waits with one: granted alone, or nobody writes."""
+    may = 0
+    for it, one, other in product(STATES, THAWED, THAWED):
+        if one.connected or other.connected or one.peer_up_to_date or other.peer_up_to_date:
+            continue
+        pair = {(one.host, one.peer), (other.peer, other.host)} in ({HOSTS}, {HOSTS[::-1]})
+        alone = it.granted and it.holder == one.host and one.up_to_date
+        waits = other.role is Role.SECONDARY
+        expected = pair and waits and (alone or one.role is Role.SECONDARY)
+        assert to_connect(it, replace(one, standalone=True), other) is expected
+        may += expected
+        assert not to_connect(it, one, other), "it is not StandAlone"
+        assert not to_connect(it, replace(one, standalone=True, attached=False), other), "R4"
+        assert not to_connect(it, replace(one, standalone=True), replace(other, attached=False)), "R4"
+    assert may
 
 
 def test_a_resource_is_adopted_of_a_pair_in_order_only():
