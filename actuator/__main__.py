@@ -42,7 +42,7 @@ from actuator.commands import (
 from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load, read_secret
 from actuator.model import Event
 from actuator.ports import JournalError, Ports
-from actuator.receive import Server
+from actuator.receive import Parts, Server
 from actuator.report import Report, WatchedJournal, status
 from actuator.serve import Actuator
 from exporter import __version__
@@ -115,8 +115,7 @@ def serve(config_path: Path, log_format: str) -> None:
             report.show(actuator.protected)
             actuator.start()
             opened.callback(actuator.stop)
-            server = Server(
-                settings.listen_address,
+            parts = Parts(
                 journal=ports.journal,
                 clock=ports.clock,
                 token=token,
@@ -130,7 +129,7 @@ def serve(config_path: Path, log_format: str) -> None:
                 operator=operator,
                 orders=actuator.orders,
             )
-            with server:
+            with Server(settings.listen_address, parts):
                 structlog.get_logger().info("serving", listen=settings.listen, mode=settings.mode.value)
                 stopping.wait()
 

@@ -8,6 +8,7 @@ answered 503 may have been stored all the same: it comes again, and takes its ow
 
 import hmac
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from threading import Lock
 from types import TracebackType
 from typing import Self
@@ -53,47 +54,59 @@ LOG_WINDOW_SECONDS = 10.0
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the server hands its requests to, and who may hand them in."""
+
+    journal: Journal
+    """Where notifications go."""
+    clock: Clock
+    """For the time of receipt."""
+    token: str
+    """The bearer token that a delivery must bring."""
+    hooks: Mapping[str, str]
+    """Host by the bearer token that its hooks bring."""
+    arbiter: Arbiter
+    """Answers them."""
+    webhook: WebhookSettings
+    """Its limits."""
+    wake: Callable[[], None]
+    """Called after each delivery that is in the journal: there is work."""
+    registry: CollectorRegistry
+    """What ``/metrics`` shows; gets the metrics of this side too."""
+    status: Callable[[], Mapping[str, object]]
+    """Gives what ``/api/v1/status`` shows: plain data, dataclasses and enums."""
+    explain: Callable[[str], Mapping[str, object] | None] = lambda _: None
+    """Likewise for a VM or a host under ``/api/v1/explain``; None for what is neither."""
+    operator: str = ""
+    """The bearer token that an operator's order brings; empty: none is taken."""
+    orders: Orders | None = None
+    """Takes them."""
+
+    @property
+    def takers(self) -> Mapping[str, Mapping[str, str]]:
+        """By path that takes a body: whose token it wants."""
+        return {
+            ALERTS: {self.token: "Alertmanager"},
+            ARBITRATE: self.hooks,
+            ORDERS: _operators(self.operator),
+        }
+
+
 class Server:
     """Answers from ``start`` to ``stop``; as a context manager, inside ``with``.
 
     Args:
         address: host and port to listen on; port 0 takes a free one.
-        journal: where notifications go.
-        clock: for the time of receipt.
-        token: the bearer token that a delivery must bring.
-        hooks: host by the bearer token that its hooks bring.
-        arbiter: answers them.
-        webhook: its limits.
-        wake: called after each delivery that is in the journal: there is work.
-        registry: what ``/metrics`` shows; gets the metrics of this side too.
-        status: gives what ``/api/v1/status`` shows: plain data, dataclasses and enums.
-        explain: likewise for a VM or a host under ``/api/v1/explain``; None for what is neither.
-        operator: the bearer token that an operator's order brings; empty: none is taken.
-        orders: takes them.
+        parts: what it works with.
 
     Raises:
         OSError: the address cannot be listened on.
     """
 
-    def __init__(
-        self,
-        address: tuple[str, int],
-        *,
-        journal: Journal,
-        clock: Clock,
-        token: str,
-        hooks: Mapping[str, str],
-        arbiter: Arbiter,
-        webhook: WebhookSettings,
-        wake: Callable[[], None],
-        registry: CollectorRegistry,
-        status: Callable[[], Mapping[str, object]],
-        explain: Callable[[str], Mapping[str, object] | None] = lambda _: None,
-        operator: str = "",
-        orders: Orders | None = None,
-    ) -> None:
-        refusals = _Refusals(clock)
-        takers = {ALERTS: {token: "Alertmanager"}, ARBITRATE: hooks, ORDERS: _operators(operator)}
+    def __init__(self, address: tuple[str, int], parts: Parts) -> None:
+        refusals = Refusals(parts.clock)
+        takers = parts.takers
 
         def wants_body(method: str, path: str, headers: Mapping[str, str]) -> bool:
             if method != "POST" or path not in takers:
@@ -105,27 +118,13 @@ class Server:
             return True
 
         self._server = WebServer(
-            create_app(
-                journal=journal,
-                clock=clock,
-                token=token,
-                hooks=hooks,
-                arbiter=arbiter,
-                webhook=webhook,
-                wake=wake,
-                registry=registry,
-                status=status,
-                explain=explain,
-                operator=operator,
-                orders=orders,
-                refusals=refusals,
-            ),
+            create_app(parts, refusals),
             address,
             wants_body=wants_body,
             refused=refusals.add,
-            max_body_bytes=webhook.max_body_bytes,
-            request_timeout_seconds=webhook.request_timeout_seconds,
-            registry=registry,
+            max_body_bytes=parts.webhook.max_body_bytes,
+            request_timeout_seconds=parts.webhook.request_timeout_seconds,
+            registry=parts.registry,
         )
 
     @property
@@ -151,7 +150,7 @@ class Server:
         self.stop()
 
 
-class _Refusals:
+class Refusals:
     """One log line for each request that is refused, up to a number in a time."""
 
     def __init__(self, clock: Clock) -> None:
@@ -161,6 +160,7 @@ class _Refusals:
         self._lines = 0
 
     def add(self, status: int, reason: str, remote: str) -> None:
+        """Say it, unless too many were said."""
         with self._lock:
             now = self._clock.monotonic()
             not_logged = 0
@@ -177,55 +177,46 @@ class _Refusals:
 class _Receiver:
     """What stands behind ``POST /alerts``."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        clock: Clock,
-        token: str,
-        webhook: WebhookSettings,
-        wake: Callable[[], None],
-        registry: CollectorRegistry,
-    ) -> None:
-        self._journal = journal
-        self._clock = clock
-        self._token = token
-        self._limits = webhook
-        self._wake = wake
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
         self.problem = ""
         """Why the last delivery could not be stored; empty when it could."""
         self._received = Counter(
             "vmheal_notifications_received",
             "Alerts received over the webhook and stored, by the status that Alertmanager gave.",
             ["status"],
-            registry=registry,
+            registry=parts.registry,
         )
         self._truncated = Counter(
             "vmheal_webhook_truncated_alerts",
             "Alerts that Alertmanager left out of its deliveries (max_alerts of its receiver; set it to 0).",
-            registry=registry,
+            registry=parts.registry,
         )
         self._requests = Counter(
             "vmheal_webhook_requests",
             "Requests to the webhook, by the code of the answer.",
             ["code"],
-            registry=registry,
+            registry=parts.registry,
         )
         self._duration = Histogram(
             "vmheal_webhook_request_duration_seconds",
             "Time that a thread takes to answer a request to the webhook, the journal included.",
             buckets=DURATION_BUCKETS,
-            registry=registry,
+            registry=parts.registry,
         )
         for status in ("firing", "resolved"):
             self._received.labels(status)
 
     def take(self) -> Response:
         """Answer the request, or raise the answer."""
-        _check_head({self._token: ""}, request.headers.get("Authorization", ""), request.content_type or "")
-        if (request.content_length or 0) > self._limits.max_body_bytes:
-            raise RequestEntityTooLarge(f"the body is larger than {self._limits.max_body_bytes} bytes")
+        _check_head(
+            self._parts.takers[ALERTS], request.headers.get("Authorization", ""), request.content_type or ""
+        )
+        limits = self._parts.webhook
+        if (request.content_length or 0) > limits.max_body_bytes:
+            raise RequestEntityTooLarge(f"the body is larger than {limits.max_body_bytes} bytes")
         try:
-            delivery = parse(request.get_data(cache=False), max_alerts=self._limits.max_alerts)
+            delivery = parse(request.get_data(cache=False), max_alerts=limits.max_alerts)
         except MalformedError as error:
             raise BadRequest(str(error)) from None
         except TooManyAlertsError as error:
@@ -236,12 +227,12 @@ class _Receiver:
     def _store(self, delivery: Delivery) -> None:
         if delivery.notifications:
             try:
-                self._journal.receive(delivery.notifications, at=self._clock.wall())
+                self._parts.journal.receive(delivery.notifications, at=self._parts.clock.wall())
             except JournalError as error:
                 self.problem = str(error)
                 raise
             self.problem = ""
-            self._wake()
+            self._parts.wake()
         for notification in delivery.notifications:
             self._received.labels("firing" if notification.firing else "resolved").inc()
         if delivery.truncated:
@@ -324,39 +315,24 @@ def _operators(token: str) -> Mapping[str, str]:
     return {token: "operator"} if token else {}
 
 
-def create_app(
-    *,
-    journal: Journal,
-    clock: Clock,
-    token: str,
-    hooks: Mapping[str, str],
-    arbiter: Arbiter,
-    webhook: WebhookSettings,
-    wake: Callable[[], None],
-    registry: CollectorRegistry,
-    status: Callable[[], Mapping[str, object]],
-    explain: Callable[[str], Mapping[str, object] | None] = lambda _: None,
-    operator: str = "",
-    orders: Orders | None = None,
-    refusals: _Refusals | None = None,
-) -> Flask:
-    """Make the WSGI application; ``Server`` has the meaning of the arguments."""
+def create_app(parts: Parts, refusals: Refusals) -> Flask:
+    """Make the WSGI application, which adds to `refusals` what it does not take."""
     app = Flask("vmheal-actuator", static_folder=None)
-    receiver = _Receiver(journal, clock, token, webhook, wake, registry)
-    _answer_errors(app, refusals or _Refusals(clock))
+    receiver = _Receiver(parts)
+    _answer_errors(app, refusals)
 
     app.post(ALERTS)(receiver.take)
 
-    app.post(ARBITRATE)(_Hooks(hooks, arbiter).answer)
+    app.post(ARBITRATE)(_Hooks(parts.hooks, parts.arbiter).answer)
 
-    app.post(ORDERS, endpoint="orders")(_Operators(operator, orders).take)
+    app.post(ORDERS, endpoint="orders")(_Operators(parts.operator, parts.orders).take)
 
-    app.get(EXPLAIN, endpoint="explain")(_Explanations(explain).answer)
+    app.get(EXPLAIN, endpoint="explain")(_Explanations(parts.explain).answer)
 
     @app.get("/metrics")
     def metrics() -> Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return Response(encode(registry), content_type=content_type)
+        return Response(encode(parts.registry), content_type=content_type)
 
     @app.get("/-/healthy")
     def healthy() -> Response:
@@ -370,22 +346,22 @@ def create_app(
 
     @app.get("/api/v1/status")
     def status_as_json() -> Response:
-        return Response(to_json(status()), content_type="application/json")
+        return Response(to_json(parts.status()), content_type="application/json")
 
     @app.before_request
     def begin() -> None:
-        g.begun = clock.monotonic()
+        g.begun = parts.clock.monotonic()
 
     @app.after_request
     def count(response: Response) -> Response:
         if request.path == ALERTS:
-            receiver.count(response.status_code, clock.monotonic() - g.begun)
+            receiver.count(response.status_code, parts.clock.monotonic() - g.begun)
         return response
 
     return app
 
 
-def _answer_errors(app: Flask, refusals: _Refusals) -> None:
+def _answer_errors(app: Flask, refusals: Refusals) -> None:
     """Every error is one line of text, and one in the log."""
 
     @app.errorhandler(HTTPException)

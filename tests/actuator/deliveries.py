@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -19,7 +19,7 @@ from actuator.config import WebhookSettings
 from actuator.contact import Contacts
 from actuator.model import Notification
 from actuator.ports import Journal
-from actuator.receive import Server
+from actuator.receive import Parts, Server
 
 TOKEN = "not-a-real-secret"
 HOOKS = {"a-token-of-v01": "v01", "a-token-of-v02": "v02"}
@@ -117,27 +117,27 @@ class Served:
         return self.registry.get_sample_value(sample, labels) or 0.0
 
 
-def arguments(journal: Journal, **limits: float) -> dict:
-    """What `receive.create_app` takes, with a registry of its own."""
-    return {
-        "journal": journal,
-        "clock": SystemClock(threading.Event()),
-        "token": TOKEN,
-        "hooks": HOOKS,
-        "arbiter": Arbiter(journal, SystemClock(threading.Event()), Contacts(0.0)),
-        "webhook": WebhookSettings(token_file="/unused", **limits),
-        "wake": lambda: None,
-        "registry": CollectorRegistry(),
-        "status": dict,
-    }
+def parts(journal: Journal, **limits: float) -> Parts:
+    """What a server works with here, with a registry of its own."""
+    return Parts(
+        journal=journal,
+        clock=SystemClock(threading.Event()),
+        token=TOKEN,
+        hooks=HOOKS,
+        arbiter=Arbiter(journal, SystemClock(threading.Event()), Contacts(0.0)),
+        webhook=WebhookSettings(token_file="/unused", **limits),
+        wake=lambda: None,
+        registry=CollectorRegistry(),
+        status=dict,
+    )
 
 
 @contextlib.contextmanager
 def served(journal: Journal, port: int = 0, **limits: float) -> Iterator[Served]:
     """The receiver on a port of loopback, a free one by default, in this process."""
-    given, woken = arguments(journal, **limits), threading.Semaphore(0)
-    with Server(("127.0.0.1", port), **{**given, "wake": woken.release}) as server:
-        yield Served(server.port, given["registry"], woken)
+    given, woken = parts(journal, **limits), threading.Semaphore(0)
+    with Server(("127.0.0.1", port), replace(given, wake=woken.release)) as server:
+        yield Served(server.port, given.registry, woken)
 
 
 def answer(connection: socket.socket) -> tuple[int, dict[str, str], bytes]:

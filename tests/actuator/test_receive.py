@@ -4,7 +4,7 @@ import contextlib
 import json
 import subprocess
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import pytest
@@ -17,7 +17,7 @@ from actuator.config import WebhookSettings
 from actuator.explain import BusyError
 from actuator.orders import Pause, Refused, Taken
 from actuator.ports import JournalError
-from actuator.receive import MAX_LOG_LINES, MAX_ORDER_BYTES, Server, create_app
+from actuator.receive import MAX_LOG_LINES, MAX_ORDER_BYTES, Refusals, Server, create_app
 from tests.actuator.deliveries import (
     HEADERS,
     TOKEN,
@@ -25,8 +25,8 @@ from tests.actuator.deliveries import (
     MemoryJournal,
     alert,
     answer,
-    arguments,
     body,
+    parts,
     patient_journal,
     request,
     served,
@@ -311,8 +311,8 @@ class Commander:
 
 @contextlib.contextmanager
 def commanded(journal, commander, operator="the-operators-token", **more):
-    given = arguments(journal) | {"orders": commander, "operator": operator} | more
-    with Server(("127.0.0.1", 0), **given) as server:
+    given = replace(parts(journal), orders=commander, operator=operator, **more)
+    with Server(("127.0.0.1", 0), given) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
@@ -411,8 +411,8 @@ class Lamp:
 
 
 def test_pages(journal):
-    given = arguments(journal) | {"status": lambda: {"lamps": [Lamp(Colour.RED)], "since": 1.5}}
-    with Server(("127.0.0.1", 0), **given) as server:
+    given = replace(parts(journal), status=lambda: {"lamps": [Lamp(Colour.RED)], "since": 1.5})
+    with Server(("127.0.0.1", 0), given) as server:
         url = f"http://127.0.0.1:{server.port}"
         status = requests.get(f"{url}/api/v1/status")
         assert status.json() == {"lamps": [{"colour": "red"}], "since": 1.5}
@@ -440,14 +440,14 @@ def test_a_status_that_cannot_be_read_is_503(journal):
     def status():
         raise JournalError("journal.db: not read within 2 s")
 
-    with Server(("127.0.0.1", 0), **(arguments(journal) | {"status": status})) as server:
+    with Server(("127.0.0.1", 0), replace(parts(journal), status=status)) as server:
         reply = requests.get(f"http://127.0.0.1:{server.port}/api/v1/status")
     assert (reply.status_code, reply.text) == (503, "journal.db: not read within 2 s\n")
 
 
 def test_an_address_that_is_taken_is_an_error_at_once(journal, receiver):
     with pytest.raises(OSError, match="in use"):
-        Server(("127.0.0.1", receiver.port), **arguments(journal))
+        Server(("127.0.0.1", receiver.port), parts(journal))
 
 
 # ---- whatever comes --------------------------------------------------------------------------------------
@@ -469,7 +469,8 @@ def test_an_address_that_is_taken_is_an_error_at_once(journal, receiver):
 def test_whatever_body_comes(content, authorization):
     """Over WSGI without sockets, because it is many."""
     journal = MemoryJournal()
-    client = create_app(**arguments(journal)).test_client()
+    given = parts(journal)
+    client = create_app(given, Refusals(given.clock)).test_client()
     with capture_logs() as lines:
         reply = client.post(
             "/alerts",
