@@ -350,13 +350,14 @@ def to_connect(it: Authority, side: Side, peer: Side) -> bool:
     """Whether this host, StandAlone, must be told to connect again (L1).
 
     Where DRBD then overwrites one of both replicas, it asks; where neither may be, both are StandAlone again.
-    It is the holder that was granted alone, whose peer came back, or one of two Secondaries, of which nobody
-    writes. A Primary that was not granted may have been disconnected by a person, and its VM runs.
+    It is the holder that was granted alone, whose peer came back, or one of two Secondaries that ask: of them
+    nobody writes. A Primary that was not granted may have been disconnected by a person, and its VM runs.
     """
     pair = {side.host, side.peer} == set(it.hosts) and (peer.host, peer.peer) == (side.peer, side.host)
-    granted = it.granted and side.host == it.holder and side.up_to_date
     behind = peer.role is Role.SECONDARY and peer.attached
-    return pair and behind and side.standalone and side.attached and (granted or side.role is Role.SECONDARY)
+    granted = it.granted and side.host == it.holder and side.up_to_date
+    idle = side.role is Role.SECONDARY and it.armed == set(it.hosts)
+    return pair and behind and side.standalone and side.attached and (granted or idle)
 
 
 def _met(it: Authority, side: Side, holder: str) -> Authority:

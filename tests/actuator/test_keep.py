@@ -324,7 +324,7 @@ def test_a_holder_that_was_granted_alone_connects_again(keeper, hosts, journal):
 
 def test_one_of_two_secondaries_connects_again(keeper, hosts, journal):
     """Nobody writes, and a VM that is down stays so until they have met (L1)."""
-    put(journal, holder="v01")
+    put(journal, holder="v01", armed=BOTH)
     given_up(hosts)
     connects(hosts)
     keeper.turn()
@@ -333,7 +333,7 @@ def test_one_of_two_secondaries_connects_again(keeper, hosts, journal):
 
 def test_what_refuses_each_connection_is_tried_less_and_less(keeper, hosts, journal):
     """A split brain, of which DRBD tells its own handler each time."""
-    put(journal, holder="v01")
+    put(journal, holder="v01", armed=BOTH)
     given_up(hosts)
     connects(hosts)
     for _ in range(3600):
@@ -357,6 +357,7 @@ def test_what_refuses_each_connection_is_tried_less_and_less(keeper, hosts, jour
         ({}, {"peer_disk": "Diskless"}),
         ({}, {"peer_disk": "Failed"}),
         ({"hosts": ()}, {}),
+        ({"granted": False, "armed": frozenset({"v01"})}, {}),
     ],
 )
 def test_what_else_is_standalone_stays_so(keeper, hosts, journal, more, peer):
@@ -369,7 +370,7 @@ def test_what_else_is_standalone_stays_so(keeper, hosts, journal, more, peer):
 
 @pytest.mark.parametrize("host", ["", "v01", "v02"])
 def test_what_a_person_has_in_hand_is_not_connected(keeper, hosts, journal, host):
-    put(journal, holder="v01")
+    put(journal, holder="v01", armed=BOTH)
     given_up(hosts)
     connects(hosts)
     order = Order(by="me", at=0.0, reason="", until_at=hosts.clock.wall() + 60)

@@ -378,13 +378,14 @@ def test_only_a_secondary_that_has_neither_disk_nor_peer_is_disconnected_and_whe
 def test_who_is_connected_again():
     """A StandAlone host with its disk whose peer waits with one: granted alone, or nobody writes."""
     may = 0
-    for it, one, other in product(STATES, THAWED, THAWED):
-        if one.connected or other.connected or one.peer_up_to_date or other.peer_up_to_date:
-            continue
+    apart = [side for side in THAWED if not side.connected and not side.peer_up_to_date]
+    for state, armed, one, other in product(STATES, subsets(HOSTS), apart, apart):
+        it = replace(state, armed=armed)
         pair = {(one.host, one.peer), (other.peer, other.host)} in ({HOSTS}, {HOSTS[::-1]})
         alone = it.granted and it.holder == one.host and one.up_to_date
         waits = other.role is Role.SECONDARY
-        expected = pair and waits and (alone or one.role is Role.SECONDARY)
+        idle = one.role is Role.SECONDARY and len(armed) == 2
+        expected = pair and waits and (alone or idle)
         assert to_connect(it, replace(one, standalone=True), other) is expected
         may += expected
         assert not to_connect(it, one, other), "it is not StandAlone"
