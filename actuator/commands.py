@@ -56,6 +56,7 @@ class Sections(click.Group):
         "Looking": ("status", "explain", "journal"),
         "Orders": (
             "pause", "resume", "drain", "undrain", "migrate", "approve", "retry", "confirm-down", "readmit",
+            "forget",
         ),
     }  # fmt: skip
 
@@ -455,8 +456,21 @@ def readmit(resource: str, host: str, i_accept_lost_writes: bool) -> dict[str, o
     return {"resource": resource, "host": host, "i_accept_lost_writes": True}
 
 
+@_order_command("forget")
+@click.argument("resource")
+def forget(resource: str) -> dict[str, object]:
+    """Forget a resource whose replicas moved to other hosts.
+
+    What is known of the DRBD RESOURCE, who holds it and whose data are current, is dropped; it is learned
+    anew once the resource is connected and UpToDate on both its hosts. Until then nobody is granted it: a
+    Primary that loses its peer meanwhile stays frozen.
+    """
+    return {"resource": resource}
+
+
 COMMANDS: tuple[click.Command, ...] = (
     show_status, explain, pause, resume, drain, undrain, migrate, approve, retry, confirm_down, readmit,
+    forget,
 )  # fmt: skip
 
 

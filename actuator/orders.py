@@ -1,4 +1,4 @@
-"""What an operator orders: pause, drain, confirm that a host is down, approve, migrate, readmit, retry.
+"""What an operator orders: pause, drain, confirm that a host is down, approve, migrate, readmit and others.
 
 An order is written down with who gave it and why, over the version of the record that it was judged on, and
 is durable before it is answered. It is a wish: what is done for it is decided by the worker, on a fresh look,
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from actuator.alarm import Alarm
 from actuator.config import Mode, Name, Settings
 from actuator.contact import Contacts
-from actuator.core.arbiter import accepted
+from actuator.core.arbiter import accepted, forgotten
 from actuator.model import (
     Authority,
     Demote,
@@ -117,6 +117,13 @@ class Readmit(_Order):
     i_accept_lost_writes: Literal[True]
 
 
+class Forget(_Order):
+    """Have a resource be seen anew, whose replicas moved to other hosts."""
+
+    order: Literal["forget"]
+    resource: _Resource
+
+
 class Retry(_Order):
     """Try again what was given up."""
 
@@ -124,7 +131,9 @@ class Retry(_Order):
     domain: Name
 
 
-AnyOrder: TypeAlias = Pause | Resume | Drain | Undrain | ConfirmDown | Approve | Migrate | Readmit | Retry
+AnyOrder: TypeAlias = (
+    Pause | Resume | Drain | Undrain | ConfirmDown | Approve | Migrate | Readmit | Forget | Retry
+)
 
 _ORDER: TypeAdapter[AnyOrder] = TypeAdapter(Annotated[AnyOrder, Field(discriminator="order")])
 
@@ -285,6 +294,8 @@ class Orders:
                 return self._migrate(order)
             case Readmit():
                 return self._readmit(order)
+            case Forget():
+                return self._forget(order)
             case Retry():
                 return self._retry(order)
 
@@ -496,10 +507,9 @@ class Orders:
 
     def _readmit(self, order: Readmit) -> _Verdict:
         resource, host = order.resource, order.host
-        before = self._journal.authority(resource)
-        if before is None or not before.hosts:
-            known = [it.resource for it in self._journal.authorities() if it.hosts]
-            return Refused(f"nothing is known of a resource {resource}{_near(resource, known)}")
+        before = self._known(resource)
+        if isinstance(before, Refused):
+            return before
         if host not in before.hosts:
             return Refused(f"{resource} is on {', '.join(before.hosts)}, not on {host}")
         # One that is admitted may have fallen behind unseen before another of its hosts failed.
@@ -508,9 +518,8 @@ class Orders:
             return Refused(
                 f"the replica of {resource} on {host} is admitted already: nothing is to be accepted"
             )
-        for record in self._protected.records():
-            if record.open_plan is not None and resource in _touched(record):
-                return Refused(f"plan {record.open_plan.id} is under way with {resource}: wait for its end")
+        if busy := self._busy(resource):
+            return busy
         since = self._excluded_since(resource, host)
         lacks = "it is not known since when" if since is None else f"since {_time(since)}"
         others = ", ".join(f"{it} is excluded" for it in before.hosts if it != host)
@@ -530,6 +539,34 @@ class Orders:
             look_at=waiting,
             place=host,
         )
+
+    def _forget(self, order: Forget) -> _Verdict:
+        before = self._known(order.resource)
+        if isinstance(before, Refused):
+            return before
+        if busy := self._busy(order.resource):
+            return busy
+        hosts = " and ".join(before.hosts)
+        was = f"{order.resource} is forgotten, which was on {hosts} ({before.holder} held it)"
+        return _Change(
+            f"{was}. Nobody is granted it, and nothing is failed over with it, before it is seen connected"
+            " and UpToDate on both its hosts",
+            f"forget {order.resource}: {was}",
+            authority=forgotten(before),
+        )
+
+    def _known(self, resource: str) -> Authority | Refused:
+        found = self._journal.authority(resource)
+        if found is not None and found.hosts:
+            return found
+        known = [it.resource for it in self._journal.authorities() if it.hosts]
+        return Refused(f"nothing is known of a resource {resource}{_near(resource, known)}")
+
+    def _busy(self, resource: str) -> Refused | None:
+        for record in self._protected.records():
+            if record.open_plan is not None and resource in _touched(record):
+                return Refused(f"plan {record.open_plan.id} is under way with {resource}: wait for its end")
+        return None
 
     def _excluded_since(self, resource: str, host: str) -> float | None:
         """Since when the replica is excluded, as far as the timeline tells; only words rest on it."""

@@ -460,6 +460,11 @@ def accepted(it: Authority, host: str) -> Authority:
     return _changed(it, holder=host, admitted=frozenset({host}), granted=False, newest=False)
 
 
+def forgotten(it: Authority) -> Authority:
+    """As if it had never been seen, its replicas being elsewhere: nobody is granted before it is in order."""
+    return Authority(it.resource, version=it.version + 1)
+
+
 def _changed(it: Authority, **changes: object) -> Authority:
     # A grant lets one write alone; who is admitted or given the authority back may have been written to since
     # the identifiers were read; a person's word overrules them. All of these forget them.

@@ -406,12 +406,13 @@ def test_what_is_under_way_is_neither_approved_nor_tried_again(start, clock):
             excluded = replace(machine.journal.authority("voms01"), admitted=frozenset({"v01"}))
             machine.journal.commit(authorities=[replace(excluded, version=excluded.version + 1)])
             answers.append(orders.take(parse(body + b'"i_accept_lost_writes": true}')))
+            answers.append(orders.take(parse(b'{"order": "forget", "resource": "voms01", "by": "ann"}')))
 
     world.replicas["v01", "voms01"].role = Role.SECONDARY
     world.on_call = give
     machine.receive(alert(clock.wall()))
     assert all(isinstance(answer, Refused) for answer in answers)
-    assert ["is under way" in answer.sentence for answer in answers] == [True, True]
+    assert ["is under way" in answer.sentence for answer in answers] == [True] * 3
 
 
 # ---- resources ---------------------------------------------------------------------------------------------
@@ -516,6 +517,45 @@ def test_what_needs_no_word_or_is_nothing_is_not_readmitted(start):
     )
     machine.journal.commit(authorities=[Authority("new", version=1)])
     assert "nothing is known" in refused(machine, "readmit", **READMIT | {"resource": "new"})
+
+
+def test_a_resource_whose_replicas_moved_is_forgotten_and_learned_anew(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+    before = machine.journal.authority("voms01")
+    moved = replace(before, hosts=("v03", "v04"), holder="v03", admitted=frozenset({"v03", "v04"}))
+    machine.journal.commit(authorities=[replace(moved, version=before.version + 1)])
+    machine.run(3, keeps=True)
+    assert machine.journal.authority("voms01").hosts == ("v03", "v04"), "never by itself"
+    sentence = taken(machine, "forget", resource="voms01")
+    assert sentence.startswith(
+        "voms01 is forgotten, which was on v03 and v04 (v03 held it). Nobody is granted"
+    )
+    assert machine.journal.authority("voms01") == Authority("voms01", version=before.version + 2)
+    assert [event.detail["resource"] for event in ordered(machine)] == ["voms01"]
+    machine.run(3, keeps=True)
+    after = machine.journal.authority("voms01")
+    assert (after.hosts, after.holder, after.admitted) == (("v01", "v02"), "v01", {"v01", "v02"})
+
+
+def test_while_it_is_forgotten_nothing_is_failed_over(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+    taken(machine, "forget", resource="voms01")
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(30, keeps=True)
+    assert world.running == []
+    assert machine.record.escalation.guard == "authority_may_be_taken"
+
+
+def test_what_is_not_known_is_not_forgotten(start):
+    machine = start(World())
+    assert refused(machine, "forget", resource="voms1") == (
+        "nothing is known of a resource voms1: nothing is changed; did you mean voms01?"
+    )
 
 
 def test_since_when_is_not_made_up(start):

@@ -333,7 +333,7 @@ def test_a_journal_that_is_not_there_is_said(config, tmp_path):
 
 COMMANDS = [
     "serve", "check", "status", "explain", "journal", "pause", "resume", "drain", "undrain", "migrate",
-    "approve", "retry", "confirm-down", "readmit",
+    "approve", "retry", "confirm-down", "readmit", "forget",
 ]  # fmt: skip
 
 
@@ -403,6 +403,7 @@ def test_an_operators_orders_from_the_command_line_to_the_journal(serve, operate
     assert give("retry", "voms01")[1] == "voms01 was not given up: nothing is changed\n"
     status, _, err = give("readmit", "r0", "v01", "--i-accept-lost-writes")
     assert (status, "nothing is known of a resource r0" in err) == (1, True)
+    assert "nothing is known of a resource r0" in give("forget", "r0")[2]
     assert give("migrate", "voms01", "--to", "v01")[0] == 1
     assert give("migrate", "voms01", "--to", "v02")[0] == 0
     assert give("resume", "voms01")[0] == 0
