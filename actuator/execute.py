@@ -12,7 +12,8 @@ from actuator.config import Settings
 from actuator.contact import Contacts
 from actuator.core import progress
 from actuator.core.arbiter import intended, taken
-from actuator.core.guard import Situation, guards_of
+from actuator.core.guards.situation import Situation
+from actuator.core.guards.verbs import guards_of
 from actuator.core.words import describe
 from actuator.model import (
     AllowTwo,

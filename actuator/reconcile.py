@@ -17,7 +17,7 @@ from actuator.config import Settings
 from actuator.contact import Contacts
 from actuator.core.definition import differ
 from actuator.core.failback import goes_back
-from actuator.core.guard import DOWN, RUNNING
+from actuator.core.guards.situation import DOWN, RUNNING
 from actuator.core.sight import Sight
 from actuator.core.silence import not_understood
 from actuator.model import Definition, DomainRecord, DomainState, Event, HostRecord, Notification

@@ -20,7 +20,7 @@ from actuator.contact import Contacts
 from actuator.core import progress, sight
 from actuator.core.admit import OF_HOSTS, RUN, admit
 from actuator.core.decide import APPROVAL, ATTEMPTS, Hosts, Limits, Question, Wish, decide, proposal
-from actuator.core.guard import Situation
+from actuator.core.guards.situation import Situation
 from actuator.core.replica import names_of
 from actuator.core.silence import silenced
 from actuator.core.words import describe, summary

@@ -408,7 +408,7 @@ def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
             f"{it.holder} was granted {it.resource} alone and may become Primary without asking: only a proof"
             " that it is off takes the authority from it"
         )
-    # Both replicas are as they were: what is known of their data still is, and is asked again (`guard`).
+    # Both replicas are as they were: what is known of their data still is, and is asked again (`guards`).
     return _changed(it, holder=target, granted=False, newest=False, generations=it.generations)
 
 

@@ -5,26 +5,11 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal
 
-from actuator.core.guard import (
-    AGAIN,
-    FAILOVER,
-    KNOWN,
-    LIVE,
-    MOVE,
-    RESTART,
-    RUNNING,
-    Guard,
-    Situation,
-    active_on,
-    authority_may_be_taken,
-    check,
-    disk_is_up_to_date,
-    is_down,
-    is_secondary_here,
-    replica_was_current,
-    runs_nowhere_else,
-    voted,
-)
+from actuator.core.guards.domain import is_down, runs_nowhere_else
+from actuator.core.guards.memory import authority_may_be_taken, replica_was_current, voted
+from actuator.core.guards.replicas import disk_is_up_to_date, is_secondary_here
+from actuator.core.guards.situation import RUNNING, Guard, Situation
+from actuator.core.guards.verbs import AGAIN, FAILOVER, KNOWN, LIVE, MOVE, RESTART, check
 from actuator.core.place import Choice, Leaving, Room, past, place_one
 from actuator.core.sight import Sight, not_blind
 from actuator.model import (
@@ -198,7 +183,7 @@ def _running(it: Question, view: DomainView) -> Decision:
                 f"{view.name} runs on {home.host} without its disk {disk.target}:"
                 f" 'virsh destroy {view.name}' there; vmheal then starts it anew",
             )
-    twins = [host for host in home.hosts if host != home.host and active_on(home, host)]
+    twins = [host for host in home.hosts if host != home.host and home.active_on(host)]
     if twins:
         return Refusal(
             runs_nowhere_else.__name__,

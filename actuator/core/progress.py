@@ -9,19 +9,10 @@ A step becomes an intent in the same write that makes it the next one, and is ca
 
 from dataclasses import replace
 
-from actuator.core.guard import (
-    ANSWERED,
-    DOWN,
-    KNOWN,
-    RUNNING,
-    Guards,
-    Situation,
-    active_on,
-    check,
-    is_primary_here,
-    peer_is_not_primary,
-    source_has_let_go,
-)
+from actuator.core.guards.replicas import is_primary_here, peer_is_not_primary
+from actuator.core.guards.situation import DOWN, RUNNING, Situation
+from actuator.core.guards.source import source_has_let_go
+from actuator.core.guards.verbs import ANSWERED, KNOWN, Guards, check
 from actuator.core.words import describe
 from actuator.model import (
     AllowTwo,
@@ -148,7 +139,7 @@ def _judge_demote(step: Demote, it: Situation) -> Done | Refusal | Perform:
     domain, storage = it.evidence.domains.get(step.host), it.evidence.storage.get(step.host)
     if not isinstance(domain, Observed) or not isinstance(storage, Observed):
         return Refusal("host_answers", f"{step.host} does not answer: {step.resource} is not demoted there")
-    if view := active_on(it, step.host):
+    if view := it.active_on(step.host):
         return Refusal(
             "nothing_is_left", f"{it.domain} is {view.state} on {step.host}: {step.resource} is in use"
         )
@@ -158,7 +149,7 @@ def _judge_demote(step: Demote, it: Situation) -> Done | Refusal | Perform:
 
 def _judge_migrate(step: Migrate, it: Situation, guards: Guards) -> Done | Refusal | Perform:
     here, there = it.view, it.view_on(step.source)
-    left = isinstance(it.evidence.domains.get(step.source), Observed) and not active_on(it, step.source)
+    left = isinstance(it.evidence.domains.get(step.source), Observed) and not it.active_on(step.source)
     if here is not None and here.state in RUNNING and left:
         return Done(f"runs on {step.host}")
     if refusal := check(guards.begin, it):

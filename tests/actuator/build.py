@@ -1,6 +1,6 @@
 """Short ways to say what libvirt and DRBD show; defaults are the healthy case on two hosts, v01 and v02."""
 
-from actuator.core.guard import Situation
+from actuator.core.guards.situation import Situation
 from actuator.model import Disk, DomainRecord, DomainState, DomainView, Evidence, Observed, Unknown
 from exporter.drbd import (
     Connection,

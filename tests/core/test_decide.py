@@ -7,7 +7,8 @@ import pytest
 
 from actuator.core import decide as core
 from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish
-from actuator.core.guard import RESTART, authority_is_held, check, guards_of
+from actuator.core.guards.memory import authority_is_held
+from actuator.core.guards.verbs import RESTART, check, guards_of
 from actuator.model import (
     Authority,
     Confirm,

@@ -5,7 +5,8 @@ from itertools import product
 
 import pytest
 
-from actuator.core.guard import FAILOVER, replica_continues
+from actuator.core.guards.memory import replica_continues
+from actuator.core.guards.verbs import FAILOVER
 from actuator.model import Authority, Observed, Proof, Unknown
 from exporter.drbd_configuration import Generations, parse_get_gi
 from tests.actuator.build import evidence, situation

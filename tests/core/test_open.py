@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from actuator.core.guard import FAILOVER, LIVE, MOVE, RESTART, check, is_open_nowhere_else
+from actuator.core.guards.replicas import is_open_nowhere_else
+from actuator.core.guards.verbs import FAILOVER, LIVE, MOVE, RESTART, check
 from actuator.model import DomainState
 from exporter.drbd import Role
 from tests.actuator.build import (

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from actuator.core import progress
-from actuator.core.guard import guards_of
+from actuator.core.guards.verbs import guards_of
 from actuator.core.words import describe, summary
 from actuator.model import (
     Confirm,

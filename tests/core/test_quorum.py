@@ -5,14 +5,14 @@ from itertools import chain, combinations, product
 
 import pytest
 
-from actuator.core.guard import (
-    FAILOVER,
+from actuator.core.guards.memory import (
     authority_is_held,
     authority_may_be_taken,
     quorum_is_here,
     replica_was_current,
     voted,
 )
+from actuator.core.guards.verbs import FAILOVER
 from actuator.core.progress import claimed
 from actuator.execute import claims
 from actuator.model import Authority, Disk, DomainRecord, Plan, Promote, Proof, Unknown

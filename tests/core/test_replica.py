@@ -2,7 +2,8 @@
 
 import pytest
 
-from actuator.core.guard import check, may_be_promoted
+from actuator.core.guards.replicas import may_be_promoted
+from actuator.core.guards.verbs import check
 from actuator.core.replica import Standing, peers
 from exporter.drbd import ConnectionState, DiskState, Role, UnknownWord
 from tests.actuator.build import connection, evidence, resource, situation, snapshot, theirs
