@@ -1,6 +1,7 @@
 """Labs that tests share: booted once, by the first test that asks, and ended with the session."""
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -8,7 +9,27 @@ from tests.lab.lab import Lab
 from tests.lab.moves import wait_at_rest
 from tests.lab.site import Site
 from tests.lab.vm import Vm
-from tests.lab.waiting import Progress, print_progress
+from tests.lab.waiting import LabError, Progress, print_progress
+
+JOURNAL_LINES = 60
+"""Of the actuator's journal, with the report of a drill that failed: the lab is gone when it is read."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the site's journal said last to the report of a failure."""
+    report = yield
+    site = getattr(item, "funcargs", {}).get("site")
+    if report.failed and isinstance(site, Site):
+        try:
+            events = site.events()[-JOURNAL_LINES:]
+            said = "\n".join(f"{event.at:.2f} {event.kind}: {event.sentence}" for event in events)
+        except (LabError, OSError, ValueError, subprocess.SubprocessError) as error:
+            said = str(error)
+        report.sections.append((f"the actuator's journal, {call.when}", said))
+    return report
 
 
 @pytest.fixture(scope="session")
