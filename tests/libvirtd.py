@@ -10,6 +10,7 @@ namespace that the test made (`netns`). Needs root.
 """
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -194,6 +195,15 @@ class Libvirtd:
         if not _wait_gone(pid, STOP_SECONDS):
             os.kill(pid, signal.SIGKILL)
             _wait_gone(pid, STOP_SECONDS)
+
+    def stand_still(self) -> None:
+        """Answer nobody any more, until SIGCONT.
+
+        Not before what this test process has left behind is cleared away: whoever drops the last object of a
+        connection waits for an answer.
+        """
+        gc.collect()
+        os.kill(self.pid, signal.SIGSTOP)
 
     @contextlib.contextmanager
     def dead_guests_stay(self) -> Iterator[None]:

@@ -36,6 +36,7 @@ class DeadlineThreads:
             try:
                 future.set_result(call())
             except BaseException as error:  # noqa: BLE001  it is raised in the caller
+                _leave_frames(error)
                 future.set_exception(error)
             finally:
                 self._free.release()
@@ -47,3 +48,15 @@ class DeadlineThreads:
             if future.done():
                 raise
             raise TimeoutError(f"{self._name}: no answer within {timeout_seconds:g} s") from None
+
+
+def _leave_frames(error: BaseException) -> None:
+    """Let go of the frames in which it was raised, and of what they hold.
+
+    They would wait for the garbage collector, which runs in any thread. With the last object of a libvirt
+    connection libvirt says goodbye, and waits for the answer of a host that may be dead.
+    """
+    left: BaseException | None = error
+    while left is not None:
+        left.__traceback__ = None
+        left = left.__cause__ or left.__context__

@@ -1,6 +1,7 @@
 """libvirt behind its port: on the test driver inside this process, and on real libvirtd with real QEMU guests."""
 
 import contextlib
+import gc
 import os
 import signal
 import threading
@@ -30,6 +31,36 @@ def wait_until(condition, seconds=SOON):
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
+
+
+# ---- what is left behind ---------------------------------------------------------------------------------
+
+
+def refuses(handle, *, gate=None):
+    domain = handle.lookupByName("test")
+    domain.create()  # is active already
+
+
+@pytest.mark.parametrize("do", ["ask", "change", "change_apart"])
+def test_no_object_of_libvirts_waits_for_the_garbage_collector(do):
+    """Whoever drops the last of them says goodbye to libvirtd, and waits for its answer: not any thread."""
+    hypervisor = LibvirtHypervisor({"v01": "test:///default"})
+    hypervisor.states("v01", timeout_seconds=SOON)
+    gc.collect()
+    gc.disable()
+    try:
+        before = {id(it) for it in libvirt_objects()}
+        host = hypervisor._hosts["v01"]
+        with contextlib.suppress(Unanswered):
+            getattr(host, do)(refuses, SOON, *([lambda: None] if do == "change_apart" else []))
+        wait_until(lambda: {id(it) for it in libvirt_objects()} <= before, 2)
+    finally:
+        gc.enable()
+        hypervisor.close()
+
+
+def libvirt_objects():
+    return [it for it in gc.get_objects() if type(it) is libvirt.virDomain]
 
 
 # ---- URIs ------------------------------------------------------------------------------------------------
@@ -539,7 +570,7 @@ def test_a_guest_that_hangs_is_seen_all_the_same(over_ssh, guest, libvirtd):
 @pytest.mark.daemons
 def test_a_libvirtd_that_hangs_costs_one_deadline_and_starts_nothing_later(over_ssh, guest, libvirtd):
     over_ssh.look("v01", "voms01", timeout_seconds=SOON)
-    os.kill(libvirtd.pid, signal.SIGSTOP)
+    libvirtd.stand_still()
     try:
         begun = time.monotonic()
         with pytest.raises(Unanswered, match="v01"):

@@ -725,7 +725,7 @@ def test_a_target_that_answers_no_more_leaves_it_open(guest, monkeypatch):
     guest.slowed()
     try:
         with guest.moving(number, timeout_seconds=2) as outcomes:
-            os.kill(guest.libvirtds[1].pid, signal.SIGSTOP)
+            guest.libvirtds[1].stand_still()
         assert isinstance(outcomes[0], Indeterminate)
     finally:
         os.kill(guest.libvirtds[1].pid, signal.SIGCONT)

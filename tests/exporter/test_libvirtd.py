@@ -219,7 +219,7 @@ def test_a_guest_that_does_not_die_hides_no_other(libvirtd, exporter):
 
 def test_a_libvirtd_that_hangs(libvirtd, exporter):
     exporter.scrape()
-    os.kill(libvirtd.pid, signal.SIGSTOP)
+    libvirtd.stand_still()
     try:
         for _ in range(THREADS):
             page, seconds = timed(lambda: exporter.scrape(timeout=4))
@@ -236,14 +236,14 @@ def test_a_libvirtd_that_hangs(libvirtd, exporter):
 
 
 def test_a_libvirtd_that_hangs_when_the_exporter_starts(libvirtd, handle, tmp_path):
-    os.kill(libvirtd.pid, signal.SIGSTOP)
+    libvirtd.stand_still()
     try:
         with exporting(tmp_path, f"--libvirt.uri={libvirtd.uri}") as exporter:
             for _ in range(3):
                 assert value(exporter.scrape(timeout=4), "libvirt_up") == 0
             os.kill(libvirtd.pid, signal.SIGCONT)
             until(lambda: states(exporter.scrape(timeout=4)) == HEALTHY)
-            os.kill(libvirtd.pid, signal.SIGSTOP)
+            libvirtd.stand_still()
             assert value(exporter.scrape(timeout=4), "libvirt_up") == 0
             # and it ends on SIGTERM while libvirtd hangs: see `exporting`
     finally:

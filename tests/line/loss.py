@@ -57,6 +57,7 @@ class LosableLine(Line):
         """Lose the host of the VMs, and wait until they run on the other one; how long each part took."""
         lost, alive = self.home, self.other
         guests = [self.libvirtds[lost].qemu_pid(domain) for domain in self.domains]
+        self.libvirtds[lost].stand_still()
         lost_at = time.time()
         for process in self._services(lost):
             os.kill(process, signal.SIGSTOP)
