@@ -287,11 +287,13 @@ def _limited(it: Question) -> Refusal | Postpone | None:
     # An attempt in the future means that the wall clock went back: it counts as just now.
     recent = [at for at in record.attempts_at if now - at < limits.window_seconds]
     if len(recent) >= limits.max_attempts:
+        dead = record.host in it.hosts.failed
+        what = f"to fail {record.domain} over from" if dead else f"to have {record.domain} run on"
         return Refusal(
             ATTEMPTS,
-            f"{len(recent)} attempts to have {record.domain} run on {record.host} in"
-            f" {limits.window_seconds:g} s did not hold{_last_failure(record)}: find out why and start it by"
-            " hand; until it was seen running vmheal does not restart it any more",
+            f"{len(recent)} attempts {what} {record.host} in {limits.window_seconds:g} s did not"
+            f" hold{_last_failure(record)}: find out why and start it by hand; until it was seen running"
+            " vmheal does not restart it any more",
         )
     if recent:
         wait = limits.backoff_seconds * 2 ** (len(recent) - 1)
@@ -532,8 +534,10 @@ def _failover(it: Question) -> Decision:
     found = _target(it, (*FAILOVER, replica_was_current), "failed over", down=True, proof=proof)
     if isinstance(found, Refusal):
         return found
-    target = found.there
-    return _limited(it) or Plan(
+    target, last = found.there, it.record.plan
+    # Earlier plans were tried on the host that is dead now: that they failed says nothing of another one.
+    again = last is not None and last.plan.verb == "failover"
+    return (_limited(it) if again else None) or Plan(
         verb="failover",
         domain=home.domain,
         host=target.host,

@@ -165,12 +165,16 @@ def _judge_migrate(step: Migrate, it: Situation, guards: Guards) -> Done | Refus
 
 
 def claimed(record: DomainRecord, plan: Plan, *, now: float) -> DomainRecord:
-    """The record with the plan open and its first step intended."""
+    """The record with the plan open and its first step intended. Failovers' attempts count by themselves."""
     assert record.open_plan is None, "one plan at a time"
     version = record.version + 1
     steps = tuple(StepRecord(step) for step in plan.steps)
     opened = PlanRecord(f"{record.domain}-{version}", plan, PlanStatus.OPEN, claimed_at=now, steps=steps)
-    return replace(record, version=version, plan=_intend_next(opened, now), approved="")
+    first_failover = plan.verb == "failover" and (record.plan is None or record.plan.plan.verb != "failover")
+    attempts_at = () if first_failover else record.attempts_at
+    return replace(
+        record, version=version, plan=_intend_next(opened, now), approved="", attempts_at=attempts_at
+    )
 
 
 def next_index(plan: PlanRecord) -> int | None:

@@ -631,6 +631,42 @@ def test_a_vm_that_failed_again_and_again_goes_to_the_other_host_and_not_back(st
     assert world.violations == []
 
 
+def test_restarts_on_a_host_that_dies_do_not_count_against_its_failover(start, clock):
+    """Nor does their backoff delay it."""
+    world = World()
+    machine = start(world)
+    for _ in range(3):
+        world.crash()
+        machine.receive(alert(clock.wall()))
+        machine.run(40, keeps=True)
+    assert len(machine.record.attempts_at) == 3
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    machine.run(20, keeps=True)
+    assert_moved(world, machine)
+
+
+def test_failovers_that_fail_again_and_again_are_given_up(start, clock):
+    world = World()
+    world.answers = {"promote": deque([(Failed("no", -2), False)] * 20)}
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.crash()
+    machine.receive(alert(clock.wall()))
+    machine.run(40, keeps=True)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()))
+    for _ in range(5):
+        machine.run(100, keeps=True)
+        machine.receive(host_alert(clock.wall()))
+    assert world.running == []
+    assert world.calls.count("promote") == 3
+    assert machine.record.escalation.kind is EscalationKind.GAVE_UP
+    assert machine.record.escalation.sentence.startswith(
+        "3 attempts to fail voms01 over from v01 in 600 s did not hold (the last: "
+    )
+
+
 def test_a_host_that_failed_it_before_is_better_than_a_dead_one(start, clock):
     world = World()
     machine = start(world)
