@@ -846,6 +846,45 @@ def test_a_device_that_is_still_held_open_is_demoted_a_moment_later(start, clock
         assert clock.now > begun
     else:
         assert machine.record.plan.status is PlanStatus.FAILED
+        machine.run(300)
+        assert_closed(world, machine)
+
+
+def assert_closed(world, machine):
+    """The VM runs, its disks are Primary only there, and nothing is left to be warned of."""
+    (host,) = world.running
+    assert world.two_primaries == set()
+    primary = {where for where, replica in world.replicas.items() if replica.role is Role.PRIMARY}
+    assert primary == {(host, name) for name in world.resources}
+    assert machine.record.escalation is None
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_of_several_windows_none_is_left_open(start, fails):
+    """One that could not be closed, the device being held open, is no less open when the last one was closed."""
+    world = World(resources=("data", "voms01"), xen=False)
+    said = [(Failed("no", -2), False) if number == fails else (None, True) for number in range(2)]
+    world.answers = {"migrate": deque([(Failed("job was cancelled"), False)]), "demote": deque(said)}
+    machine = start(world)
+    machine.receive(order())
+    assert len(world.two_primaries) == 1
+    machine.run(300)
+    assert world.running == ["v01"]
+    assert_closed(world, machine)
+
+
+def test_a_window_that_cannot_be_closed_is_tried_again_now_and_then_and_said_meanwhile(start):
+    world = World(xen=False)
+    world.answers = {"demote": deque([(Failed("no", -2), False)] * 6)}
+    machine = start(world, restart={"max_attempts": 3, "window_seconds": 600.0})
+    machine.receive(order())
+    machine.run(300)
+    assert changes(world).count("demote") == 1 + 3
+    assert machine.record.escalation.guard == "windows_are_closed"
+    assert "'drbdadm secondary voms01' on v01, then 'drbdadm adjust" in machine.record.escalation.sentence
+    machine.run(700)
+    assert_closed(world, machine)
+    assert world.violations == []
 
 
 def test_a_live_migration_without_an_answer_may_take_as_long_as_one_with(start, clock):
