@@ -253,33 +253,44 @@ def _lost_disk(home: Situation) -> str | None:
     return None
 
 
-def _left_open(it: Question) -> Plan | None:
-    """The window that a live migration of ours left open while nobody knew where the domain was.
+def _left_open(it: Question) -> Decision | None:
+    """Close the windows that a live migration of ours left open, as while nobody knew where the domain was.
 
-    Only ours: what a person made Primary is left to that person.
+    Only ours: what a person made Primary is left to that person. What did not succeed is tried again, but
+    not all the time.
     """
     last, home = it.record.plan, it.home
-    if last is None or last.status is not PlanStatus.FAILED or not _may_be_open(last):
+    if last is None or last.status is not PlanStatus.FAILED or not (names := _may_be_open(last)):
         return None
-    there = last.plan.host if last.plan.host != home.host else last.plan.source
-    steps = [entry.step for entry in last.steps if isinstance(entry.step, AllowTwo)]
-    return Plan(
+    took = (entry.step for entry in last.steps if isinstance(entry.step, Promote | Demote | ForbidTwo))
+    there = next(step.host for step in took if step.host != home.host)
+    why = f"{home.domain} runs on {home.host}, and its disks may still be Primary on {there} too"
+    limited = None if any(isinstance(entry.step, AllowTwo) for entry in last.steps) else _limited(it)
+    if isinstance(limited, Refusal):
+        return Refusal(
+            "windows_are_closed",
+            f"{why}, which could not be ended: 'drbdadm secondary {' '.join(names)}' on {there}, then"
+            f" 'drbdadm adjust {' '.join(names)}' on {home.host}",
+        )
+    return limited or Plan(
         verb="migrate",
         domain=home.domain,
         host=home.host,
-        reason=f"{home.domain} runs on {home.host}, and its disks may still be Primary on {there} too",
+        reason=why,
         steps=(
-            *(Demote(there, step.resource) for step in steps),
-            *(ForbidTwo(home.host, step.resource) for step in steps),
+            *(Demote(there, name) for name in names),
+            *(ForbidTwo(home.host, name) for name in names),
         ),
     )
 
 
-def _may_be_open(plan: PlanRecord) -> bool:
-    """A window was opened, and closing it, the last thing that was tried, did not succeed."""
-    opened = any(isinstance(entry.step, AllowTwo) and entry.intended_at is not None for entry in plan.steps)
-    closed = [entry.outcome for entry in plan.steps if isinstance(entry.step, ForbidTwo)]
-    return opened and not (closed and isinstance(closed[-1], Done))
+def _may_be_open(plan: PlanRecord) -> tuple[str, ...]:
+    """The resources whose window was opened, and closing it, when last tried, did not succeed."""
+    opened = {entry.step.resource: entry for entry in plan.steps if isinstance(entry.step, AllowTwo)}
+    # Of a plan that opened none, because it was to close them, all that it should have closed.
+    closed = {entry.step.resource: entry.outcome for entry in plan.steps if isinstance(entry.step, ForbidTwo)}
+    names = [name for name, entry in opened.items() if entry.intended_at is not None] if opened else closed
+    return tuple(name for name in names if not isinstance(closed.get(name), Done))
 
 
 def _limited(it: Question) -> Refusal | Postpone | None:

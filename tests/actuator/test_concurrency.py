@@ -75,10 +75,11 @@ def test_a_pause_ends_when_the_actuator_stops():
 
 @pytest.fixture
 def many(folders):
-    """An actuator with six domains on v01 and two on v02, and room for two plans on a host."""
+    """An actuator with six domains on v01, the last the most important, and two on v02; a host has two places."""
     path = folders() / "journal"
     homes = {f"vm{number}": "v01" if number < 6 else "v02" for number in range(8)}
     domains = {name: {"host": host, "hosts": ["v01", "v02"]} for name, host in homes.items()}
+    domains["vm5"]["priority"] = 9
     world = World()
     machine = Machine(
         world, path, Clock(), config=settings(path, domains=domains, limits={"plans_per_host": 2})
@@ -126,6 +127,26 @@ def test_what_is_on_a_dead_host_is_handled_before_what_has_just_left_it(many):
     assert first_two(many) == {"vm0", "vm1"}
 
 
+def test_a_dead_hosts_domains_take_places_where_they_come_up_the_most_important_first(many, monkeypatch):
+    asked = []
+    monkeypatch.setattr(many.worker._slots, "begin", lambda *place: asked.append(place))
+    for number in (0, 5, 7):
+        many.worker.suspect(f"vm{number}", "reconcile")
+    many.worker.turn()
+    assert asked == [("vm5", "v01", 9), ("vm0", "v01", 0), ("vm7", "v02", 0)]
+    asked.clear()
+    many.journal.commit(hosts=[HostRecord("v01", version=1, failed_at=many.clock.wall())])
+    many.worker.turn()
+    assert asked == [("vm5", "v02", 9), ("vm0", "v02", 0), ("vm7", "v02", 0)]
+
+
+def test_whoever_is_woken_by_an_end_may_begin_the_domain_again(many, monkeypatch):
+    busy = []
+    monkeypatch.setattr(many.worker, "wake", lambda: busy.append(many.worker.busy))
+    many.receive(alert(domain="vm0"))
+    assert busy[-1:] == [0]
+
+
 def test_a_domain_that_ends_gives_its_place_up_before_it_may_be_begun_again(many, monkeypatch):
     busy, end = [], many.worker._slots.end
 
@@ -169,10 +190,10 @@ def test_too_much_under_way_puts_off_and_loses_nothing(many, monkeypatch):
         many.tasks.queue.append(call)
 
     monkeypatch.setattr(many.tasks, "spawn", spawn)
-    many.receive(alert(domain="vm0"))
+    many.receive(alert(domain="vm0"), alert(domain="vm1", fingerprint="f2"))
     assert many.worker.busy == 0
     many.run(5)
-    assert "nothing" in many.kinds
+    assert many.kinds.count("nothing") == 2, "and no place"
     assert many.journal.inbox(after=0, limit=9) == ()
 
 

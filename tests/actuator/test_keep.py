@@ -329,6 +329,19 @@ def test_one_of_two_secondaries_connects_again(keeper, hosts, journal):
     connects(hosts)
     keeper.turn()
     assert hosts.connected == [("v02", "voms01")]
+    ((_, event),) = journal.timeline()
+    assert (event.kind, event.host) == ("connection", "v02")
+    assert event.sentence == "voms01 on v02 was StandAlone; connect: done"
+
+
+def test_what_a_plan_has_in_hand_is_not_connected(keeper, hosts, journal):
+    put(journal, holder="v01", armed=BOTH)
+    plan = Plan("restart", "voms01", "v01", "crashed", (Promote("v01", "voms01"),))
+    journal.commit(record=claimed(DomainRecord("voms01", version=0, host="v01"), plan, now=1.0))
+    given_up(hosts)
+    connects(hosts)
+    keeper.turn()
+    assert hosts.connected == []
 
 
 def test_what_refuses_each_connection_is_tried_less_and_less(keeper, hosts, journal):
@@ -336,15 +349,16 @@ def test_what_refuses_each_connection_is_tried_less_and_less(keeper, hosts, jour
     put(journal, holder="v01", armed=BOTH)
     given_up(hosts)
     connects(hosts)
-    for _ in range(3600):
+    for _ in range(1300):
         keeper.turn()
-        hosts.clock.now += 1.0
-    assert len(hosts.connected) == 9  # after 0, 10, 30, 70, 150, 310, 630, 1270, 2550 s
+        hosts.clock.now += 10.0
+    # After 0, 10, 30, 70, 150, 310, 630, 1270, 2550, 5110 s, and then each hour.
+    assert len(hosts.connected) == 12
     hosts.says("15-connected-both-secondary")
     keeper.turn()
     given_up(hosts)
     keeper.turn()
-    assert len(hosts.connected) == 10, "connected in between: another matter"
+    assert len(hosts.connected) == 13, "connected in between: another matter"
 
 
 @pytest.mark.parametrize(
@@ -395,18 +409,48 @@ def disconnects(hosts, outcome=DONE):
     hosts.disconnect = disconnect
 
 
-@pytest.mark.parametrize("outcome", [DONE, Failed("no")])
-def test_who_has_lost_disk_and_peer_is_disconnected(keeper, hosts, journal, outcome):
+@pytest.mark.parametrize(("outcome", "said"), [(DONE, "done"), (Failed("no"), "failed: no")])
+def test_who_has_lost_disk_and_peer_is_disconnected(keeper, hosts, journal, outcome, said):
     """DRBD would take the meeting for a reconnect, and a frozen peer would go on (R4)."""
     put(journal, holder="v02", armed=BOTH)
     disconnects(hosts, outcome)
     keeper.turn()
     keeper.turn()
     assert hosts.disconnected == [("v01", "voms01")], "not again and again at once"
-    assert [event.kind for _, event in journal.timeline()] == ["connection"]
+    ((_, event),) = journal.timeline()
+    assert (event.kind, event.host) == ("connection", "v01")
+    assert event.sentence == f"voms01 on v01 has no disk and no peer; disconnect: {said}"
     hosts.clock.now += AGAIN_SECONDS
     keeper.turn()
     assert len(hosts.disconnected) == 2, "what has had no effect is tried again"
+
+
+def test_who_loses_them_later_or_again_is_disconnected_at_once(keeper, hosts, journal):
+    put(journal, holder="v02", armed=BOTH)
+    not_disconnected(" disk:Diskless", " disk:UpToDate")(hosts)
+    for _ in range(3):
+        keeper.turn()
+        hosts.clock.now += AGAIN_SECONDS
+    for _ in range(2):
+        disconnects(hosts)
+        keeper.turn()
+        assert hosts.disconnected == [("v01", "voms01")]
+        hosts.says("15-connected-both-secondary")
+        keeper.turn()
+
+
+@pytest.mark.parametrize("hand", ["a person", "a plan"])
+def test_who_has_neither_is_disconnected_whoever_has_it_in_hand(keeper, hosts, journal, hand):
+    """An old disk that counts as UpToDate is worse than a plan that is in the way of."""
+    put(journal, holder="v02", armed=BOTH)
+    if hand == "a person":
+        journal.commit(hosts=[HostRecord("", 1, paused=Order(by="me", at=0.0))])
+    else:
+        plan = Plan("restart", "voms01", "v02", "crashed", (Promote("v02", "voms01"),))
+        journal.commit(record=claimed(DomainRecord("voms01", version=0, host="v02"), plan, now=1.0))
+    disconnects(hosts)
+    keeper.turn()
+    assert hosts.disconnected == [("v01", "voms01")]
 
 
 def not_disconnected(replaced, by):

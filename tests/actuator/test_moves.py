@@ -9,15 +9,22 @@ from dataclasses import replace
 import pytest
 
 from actuator.model import (
+    AllowTwo,
+    Confirm,
+    Demote,
     DomainState,
     EscalationKind,
     Failed,
+    ForbidTwo,
     HostRecord,
     Indeterminate,
+    LiveMigration,
+    Migrate,
     Notification,
     Order,
     Parting,
     PlanStatus,
+    Promote,
     Proof,
 )
 from actuator.ports import Unanswered
@@ -33,13 +40,14 @@ AGENT = {"fence": {"agent": "fence_dummy"}}
 def start(folders, clock, machines):
     path = folders() / "journal"
 
-    def begin(world, *, arbitrated=True, agent=False, written=True, **more):
+    def begin(world, *, arbitrated=True, agent=False, written=True, of_host=lambda name: {}, **more):
         for machine in machines:
             machine.close()
         host = dict(HOST) | (AGENT if agent else {})
         if not arbitrated:
             del host["arbiter_token_file"]
-        config = settings(path, hosts={"v01": host, "v02": host}, **more)
+        hosts = {name: host | of_host(name) for name in ("v01", "v02")}
+        config = settings(path, hosts=hosts, **more)
         machine = Machine(world, path, clock, config=config)
         machines.append(machine)
         if written and not machine.journal.authorities():
@@ -409,6 +417,94 @@ def test_a_host_that_wakes_right_before_the_start_is_waited_for(start, clock):
     assert machine.kinds.count("decided") == 1
 
 
+ONE_PLACE = {"limits": {"plans_per_host": 1}}
+HELD_SECONDS = 40.0
+
+
+def take_turns(machine, clock, monkeypatch, *, then=lambda held: None):
+    """Another plan has v02's only place whenever it is free, for a while; since when, each time.
+
+    ``then`` is called at each pause.
+    """
+    slots, held = machine.worker._slots, []
+    inside = []
+
+    def pause(seconds):
+        clock.now += seconds
+        if slots.begin("other", "v02", 0):
+            held.append(clock.now)
+            inside.append("other")
+        elif inside and clock.now >= held[-1] + HELD_SECONDS:
+            slots.end(inside.pop())
+        then(held)
+
+    monkeypatch.setattr(clock, "pause", pause)
+    return held
+
+
+def test_a_failover_that_only_waits_leaves_its_place_and_starts_with_one(start, clock, monkeypatch):
+    world = World()
+    machine = start(world, **ONE_PLACE)
+    world.power_cut("v01")
+    when = {}
+    world.on_call = lambda name: when.setdefault(name, clock.now)
+    held = take_turns(machine, clock, monkeypatch)
+    machine.receive(host_alert(clock.wall()))
+    assert_moved(world, machine)
+    assert when["promote"] < held[0] < machine.config.failover.isolation_seconds
+    assert when["start"] >= held[0] + HELD_SECONDS
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_what_was_seen_before_a_place_was_waited_for_is_looked_at_again(start, clock, monkeypatch, holds):
+    world = World()
+    machine = start(world, **ONE_PLACE)
+    world.cut_off("v01")
+    when = {}
+
+    def wake(name):
+        when.setdefault(name, clock.now)
+        if machine.record.open_plan and machine.record.open_plan.steps[1].outcome:
+            world.silent.clear()  # right before the start
+
+    def release(held):
+        if len(held) == 2 and clock.now > held[1] + 10:
+            world.guests["v01"] = world.guests["v01"] if world.starts else Guest()
+            world.replicas["v01", "voms01"].role = Role.SECONDARY
+        if len(held) == 2 and clock.now > held[1] + 30 and not holds:
+            world.replicas["v02", "voms01"].disk = DiskState.OUTDATED
+
+    world.on_call = wake
+    held = take_turns(machine, clock, monkeypatch, then=release)
+    machine.receive(host_alert(clock.wall()))
+    if holds:
+        assert_moved(world, machine)
+        assert when["start"] >= held[1] + HELD_SECONDS
+    else:
+        assert world.starts == 0
+        assert machine.record.plan.status is PlanStatus.FAILED
+
+
+@pytest.mark.parametrize("after_seconds", [0.0, 20.0])
+def test_told_to_stop_while_it_waits_it_goes_no_further(start, clock, monkeypatch, after_seconds):
+    """It waits for what a lost host may still have, or for a place to start with."""
+    world = World()
+    machine = start(world, **ONE_PLACE)
+    world.power_cut("v01")
+    stopped = []
+
+    def stop(held):
+        if clock.now >= held[0] + after_seconds:
+            machine.stopping = True
+            stopped.append(clock.now)
+
+    take_turns(machine, clock, monkeypatch, then=stop)
+    machine.receive(host_alert(clock.wall()))
+    assert world.starts == 0
+    assert machine.record.open_plan is not None
+    assert clock.now == stopped[0]
+
+
 @pytest.mark.parametrize(
     ("fault", "guard"),
     [
@@ -621,6 +717,7 @@ def test_a_vm_that_failed_again_and_again_goes_to_the_other_host_and_not_back(st
     assert_moved(world, machine)
     assert changes(world) == ["demote", "promote", "start"]
     assert machine.journal.authority("voms01").holder == "v02"
+    assert machine.record.attempts_at == (), "there it is new"
     for _ in range(4):
         world.crash(host="v02")
         machine.receive(replace(alert(clock.wall()), labels=alert().labels | {"host": "v02"}))
@@ -718,6 +815,23 @@ def test_a_person_moves_a_vm_that_runs_live(start):
     assert machine.journal.authority("voms01").holder == "v02"
 
 
+def test_a_window_is_closed_when_all_disks_are_secondary_on_the_host_that_is_left(start):
+    world = World(resources=("data", "voms01"), xen=False)
+    machine = start(world)
+    machine.receive(order())
+    assert_moved(world, machine)
+    assert machine.record.suspects == {}, "it did not fail there"
+    names = world.resources
+    assert [entry.step for entry in machine.record.plan.steps] == [
+        *(AllowTwo("v01", name) for name in names),
+        *(Promote("v02", name) for name in names),
+        Migrate("v02", "v01", "voms01", 5),
+        *(Demote("v01", name) for name in names),
+        *(ForbidTwo("v01", name) for name in names),
+        Confirm("v02", "voms01"),
+    ]
+
+
 def test_a_live_migration_that_is_cancelled_closes_its_window(start):
     world = World(xen=False)
     world.answers = {"migrate": deque([(Failed("job was cancelled"), False)])}
@@ -729,6 +843,110 @@ def test_a_live_migration_that_is_cancelled_closes_its_window(start):
     assert machine.record.host == "v01"
     assert world.replicas["v02", "voms01"].role is Role.SECONDARY
     assert machine.journal.authority("voms01").holder == "v01"
+
+
+def test_a_live_migration_goes_where_the_settings_of_its_target_say(start):
+    world = World(xen=False)
+
+    def linked(name):
+        return {"migrate_address": f"{name}-link", "migrate_libvirt_uri": f"qemu+tcp://{name}-link/system"}
+
+    move = {"auto_converge": False, "post_copy": True, "max_downtime_seconds": 7.0}
+    machine = start(world, of_host=linked, move=move)
+    machine.receive(order())
+    assert_moved(world, machine)
+    assert world.migrated == [
+        LiveMigration(
+            "tcp://v02-link",
+            "qemu+tcp://v02-link/system",
+            auto_converge=False,
+            post_copy=True,
+            max_downtime_seconds=7.0,
+        )
+    ]
+
+
+@pytest.mark.parametrize(("code", "tries"), [(-12, 3), (-2, 1)])
+def test_a_device_that_is_still_held_open_is_demoted_a_moment_later(start, clock, code, tries):
+    world = World(xen=False)
+    machine = start(world)
+    begun = clock.now
+    world.answers = {"demote": deque([(Failed("no", code), False)] * 2)}
+    machine.receive(order())
+    before = ["allow_two", "promote", "migrate"]
+    assert changes(world)[: 3 + tries] == [*before, *["demote"] * tries]
+    assert world.running == ["v02"]
+    if tries > 1:
+        assert_moved(world, machine)
+        assert world.two_primaries == set()
+        assert clock.now > begun
+    else:
+        assert machine.record.plan.status is PlanStatus.FAILED
+        machine.run(300)
+        assert_closed(world, machine)
+
+
+def assert_closed(world, machine):
+    """The VM runs, its disks are Primary only there, and nothing is left to be warned of."""
+    (host,) = world.running
+    assert world.two_primaries == set()
+    primary = {where for where, replica in world.replicas.items() if replica.role is Role.PRIMARY}
+    assert primary == {(host, name) for name in world.resources}
+    assert machine.record.escalation is None
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_of_several_windows_none_is_left_open(start, fails):
+    """One that could not be closed, the device being held open, is no less open when the last one was closed."""
+    world = World(resources=("data", "voms01"), xen=False)
+    said = [(Failed("no", -2), False) if number == fails else (None, True) for number in range(2)]
+    world.answers = {"migrate": deque([(Failed("job was cancelled"), False)]), "demote": deque(said)}
+    machine = start(world)
+    machine.receive(order())
+    assert len(world.two_primaries) == 1
+    machine.run(300)
+    assert world.running == ["v01"]
+    assert_closed(world, machine)
+
+
+def test_a_window_that_cannot_be_closed_is_tried_again_now_and_then_and_said_meanwhile(start):
+    world = World(xen=False)
+    world.answers = {"demote": deque([(Failed("no", -2), False)] * 6)}
+    machine = start(world, restart={"max_attempts": 3, "window_seconds": 600.0})
+    machine.receive(order())
+    machine.run(300)
+    assert changes(world).count("demote") == 1 + 3
+    assert machine.record.escalation.guard == "windows_are_closed"
+    assert "'drbdadm secondary voms01' on v01, then 'drbdadm adjust" in machine.record.escalation.sentence
+    machine.run(700)
+    assert_closed(world, machine)
+    assert world.violations == []
+
+
+def test_a_live_migration_without_an_answer_may_take_as_long_as_one_with(start, clock):
+    world = World(xen=False)
+    world.answers = {"migrate": deque([(Indeterminate("lost"), False)])}
+    machine = start(world)
+    begun = clock.now
+
+    def arrive(name):
+        if clock.now - begun > machine.config.move.live_timeout_seconds - 5 and world.running == ["v01"]:
+            world.guests = {"v01": Guest(), "v02": Guest(DomainState.RUNNING, 9)}
+
+    world.on_call = arrive
+    machine.receive(order())
+    assert_moved(world, machine)
+    assert changes(world) == ["allow_two", "promote", "migrate", "demote", "allow_two"]
+
+
+def test_what_may_still_arrive_is_not_deprived_of_its_disks(start):
+    world = World(xen=False)
+    world.answers = {"migrate": deque([(Indeterminate("lost"), False)])}
+    machine = start(world)
+    machine.receive(order())
+    assert machine.record.plan.status is PlanStatus.FAILED
+    assert changes(world) == ["allow_two", "promote", "migrate", "allow_two"]
+    assert world.replicas["v02", "voms01"].role is Role.PRIMARY
 
 
 @pytest.mark.parametrize("has_effect", [False, True])

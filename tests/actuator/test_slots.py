@@ -1,5 +1,8 @@
 """How many plans call something on a host at once."""
 
+import contextlib
+import threading
+
 import pytest
 
 from actuator.slots import TAKE_SECONDS, Slots
@@ -34,6 +37,15 @@ def woken():
 @pytest.fixture
 def slots(clock, woken):
     return Slots(2, clock, lambda: woken.append(clock.now), lambda: clock.stopping)
+
+
+def gets_one(slots, clock, domain):
+    """Whether there is a place for it again now; else it has asked for one, and goes on without."""
+    asked_at = clock.now
+    clock.meanwhile = lambda: setattr(clock, "stopping", True)
+    slots.take(domain)
+    clock.meanwhile, clock.stopping = lambda: None, False
+    return clock.now == asked_at
 
 
 def test_so_many_on_each_host(slots):
@@ -103,23 +115,44 @@ def test_of_those_that_rested_the_more_important_one_is_first(slots, clock):
     assert taken == ["c", "b", "d"]
 
 
+def test_a_place_goes_to_the_most_important_of_those_that_ask(slots, clock):
+    for name, priority in (("a", 1), ("b", 5), ("c", 5)):
+        slots.begin(name, "v01", priority)
+        slots.rest(name)
+    for name in "de":
+        slots.begin(name, "v01", 9)
+    assert [gets_one(slots, clock, name) for name in "abc"] == [False] * 3
+    slots.end("d")
+    assert not gets_one(slots, clock, "a")
+    assert gets_one(slots, clock, "b"), "whoever has a place, or is as important, is not in its way"
+    slots.end("e")
+    assert not gets_one(slots, clock, "a")
+    assert gets_one(slots, clock, "c")
+    slots.end("c")
+    assert gets_one(slots, clock, "a"), "whoever got one asks no more"
+
+
 def test_nobody_waits_for_ever(slots, clock):
-    for name in "abc":
-        slots.begin(name, "v01", 0)
+    for name, priority in (("a", 0), ("b", 0), ("c", 0), ("d", 9)):
+        slots.begin(name, "v01", priority)
         slots.rest(name)
     slots.take("a")
     slots.take("b")
+    assert not gets_one(slots, clock, "d")
     slots.take("c")
     assert TAKE_SECONDS <= clock.now < TAKE_SECONDS + 1
 
 
 def test_a_host_with_much_to_do_holds_up_no_other(slots, clock):
-    for name in "ab":
-        slots.begin(name, "v01", 0)
-    slots.begin("c", "v02", 0)
-    slots.rest("c")
-    slots.take("c")
-    assert clock.now == 0
+    for name in "abc":
+        slots.begin(name, "v01", 9)
+        slots.rest(name)
+    slots.take("a")
+    slots.take("b")
+    assert not gets_one(slots, clock, "c")
+    assert slots.begin("d", "v02", 0)
+    slots.rest("d")
+    assert gets_one(slots, clock, "d")
 
 
 def test_when_all_stops_nobody_waits(slots, clock):
@@ -131,3 +164,34 @@ def test_when_all_stops_nobody_waits(slots, clock):
     clock.stopping = True
     slots.take("c")
     assert clock.now == 0
+
+
+@pytest.mark.parametrize("leave", [Slots.rest, Slots.end])
+def test_whoever_is_woken_finds_the_place_free(clock, leave):
+    begun = []
+    slots = Slots(1, clock, lambda: begun.append(slots.begin("b", "v01", 0)), lambda: False)
+    slots.begin("a", "v01", 0)
+    leave(slots, "a")
+    assert begun == [True]
+
+
+def test_one_that_begins_and_one_that_goes_on_do_not_get_the_same_place(clock):
+    slots = Slots(1, clock, lambda: None, lambda: False)
+    slots.begin("a", "v01", 0)
+    slots.rest("a")
+    both, free = threading.Barrier(2), slots._free
+
+    def slow(host):
+        found = free(host)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(timeout=0.2)
+        return found
+
+    slots._free = slow
+    clock.meanwhile = lambda: slots.end("b")
+    going_on = threading.Thread(target=slots.take, args=("a",))
+    going_on.start()
+    begun = slots.begin("b", "v01", 0)
+    going_on.join(timeout=20)
+    waited = clock.now > 0
+    assert begun == waited

@@ -158,6 +158,7 @@ class World:
     kill_after: bool = False
     next_id: int = 10
     started: int = 0
+    migrated: list = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in self.resources:
@@ -435,6 +436,7 @@ class World:
         def effect():
             if not all(self.replicas[target, name].role is Role.PRIMARY for name in self.resources):
                 return Failed("Wrong medium type", 38)
+            self.migrated.append(options)
             self.guests[source] = Guest(DomainState.SHUTOFF)
             self.guests[target] = Guest(DomainState.RUNNING, self.next_id)
             self.next_id += 1

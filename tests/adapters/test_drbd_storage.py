@@ -46,6 +46,7 @@ class Programs:
         self.answers = answers
         self.proc = FileNotFoundError("/proc/drbd")
         self.run_argvs = []
+        self.had_seconds = []
 
     def __call__(self, host, access):
         return self
@@ -59,6 +60,7 @@ class Programs:
 
     def run(self, argv, timeout_seconds):
         self.run_argvs.append(tuple(argv))
+        self.had_seconds.append(timeout_seconds)
         answer = self.answers[tuple(argv)]
         if isinstance(answer, list):
             answer = answer.pop(0)
@@ -561,6 +563,7 @@ def test_generations_of_what_is_no_name_are_not_asked_for(answering):
 YES = ("drbdadm", "net-options", "--allow-two-primaries=yes", "voms01")
 NO = ("drbdadm", "net-options", "--allow-two-primaries=no", "voms01")
 CONNECT = ("drbdadm", "connect", "voms01")
+DISCONNECT = ("drbdadm", "disconnect", "voms01")
 ALONE = command(drbd84("19-standalone-v02.v02"), "drbdsetup events2")
 ALLOWED = ARMED.replace("net {", "net {\n        allow-two-primaries yes;")
 BOTH_PRIMARY = said("", "ce01: Failure: (164) Cannot clear allow_two_primaries", 10)
@@ -641,12 +644,41 @@ def test_on_9_only_the_peer_that_was_given_up_is_named(answering):
     assert programs.run_argvs == [EVENTS2, one]
 
 
-DISCONNECT = ("drbdadm", "disconnect", "voms01")
+def test_on_9_each_peer_that_was_given_up_is_connected(answering):
+    text = drbd9("10d-standalone-v02-to-v01-only", "v02", "events2-now-statistics.txt")
+    text = text.replace("conn-name:v03 connection:Connected", "conn-name:v03 connection:StandAlone")
+    both = [("drbdadm", "connect", f"voms01:{peer}") for peer in ("v03", "v01")]
+    storage, programs = answering({EVENTS2: said(text), **dict.fromkeys(both, said())})
+    assert storage.connect("v02", "voms01", timeout_seconds=5) == Done()
+    assert programs.run_argvs == [EVENTS2, *both]
+    assert all(seconds <= 5 for seconds in programs.had_seconds)
+
+
+def test_of_several_volumes_each_must_have_its_disk(answering):
+    (volume,) = re.findall(r"(?m)^exists device .*\n", ALONE)
+    other = volume.replace("volume:0", "volume:1").replace("disk:UpToDate", "disk:Diskless")
+    storage, programs = answering({EVENTS2: said(ALONE.replace(volume, volume + other))})
+    outcome = storage.connect("v02", "voms01", timeout_seconds=5)
+    assert isinstance(outcome, Failed)
+    assert "no disk attached" in outcome.reason
+    assert CONNECT not in programs.run_argvs
+
+
+@pytest.mark.parametrize("silence", [TimeoutError("late"), NotConnectedError("no way")])
+@pytest.mark.parametrize("call", [DrbdStorage.connect, DrbdStorage.disconnect])
+def test_who_does_not_say_how_it_is_is_left_so(answering, call, silence):
+    storage, programs = answering({EVENTS2: silence})
+    assert call(storage, "v01", "voms01", timeout_seconds=5) == Failed(f"{silence}; nothing was run")
+    assert not {CONNECT, DISCONNECT} & set(programs.run_argvs)
+
+
 LOST = command(drbd84("41b-diskless-alone.v01"), "drbdsetup events2")
 
 
-def test_who_has_lost_disk_and_peer_is_disconnected(answering):
-    storage, programs = answering({EVENTS2: said(LOST), DISCONNECT: said()})
+@pytest.mark.parametrize("state", ["Connecting", "Unconnected", "NetworkFailure", "Marvellous"])
+def test_who_has_lost_disk_and_peer_is_disconnected(answering, state):
+    text = LOST.replace("connection:Connecting", f"connection:{state}")
+    storage, programs = answering({EVENTS2: said(text), DISCONNECT: said()})
     assert storage.disconnect("v01", "voms01", timeout_seconds=5) == Done()
     assert programs.run_argvs[-1] == DISCONNECT
 

@@ -21,8 +21,11 @@ class Server:
         self.silent = silent
         self.hangs = hangs
         self.told = []
+        self.had_seconds = []
+        self.looked_up = []
 
     def _answer(self, answer, timeout_seconds):
+        self.had_seconds.append(timeout_seconds)
         if self.hangs:
             Event().wait(timeout_seconds)
         if self.silent or self.hangs:
@@ -43,6 +46,7 @@ class Server:
         self.told.extend(alerts)
 
     def last_words(self, host, *, before, timeout_seconds):
+        self.looked_up.append((host, before))
         return self._answer(self._words, timeout_seconds)
 
 
@@ -87,6 +91,18 @@ def test_one_that_hangs_takes_nothing_from_the_answer_of_another(several):
     assert [it.fingerprint for it in found] == ["a"]
 
 
+@pytest.mark.parametrize(("number", "seconds"), [(1, PATIENCE), (2, 0.8 * PATIENCE)])
+def test_whoever_waits_for_several_has_the_others_answers_before_its_own_time_is_up(number, seconds):
+    servers = [Server() for _ in range(number)]
+    for several in (alertmanagers(*servers), prometheuses(*servers)):
+        several.firing(timeout_seconds=PATIENCE)
+    alertmanagers(*servers).watchdog(timeout_seconds=PATIENCE)
+    alertmanagers(*servers).silences(timeout_seconds=PATIENCE)
+    alertmanagers(*servers).send([], timeout_seconds=PATIENCE)
+    prometheuses(*servers).last_words("v01", before=1.0, timeout_seconds=PATIENCE)
+    assert [server.had_seconds for server in servers] == [[seconds] * 6] * number
+
+
 @pytest.mark.parametrize("shown", [True, False])
 def test_the_watchdog_of_one_of_them_is_enough(shown):
     several = alertmanagers(Server(watchdog=False), Server(watchdog=shown), Server(silent=True))
@@ -120,8 +136,9 @@ def test_all_are_told_and_one_that_took_it_is_enough():
     ],
 )
 def test_a_replica_was_current_when_none_of_them_heard_otherwise(one, other, current):
-    several = prometheuses(Server(words=one), Server(words=other), Server(silent=True))
-    assert several.last_words("v01", before=1.0, timeout_seconds=PATIENCE) == current
+    servers = Server(words=one), Server(words=other), Server(silent=True)
+    assert prometheuses(*servers).last_words("v01", before=1.0, timeout_seconds=PATIENCE) == current
+    assert [server.looked_up for server in servers] == [[("v01", 1.0)]] * 3
 
 
 def test_one_that_does_not_answer_is_said_when_that_begins():

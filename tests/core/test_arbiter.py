@@ -33,8 +33,9 @@ from actuator.core.arbiter import (
     why_not,
 )
 from actuator.model import Authority, HookRun, Parting
-from exporter.drbd import Role, parse_events2
+from exporter.drbd import DiskState, Role, parse_events2
 from exporter.drbd_configuration import Generations
+from tests.actuator.build import device, resource
 from tests.exporter.drbd_samples import command, drbd84
 
 HOSTS = ("v01", "v02")
@@ -565,3 +566,12 @@ def test_sides_of_real_drbd(label, host, role, up_to_date, connected, peer_up_to
     assert side == Side(host, role, up_to_date, peer, connected, peer_up_to_date, frozen, attached=attached)
     stranger = side_of(host, resource, "v09")
     assert (stranger.connected, stranger.peer_up_to_date) == (False, False)
+
+
+def test_a_side_has_its_disk_when_each_volume_has_one():
+    there = {DiskState.INCONSISTENT, DiskState.OUTDATED, DiskState.CONSISTENT, DiskState.UP_TO_DATE}
+    said = set(DiskState) - {DiskState.D_UNKNOWN}  # that is only said of a peer's disk
+    for disks in chain.from_iterable(product(said, repeat=n) for n in range(3)):
+        volumes = [device(number, number, disk_state=disk) for number, disk in enumerate(disks)]
+        side = side_of("v01", resource(devices=volumes), "v02")
+        assert side.attached == (bool(disks) and there.issuperset(disks))

@@ -7,9 +7,9 @@ import pytest
 
 from actuator.core.guards.memory import replica_continues
 from actuator.core.guards.verbs import FAILOVER
-from actuator.model import Authority, Observed, Proof, Unknown
+from actuator.model import Authority, Disk, Observed, Proof, Unknown
 from exporter.drbd_configuration import Generations, parse_get_gi
-from tests.actuator.build import evidence, situation
+from tests.actuator.build import evidence, resource, situation, snapshot, view
 from tests.exporter.drbd_samples import command, drbd84
 
 AUTHORITY = Authority("voms01", ("v01", "v02"), 1, "v02", frozenset({"v01", "v02"}))
@@ -68,6 +68,20 @@ def test_it_refuses_only_what_is_known_not_to_continue():
                 for identifier, volume in zip(recorded, here, strict=True)
             )
             assert (refusal(recorded, {"voms01": here}) is None) == (not recorded or continues)
+
+
+@pytest.mark.parametrize("name", ["data", "voms01"])
+def test_of_several_resources_each_must_continue(name):
+    disks = [Disk(f"xvd{it[0]}", f"/dev/drbd/by-res/{it}/0") for it in ("data", "voms01")]
+    drbd = snapshot(resource("data"), resource("voms01"))
+    here = {"data": (Generations("A"),), "voms01": (Generations("A"),), name: (Generations("B"),)}
+    seen = evidence(here=view(disks=disks), drbd_here=drbd)
+    seen = replace(seen, generations={"v01": Observed(here, "test", 0.0)})
+    for others in ((), ("A",)):
+        known = dict.fromkeys(("data", "voms01"), others) | {name: ("A",)}
+        written = {it: replace(AUTHORITY, resource=it, generations=last) for it, last in known.items()}
+        sentence = replica_continues(situation(seen, authorities=written, source="v02"))
+        assert f"the data of {name} on v01" in sentence
 
 
 def test_it_is_asked_before_a_failover():

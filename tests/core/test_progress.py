@@ -1,6 +1,7 @@
 """How a plan goes on, over every outcome of every step, and what each step demands right before it is called."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -18,6 +19,7 @@ from actuator.model import (
     EscalationKind,
     Failed,
     Indeterminate,
+    Migrate,
     Plan,
     PlanStatus,
     Promote,
@@ -192,6 +194,38 @@ def test_what_forbids_a_step(step, seen, guard):
 def test_a_confirmation_waits(here):
     verdict = judge(Confirm("v01", "voms01"), situation(evidence(here=here)))
     assert isinstance(verdict, progress.Wait)
+
+
+MIGRATE = Migrate("v01", "v02", "voms01", 9)
+LIVE = Plan("migrate", "voms01", "v01", "drained", (MIGRATE,), source="v02")
+RUNS = view(DomainState.RUNNING, 9)
+LEFT = {"here": view(), "there": RUNS, "drbd_there": snapshot(theirs(role=Role.PRIMARY))}
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ({}, "may go"),
+        ({"here": RUNS, "there": view()}, "is there"),
+        ({"here": RUNS, "there": None}, "is there"),
+        ({"here": RUNS}, "is_down"),
+        ({"here": RUNS, "there": "gone"}, "source_answers"),
+        ({"here": view(DomainState.PAUSED, 9), "there": view()}, "is_down"),
+        ({"there": view()}, "runs_on_its_source"),
+        ({"there": view(DomainState.RUNNING, 8)}, "same_domain"),
+        ({"drbd_here": HERE}, "is_primary_here"),
+        ({"drbd_here": "gone"}, "drbd_answers"),
+    ],
+)
+def test_a_live_migration_is_done_when_it_runs_here_and_no_more_there(seen, expected):
+    it = replace(situation(evidence(**LEFT | seen)), source="v02")
+    match progress.judge(MIGRATE, it, guards_of(LIVE)):
+        case progress.Perform():
+            assert expected == "may go"
+        case Done():
+            assert expected == "is there"
+        case Refusal(guard=guard):
+            assert expected == guard
 
 
 def test_our_own_promotion_is_taken_back():

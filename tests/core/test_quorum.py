@@ -10,6 +10,7 @@ from actuator.core.guards.memory import (
     authority_may_be_taken,
     quorum_is_here,
     replica_was_current,
+    source_freezes,
     voted,
 )
 from actuator.core.guards.verbs import FAILOVER
@@ -62,6 +63,35 @@ def test_a_resource_that_has_a_holder_is_not_left_to_the_quorum():
     assert quorum_is_here in FAILOVER
 
 
+def of_two(data, voms01, *, quorums=(True, True)):
+    """The same for a domain with two disks, on resources of their own."""
+    names = ("data", "voms01")
+    disks = [Disk(f"xvd{letter}", f"/dev/drbd/by-res/{it}/0") for letter, it in zip("ab", names, strict=True)]
+    volumes = [device(minor, quorum=quorum) for minor, quorum in enumerate(quorums)]
+    drbd = snapshot(*(resource(it, devices=[volume]) for it, volume in zip(names, volumes, strict=True)))
+    written = {"data": replace(data, resource="data"), "voms01": voms01}
+    seen = evidence(here=view(disks=disks), drbd_here=drbd)
+    return situation(seen, authorities=written, source="v02", proof=Proof.POWER)
+
+
+NEVER_SEEN = Authority("voms01")
+
+
+def test_of_several_disks_each_counts():
+    assert voted(of_two(VOTING, VOTING))
+    for mixed in (of_two(VOTING, PAIR), of_two(PAIR, VOTING)):
+        assert not voted(mixed)
+        assert quorum_is_here(mixed) is None
+        assert authority_may_be_taken(mixed) is None
+    assert "voms01 is not known to have a quorum" in quorum_is_here(
+        of_two(PAIR, VOTING, quorums=(None, None))
+    )
+    for quorums in ((True, False), (False, True)):
+        assert quorum_is_here(of_two(VOTING, VOTING, quorums=quorums)) is not None
+    assert "over voms01" in authority_may_be_taken(of_two(VOTING, NEVER_SEEN))
+    assert not voted(situation(evidence(here=view(disks=()))))
+
+
 @pytest.mark.parametrize("proof", [None, *Proof])
 def test_what_rests_on_an_authority_is_not_asked_where_nobody_holds_it_by_design(proof):
     for arbitrated, guard in product((True, False), (authority_may_be_taken, authority_is_held)):
@@ -94,3 +124,23 @@ def test_of_a_domain_with_both_the_intent_takes_the_authority_that_there_is():
     record = claimed(DomainRecord("voms01", version=0, host="v02"), plan, now=1.0)
     (taken,) = claims(record.plan, written.get)
     assert (taken.resource, taken.holder) == ("data", "v01")
+
+
+@pytest.mark.parametrize("order", [("data", "voms01"), ("voms01", "data")])
+def test_an_intent_takes_the_authority_over_all_that_is_promoted_or_over_nothing(order):
+    written = {"data": replace(PAIR, resource="data"), "voms01": replace(PAIR, admitted=frozenset({"v02"}))}
+    steps = tuple(Promote("v01", name) for name in order)
+    plan = Plan("failover", "voms01", "v01", "v02 is dead", steps, source="v02", proof=Proof.POWER)
+    record = claimed(DomainRecord("voms01", version=0, host="v02"), plan, now=1.0)
+    assert claims(record.plan, written.get) == ()
+
+
+def test_only_what_freezes_and_asks_is_left_to_the_arbiter():
+    """A host that had lost its disk does not; one that holds nothing any more was excluded by a grant."""
+    holders, admitted = ("v01", "v02"), subsets({"v01", "v02"})
+    for proof, holder, one, other in product((None, *Proof), holders, admitted, admitted):
+        it = of_two(replace(PAIR, holder=holder, admitted=one), replace(PAIR, holder=holder, admitted=other))
+        refusal = source_freezes(replace(it, proof=proof))
+        writes_on = holder == "v02" and not (one >= {"v02"} <= other)
+        assert (refusal is not None) == (proof is Proof.ARBITRATED and writes_on)
+    assert source_freezes in FAILOVER
