@@ -30,7 +30,7 @@ from actuator.model import (
 from actuator.ports import Unanswered
 from exporter.drbd import DiskState, Role
 from exporter.drbd_configuration import Generations
-from tests.actuator.world import EPOCH, IN_ORDER, Guest, Machine, World, alert, host_alert, settings
+from tests.actuator.world import EPOCH, IN_ORDER, Guest, Killed, Machine, World, alert, host_alert, settings
 
 HOST = {"address": "localhost", "libvirt_uri": "qemu:///system", "arbiter_token_file": "/nonexistent"}
 AGENT = {"fence": {"agent": "fence_dummy"}}
@@ -845,25 +845,47 @@ def test_a_live_migration_that_is_cancelled_closes_its_window(start):
     assert machine.journal.authority("voms01").holder == "v01"
 
 
-def test_a_live_migration_goes_where_the_settings_of_its_target_say(start):
+@pytest.mark.parametrize("flag", [True, False])
+def test_a_live_migration_goes_where_and_as_the_settings_say(start, flag):
     world = World(xen=False)
 
     def linked(name):
         return {"migrate_address": f"{name}-link", "migrate_libvirt_uri": f"qemu+tcp://{name}-link/system"}
 
-    move = {"auto_converge": False, "post_copy": True, "max_downtime_seconds": 7.0}
-    machine = start(world, of_host=linked, move=move)
+    how = {"auto_converge": flag, "post_copy": not flag, "max_downtime_seconds": 7.0}
+    machine = start(world, of_host=linked, move=how)
     machine.receive(order())
     assert_moved(world, machine)
-    assert world.migrated == [
-        LiveMigration(
-            "tcp://v02-link",
-            "qemu+tcp://v02-link/system",
-            auto_converge=False,
-            post_copy=True,
-            max_downtime_seconds=7.0,
-        )
-    ]
+    assert world.migrated == [LiveMigration("tcp://v02-link", "qemu+tcp://v02-link/system", **how)]
+
+
+def test_a_window_that_was_opened_without_an_answer_is_closed(start):
+    world = World(xen=False)
+    world.answers = {"allow_two": deque([(Indeterminate("lost"), True)])}
+    machine = start(world)
+    machine.receive(order())
+    assert changes(world) == ["allow_two", "allow_two"]
+    assert world.two_primaries == set()
+
+
+def test_a_window_that_was_opened_right_before_a_crash_is_closed_when_nothing_moves_after_it(start):
+    world = World(xen=False)
+    machine = start(world)
+
+    def kill(name):
+        if name == "allow_two":
+            world.kill_at, world.kill_after = len(world.calls) + 1, True
+
+    world.on_call = kill
+    with pytest.raises(Killed):
+        machine.receive(order())
+    assert world.two_primaries == {"voms01"}
+    world.on_call = lambda name: None
+    world.replicas["v02", "voms01"].disk = DiskState.OUTDATED
+    machine = start(world)
+    machine.settle()
+    assert changes(world) == ["allow_two", "allow_two"]
+    assert world.two_primaries == set()
 
 
 @pytest.mark.parametrize(("code", "tries"), [(-12, 3), (-2, 1)])
