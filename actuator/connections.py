@@ -1,6 +1,7 @@
 """Connecting and disconnecting DRBD's replicas where nobody else would: the arbiter's rules L1 and R4."""
 
 import math
+from collections.abc import Callable
 from itertools import permutations
 
 from actuator.core.arbiter import Side, to_connect, to_disconnect
@@ -33,16 +34,22 @@ class Connections:
             if side.connected:
                 for verb in ("connect", "disconnect"):
                     self._done.pop((verb, side.host, it.resource), None)
-            if to_disconnect(it, side) and self._is_due("disconnect", side.host, it.resource):
-                timeout = self._timeout_seconds
-                outcome = self._ports.storage.disconnect(side.host, it.resource, timeout_seconds=timeout)
-                self._tell(f"{it.resource} on {side.host} has no disk and no peer; disconnect", side, outcome)
+            if to_disconnect(it, side):
+                self._do(
+                    "disconnect", self._ports.storage.disconnect, side, it.resource, "has no disk and no peer"
+                )
         for side, peer in permutations(sides, 2):
-            wants = to_connect(it, side, peer) and not moving and not self._is_paused(side.host, peer.host)
-            if wants and self._is_due("connect", side.host, it.resource):
-                timeout = self._timeout_seconds
-                outcome = self._ports.storage.connect(side.host, it.resource, timeout_seconds=timeout)
-                self._tell(f"{it.resource} on {side.host} was StandAlone; connect", side, outcome)
+            if to_connect(it, side, peer) and not moving and not self._is_paused(side.host, peer.host):
+                self._do("connect", self._ports.storage.connect, side, it.resource, "was StandAlone")
+
+    def _do(self, verb: str, call: Callable[..., CallOutcome], side: Side, resource: str, why: str) -> None:
+        if not self._is_due(verb, side.host, resource):
+            return
+        outcome = call(side.host, resource, timeout_seconds=self._timeout_seconds)
+        said = "" if isinstance(outcome, Done) else f": {outcome.reason}"
+        sentence = f"{resource} on {side.host} {why}; {verb}: {outcome.kind}{said}"
+        event = Event(self._ports.clock.wall(), "connection", sentence, host=side.host)
+        self._ports.journal.commit(events=[event])
 
     def _is_due(self, verb: str, host: str, resource: str) -> bool:
         now = self._ports.clock.monotonic()
@@ -57,10 +64,3 @@ class Connections:
         now = self._ports.clock.wall()
         orders = [it.paused for it in self._ports.journal.hosts() if it.host in {"", *hosts}]
         return any(order is not None and order.stands(now) for order in orders)
-
-    def _tell(self, what: str, side: Side, outcome: CallOutcome) -> None:
-        said = "" if isinstance(outcome, Done) else f": {outcome.reason}"
-        sentence = f"{what}: {outcome.kind}{said}"
-        self._ports.journal.commit(
-            events=[Event(self._ports.clock.wall(), "connection", sentence, host=side.host)]
-        )

@@ -575,6 +575,11 @@ class DomainRecord:
     """Mode ``approve``: the plan that a person has released, by its proposal."""
 
     @property
+    def last_was_failover(self) -> bool:
+        """Then its attempts are those of failovers, and of nothing before."""
+        return self.plan is not None and self.plan.plan.verb == "failover"
+
+    @property
     def open_plan(self) -> PlanRecord | None:
         """The plan that is not finished."""
         return None if self.plan is None or self.plan.finished else self.plan

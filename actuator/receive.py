@@ -86,11 +86,8 @@ class Parts:
     @property
     def takers(self) -> Mapping[str, Mapping[str, str]]:
         """By path that takes a body: whose token it wants."""
-        return {
-            ALERTS: {self.token: "Alertmanager"},
-            ARBITRATE: self.hooks,
-            ORDERS: _operators(self.operator),
-        }
+        operators = {self.operator: "operator"} if self.operator else {}
+        return {ALERTS: {self.token: "Alertmanager"}, ARBITRATE: self.hooks, ORDERS: operators}
 
 
 class Server:
@@ -179,6 +176,7 @@ class _Receiver:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._tokens = parts.takers[ALERTS]
         self.problem = ""
         """Why the last delivery could not be stored; empty when it could."""
         self._received = Counter(
@@ -209,9 +207,7 @@ class _Receiver:
 
     def take(self) -> Response:
         """Answer the request, or raise the answer."""
-        _check_head(
-            self._parts.takers[ALERTS], request.headers.get("Authorization", ""), request.content_type or ""
-        )
+        _check_head(self._tokens, request.headers.get("Authorization", ""), request.content_type or "")
         limits = self._parts.webhook
         if (request.content_length or 0) > limits.max_body_bytes:
             raise RequestEntityTooLarge(f"the body is larger than {limits.max_body_bytes} bytes")
@@ -271,17 +267,15 @@ class _Hooks:
 class _Operators:
     """What stands behind ``POST /api/v1/orders``."""
 
-    def __init__(self, token: str, orders: Orders | None) -> None:
-        self._token = token
+    def __init__(self, tokens: Mapping[str, str], orders: Orders | None) -> None:
+        self._tokens = tokens
         self._orders = orders
 
     def take(self) -> Response:
         """Answer the request, or raise the answer."""
-        if self._orders is None or not self._token:
+        if self._orders is None or not self._tokens:
             raise NotFound("no orders are taken: operator.token_file is not in the configuration")
-        _check_head(
-            _operators(self._token), request.headers.get("Authorization", ""), request.content_type or ""
-        )
+        _check_head(self._tokens, request.headers.get("Authorization", ""), request.content_type or "")
         if (request.content_length or 0) > MAX_ORDER_BYTES:
             raise RequestEntityTooLarge(f"the body is larger than {MAX_ORDER_BYTES} bytes")
         try:
@@ -311,10 +305,6 @@ class _Explanations:
         return Response(to_json(explanation), content_type="application/json")
 
 
-def _operators(token: str) -> Mapping[str, str]:
-    return {token: "operator"} if token else {}
-
-
 def create_app(parts: Parts, refusals: Refusals) -> Flask:
     """Make the WSGI application, which adds to `refusals` what it does not take."""
     app = Flask("vmheal-actuator", static_folder=None)
@@ -325,7 +315,7 @@ def create_app(parts: Parts, refusals: Refusals) -> Flask:
 
     app.post(ARBITRATE)(_Hooks(parts.hooks, parts.arbiter).answer)
 
-    app.post(ORDERS, endpoint="orders")(_Operators(parts.operator, parts.orders).take)
+    app.post(ORDERS, endpoint="orders")(_Operators(parts.takers[ORDERS], parts.orders).take)
 
     app.get(EXPLAIN, endpoint="explain")(_Explanations(parts.explain).answer)
 

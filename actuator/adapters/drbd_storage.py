@@ -202,8 +202,8 @@ class _Host:
             raise Unanswered(f"{resource} on {self.name}: {error}") from error
 
     def allow_two_primaries(self, resource: str, *, allowed: bool, timeout_seconds: float) -> CallOutcome:
-        if not _RESOURCE_NAME.fullmatch(resource):
-            return Failed(f"{resource!r} is not the name of a resource; nothing was run")
+        if misnamed := _misnamed(resource):
+            return misnamed
         deadline = time.monotonic() + timeout_seconds
         option = f"--allow-two-primaries={'yes' if allowed else 'no'}"
         what = f"drbdadm net-options {option} {resource} on {self.name}"
@@ -242,8 +242,8 @@ class _Host:
 
     def _named_resource(self, name: str, deadline: float) -> Resource | Failed:
         """The resource as it is now, or why nothing can be done to it."""
-        if not _RESOURCE_NAME.fullmatch(name):
-            return Failed(f"{name!r} is not the name of a resource; nothing was run")
+        if misnamed := _misnamed(name):
+            return misnamed
         try:
             seen = self._snapshot(deadline - time.monotonic()).resource(name)
         except Unanswered as error:
@@ -300,8 +300,8 @@ class _Host:
             raise Unanswered(f"{self.name}: {error}") from error
 
     def change_role(self, verb: str, role: Role, resource: str, timeout_seconds: float) -> CallOutcome:
-        if not _RESOURCE_NAME.fullmatch(resource):
-            return Failed(f"{resource!r} is not the name of a resource; nothing was run")
+        if misnamed := _misnamed(resource):
+            return misnamed
         deadline = time.monotonic() + timeout_seconds
         what = f"drbdadm {verb} {resource} on {self.name}"
         result = self._change(what, ["drbdadm", verb, resource], timeout_seconds)
@@ -401,6 +401,12 @@ def _window(
     if allowed and any(it.allow_two_primaries for it in connections):
         return Indeterminate(f"{what}: {_said(result)}; but some of its connections allow it after that")
     return _refused(result)
+
+
+def _misnamed(name: str) -> Failed | None:
+    if _RESOURCE_NAME.fullmatch(name):
+        return None
+    return Failed(f"{name!r} is not the name of a resource; nothing was run")
 
 
 def _has_its_disks(it: Resource) -> bool:

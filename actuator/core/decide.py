@@ -545,10 +545,9 @@ def _failover(it: Question) -> Decision:
     found = _target(it, (*FAILOVER, replica_was_current), "failed over", down=True, proof=proof)
     if isinstance(found, Refusal):
         return found
-    target, last = found.there, it.record.plan
+    target = found.there
     # Earlier plans were tried on the host that is dead now: that they failed says nothing of another one.
-    again = last is not None and last.plan.verb == "failover"
-    return (_limited(it) if again else None) or Plan(
+    return (_limited(it) if it.record.last_was_failover else None) or Plan(
         verb="failover",
         domain=home.domain,
         host=target.host,

@@ -170,8 +170,7 @@ def claimed(record: DomainRecord, plan: Plan, *, now: float) -> DomainRecord:
     version = record.version + 1
     steps = tuple(StepRecord(step) for step in plan.steps)
     opened = PlanRecord(f"{record.domain}-{version}", plan, PlanStatus.OPEN, claimed_at=now, steps=steps)
-    first_failover = plan.verb == "failover" and (record.plan is None or record.plan.plan.verb != "failover")
-    attempts_at = () if first_failover else record.attempts_at
+    attempts_at = () if plan.verb == "failover" and not record.last_was_failover else record.attempts_at
     return replace(
         record, version=version, plan=_intend_next(opened, now), approved="", attempts_at=attempts_at
     )

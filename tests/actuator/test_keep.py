@@ -322,11 +322,16 @@ def test_a_holder_that_was_granted_alone_connects_again(keeper, hosts, journal):
     assert len(hosts.connected) == 1, "not again and again at once"
 
 
-def test_one_of_two_secondaries_connects_again(keeper, hosts, journal):
-    """Nobody writes, and a VM that is down stays so until they have met (L1)."""
+def idle(journal, hosts):
+    """Two Secondaries that ask; v02 is StandAlone."""
     put(journal, holder="v01", armed=BOTH)
     given_up(hosts)
     connects(hosts)
+
+
+def test_one_of_two_secondaries_connects_again(keeper, hosts, journal):
+    """Nobody writes, and a VM that is down stays so until they have met (L1)."""
+    idle(journal, hosts)
     keeper.turn()
     assert hosts.connected == [("v02", "voms01")]
     ((_, event),) = journal.timeline()
@@ -335,20 +340,16 @@ def test_one_of_two_secondaries_connects_again(keeper, hosts, journal):
 
 
 def test_what_a_plan_has_in_hand_is_not_connected(keeper, hosts, journal):
-    put(journal, holder="v01", armed=BOTH)
+    idle(journal, hosts)
     plan = Plan("restart", "voms01", "v01", "crashed", (Promote("v01", "voms01"),))
     journal.commit(record=claimed(DomainRecord("voms01", version=0, host="v01"), plan, now=1.0))
-    given_up(hosts)
-    connects(hosts)
     keeper.turn()
     assert hosts.connected == []
 
 
 def test_what_refuses_each_connection_is_tried_less_and_less(keeper, hosts, journal):
     """A split brain, of which DRBD tells its own handler each time."""
-    put(journal, holder="v01", armed=BOTH)
-    given_up(hosts)
-    connects(hosts)
+    idle(journal, hosts)
     for _ in range(1300):
         keeper.turn()
         hosts.clock.now += 10.0
@@ -384,9 +385,7 @@ def test_what_else_is_standalone_stays_so(keeper, hosts, journal, more, peer):
 
 @pytest.mark.parametrize("host", ["", "v01", "v02"])
 def test_what_a_person_has_in_hand_is_not_connected(keeper, hosts, journal, host):
-    put(journal, holder="v01", armed=BOTH)
-    given_up(hosts)
-    connects(hosts)
+    idle(journal, hosts)
     order = Order(by="me", at=0.0, reason="", until_at=hosts.clock.wall() + 60)
     journal.commit(hosts=[HostRecord(host, 1, paused=order)])
     keeper.turn()

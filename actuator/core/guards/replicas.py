@@ -101,7 +101,7 @@ def is_open_nowhere_else(it: Situation) -> str | None:
 
 
 def peer_is_known(it: Situation) -> str | None:
-    """A peer that nobody can vouch for may be Primary; see this module's docstring."""
+    """A peer that nobody can vouch for may be Primary; see the docstring of the package."""
     for resource in it.resources:
         for peer, standing in it.peers(resource).items():
             if standing is Standing.UNKNOWN and not it.was_granted(resource):
