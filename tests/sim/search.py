@@ -20,8 +20,11 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.sim.small_world import CHANGES_SIDES, MENDS, START, Model, World, violation, writes
+from tests.sim.events import MENDS
+from tests.sim.model import Model
+from tests.sim.plans import CHANGES_SIDES
 from tests.sim.taken_out import TAKEN_OUT, taken_out
+from tests.sim.world import START, World, violation, writes
 
 PROGRESS_SECONDS = 10.0
 CHECK_EVERY = 4096

@@ -7,7 +7,8 @@ from unittest.mock import patch
 
 from actuator.core import arbiter
 from actuator.core.arbiter import Answer, Verdict
-from tests.sim.small_world import Model, Rules
+from tests.sim.arbiter import Rules
+from tests.sim.model import Model
 
 Patches = dict[str, Callable]
 

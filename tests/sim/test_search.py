@@ -2,10 +2,11 @@
 
 import pytest
 
+from tests.sim.model import Model
 from tests.sim.schedules import SCHEDULES
 from tests.sim.search import Search, follows, replayed
-from tests.sim.small_world import START, Model, violation, writes
 from tests.sim.taken_out import TAKEN_OUT, taken_out
+from tests.sim.world import START, violation, writes
 
 ASKS_AND_IS_DENIED = [
     "! v01 stands still",
