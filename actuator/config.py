@@ -217,7 +217,8 @@ class RestartSettings(_Section):
     promote_timeout_seconds: Seconds = 20.0
     start_timeout_seconds: Seconds = 60.0
     confirm_timeout_seconds: Seconds = 30.0
-    """After the start call: to be read back running, with its disks."""
+    """After the start call: to be read back running, with its disks. And for so long a step waits for its
+    host to answer, which may be busy with the domains that come up there."""
 
 
 class ReconcileSettings(_Section):

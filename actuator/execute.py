@@ -149,8 +149,8 @@ class Executor:
             verdict = progress.judge(step, replace(same, now=now), guards_of(plan.plan))
         else:
             verdict = self._judge(record, plan.plan, step)
-        if isinstance(verdict, progress.Wait):
-            verdict = self._when_it_may(record, plan.plan, step)
+        if progress.is_open(verdict):
+            verdict = self._when_it_may(record, plan.plan, step, verdict)
         match verdict:
             case progress.Perform():
                 return self._call_and_settle(record, plan.plan, step)
@@ -162,23 +162,23 @@ class Executor:
                 return _Result(verdict, ours=resumed)
 
     def _when_it_may(
-        self, record: DomainRecord, plan: Plan, step: Step
-    ) -> Done | Refusal | progress.Perform | progress.Wait:
-        """Look again until the step is done, may be called, or must not be; Wait at its deadline."""
-        deadline = self._ports.clock.monotonic() + self._patience_seconds(step)
+        self, record: DomainRecord, plan: Plan, step: Step, verdict: progress.Verdict
+    ) -> progress.Verdict:
+        """Look again until the step is done, may be called, or must not be; at the deadline the last word."""
+        begun = self._ports.clock.monotonic()
         self._slots.rest(record.domain)
-        while self._ports.clock.monotonic() < deadline:
+        while self._ports.clock.monotonic() - begun < self._patience_seconds(step, verdict):
             if self._stopping():
                 raise Stopping
+            self._ports.clock.pause(POLL_SECONDS)
             verdict = self._judge(record, plan, step)
             if isinstance(verdict, progress.Perform):
                 self._take_place(record)  # that may last: what was seen before it need not hold
                 verdict = self._judge(record, plan, step)
-            if not isinstance(verdict, progress.Wait):
+            if not progress.is_open(verdict):
                 return verdict
             self._slots.rest(record.domain)
-            self._ports.clock.pause(POLL_SECONDS)
-        return progress.Wait()
+        return verdict
 
     def _take_place(self, record: DomainRecord) -> None:
         self._slots.take(record.domain)
@@ -244,16 +244,18 @@ class Executor:
             self._ports.clock.pause(POLL_SECONDS)
         return otherwise
 
-    def _patience_seconds(self, step: Step) -> float:
-        """How long a step may be waited for before it is called, or seen."""
-        if isinstance(step, Outlast | Start):
+    def _patience_seconds(self, step: Step, verdict: progress.Verdict) -> float:
+        """How long a step may be waited for before it is called, or seen.
+
+        A lost host may take long to let go; one that the step needs, and that does not answer, may be busy
+        with the others that come up there.
+        """
+        if isinstance(step, Outlast | Start) and isinstance(verdict, progress.Wait):
             failover = self._settings.failover
             return failover.isolation_seconds + failover.release_timeout_seconds
         return self._settings.restart.confirm_timeout_seconds
 
-    def _judge(
-        self, record: DomainRecord, plan: Plan, step: Step
-    ) -> Done | Refusal | progress.Perform | progress.Wait:
+    def _judge(self, record: DomainRecord, plan: Plan, step: Step) -> progress.Verdict:
         confirms = isinstance(step, Confirm)
         asked = (step.host,) if confirms else self._protected.hosts(record)
         lost = plan.verb == "failover"

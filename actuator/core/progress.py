@@ -8,6 +8,7 @@ A step becomes an intent in the same write that makes it the next one, and is ca
 """
 
 from dataclasses import replace
+from typing import TypeAlias
 
 from actuator.core.guards.replicas import is_primary_here, peer_is_not_primary
 from actuator.core.guards.situation import DOWN, RUNNING, Situation
@@ -59,10 +60,22 @@ class Wait:
     """Neither done nor failed yet: look again."""
 
 
+Verdict: TypeAlias = Done | Refusal | Perform | Wait
+
+_HOST_ANSWERS = "host_answers"
+_UNANSWERED = {_HOST_ANSWERS, *(guard.__name__ for guard in ANSWERED)}
+
+
+def is_open(verdict: Verdict) -> bool:
+    """Whether another look may say otherwise: it waits for something, or a host has not answered."""
+    unanswered = isinstance(verdict, Refusal) and verdict.guard in _UNANSWERED
+    return unanswered or isinstance(verdict, Wait)
+
+
 # ---- may this step be done now ----------------------------------------------------------------------------
 
 
-def judge(step: Step, it: Situation, guards: Guards) -> Done | Refusal | Perform | Wait:  # noqa: C901, PLR0911  a table
+def judge(step: Step, it: Situation, guards: Guards) -> Verdict:  # noqa: C901, PLR0911  a table
     """Whether a step is done already, may be called now, or must not be. Asked on evidence of this moment."""
     match step:
         case Destroy() | ShutDown():
@@ -91,7 +104,7 @@ def _judge_end(step: Destroy | ShutDown, it: Situation, guards: Guards) -> Done 
     if refusal := check(ANSWERED, it):
         return refusal
     if not isinstance(it.evidence.domains.get(step.host), Observed):
-        return Refusal("libvirt_answers", f"libvirt on {step.host} does not answer: {it.domain} is not ended")
+        return Refusal(_HOST_ANSWERS, f"libvirt on {step.host} does not answer: {it.domain} is not ended")
     view = it.view_on(step.host)
     if view is None or (view.id is None and view.state in DOWN):
         return Done("nothing of it is left")
@@ -138,7 +151,7 @@ def _judge_confirm(it: Situation) -> Done | Refusal | Wait:
 def _judge_demote(step: Demote, it: Situation) -> Done | Refusal | Perform:
     domain, storage = it.evidence.domains.get(step.host), it.evidence.storage.get(step.host)
     if not isinstance(domain, Observed) or not isinstance(storage, Observed):
-        return Refusal("host_answers", f"{step.host} does not answer: {step.resource} is not demoted there")
+        return Refusal(_HOST_ANSWERS, f"{step.host} does not answer: {step.resource} is not demoted there")
     if view := it.active_on(step.host):
         return Refusal(
             "nothing_is_left", f"{it.domain} is {view.state} on {step.host}: {step.resource} is in use"

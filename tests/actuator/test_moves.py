@@ -96,6 +96,46 @@ def test_a_dead_hosts_vm_comes_up_where_its_disks_are(start, resources):
     assert machine.record.plan.plan.proof is Proof.ARBITRATED
 
 
+def busy_after(world, clock, call, seconds):
+    """v02 answers nobody for so long once it has done that: it starts other domains, say."""
+
+    def watch(name):
+        if call in world.calls and not until:
+            world.silent.add("v02")
+            until.append(clock.now + seconds)
+        elif until and clock.now >= until[0]:
+            world.silent.discard("v02")
+
+    until = []
+    world.on_call = watch
+
+
+def test_a_target_that_is_too_busy_to_answer_is_waited_for(start, clock):
+    world = World()
+    machine = start(world, agent=True)
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    busy_after(world, clock, "promote", 25)
+    machine.receive(host_alert(clock.wall()))
+    machine.run(60, keeps=True)
+    assert_moved(world, machine)
+    assert changes(world) == ["power_off", "promote", "start"], "what was promoted was not taken back"
+
+
+def test_a_target_that_answers_no_more_is_not_waited_for_without_end(start, clock):
+    world = World()
+    machine = start(world, agent=True)
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    busy_after(world, clock, "promote", 1e9)
+    begun = clock.now
+    machine.receive(host_alert(clock.wall()))
+    assert machine.record.plan.status is PlanStatus.FAILED
+    assert "does not answer" in machine.record.plan.sentence
+    waits = machine.config.restart.confirm_timeout_seconds
+    assert waits <= clock.now - begun <= 3 * waits
+
+
 def test_nothing_is_failed_over_while_monitoring_is_not_seen(start, clock):
     world = World()
     machine = start(world)
