@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # How often `make bench-loss` loses a host, and `make bench-pause` cuts a link.
 RUNS ?= 10
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause soak-arbiter lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause soak-arbiter soak-simulator lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -53,6 +53,10 @@ EVENTS ?= 3
 SECONDS ?= 3600
 soak-arbiter: dev  ## search the arbiter further: EVENTS=3 SECONDS=3600, RULE="R6" takes a rule out
 	$(BIN)/python -m tests.sim.search --no-stuck --events $(EVENTS) --seconds $(SECONDS) $(if $(RULE),--without "$(RULE)")
+
+SEED ?= 1
+soak-simulator: dev  ## schedules of faults by chance, in virtual time: SEED=1 RUNS=1000, WITHOUT="..." takes something out
+	$(BIN)/python -m tests.simulator.run --seed $(SEED) --runs $(RUNS) $(if $(WITHOUT),--without "$(WITHOUT)")
 
 demo: test-packages dev  ## the main job on whole hosts, told line by line; KEEP=1 leaves it running
 	$(ROOT) $(BIN)/python -m tests.demo

@@ -1,0 +1,212 @@
+"""The real actuator as a process of the simulator: everything behind its HTTP side, on its real journal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actuator import serve
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.arbitrate import Arbiter
+from actuator.arbitrate import parse as parse_question
+from actuator.config import Settings
+from actuator.ports import JournalError, Ports
+from actuator.webhook import parse as parse_delivery
+from tests.simulator import ports
+from tests.simulator.fibers import Process
+
+if TYPE_CHECKING:
+    from tests.simulator.world import World
+
+WRITES = {"receive", "commit"}
+RESTART_SECONDS = (0.5, 3.0)
+
+
+class Journal:
+    """The journal, and where the actuator may be killed: before and after each of its writes."""
+
+    def __init__(self, journal: SqliteJournal, world: "World", process: Process) -> None:
+        self._journal = journal
+        self._world = world
+        self._process = process
+        self.writes = 0
+        self.dies_at: float | None = None
+        """At this write: n before it, n + 0.5 after it."""
+        self.full = False
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._journal, name)
+        return self._write(method) if name in WRITES else self._alive(method)
+
+    def _alive(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def read(*arguments: Any, **more: Any) -> Any:
+            self._check()
+            return method(*arguments, **more)
+
+        return read
+
+    def _write(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def write(*arguments: Any, **more: Any) -> Any:
+            self._check()
+            if self.full:
+                raise JournalError("database or disk is full")
+            self.writes += 1
+            if self.dies_at == self.writes:
+                self._die()
+            method(*arguments, **more)
+            if self.dies_at == self.writes + 0.5:
+                self._die()
+
+        return write
+
+    def _die(self) -> None:
+        """Its unit starts it again."""
+        loop = self._world.loop
+        loop.call_in(loop.random.uniform(*RESTART_SECONDS), self._world.actuator.start)
+        self._world.actuator.kill()
+
+    def _check(self) -> None:
+        if not self._process.alive:
+            raise JournalError("the process is gone")
+
+
+class SimulatedActuator:
+    """Started and killed again and again on one journal.
+
+    Attributes:
+        runs: it has begun to answer.
+    """
+
+    def __init__(self, world: "World", settings: Settings) -> None:
+        self._world = world
+        self._settings = settings
+        self.process = Process("actuator")
+        self.runs = False
+        self.starts = 0
+        self._file: SqliteJournal | None = None
+        self.journal: Journal | None = None
+        self._actuator: serve.Actuator | None = None
+        self._arbiter: Arbiter | None = None
+
+    # ---- its life
+
+    def start(self) -> None:
+        if self._file is not None:
+            return
+        world = self._world
+        self.starts += 1
+        self.process = process = Process(f"actuator {self.starts}")
+        self._file = SqliteJournal(self._settings.journal.path)
+        self.journal = journal = Journal(self._file, world, process)
+        stopping = world.threading.Event()
+        clock = ports.Clock(world, stopping)
+        its_ports = Ports(
+            hypervisor=ports.Hypervisor(world),
+            storage=ports.Storage(world),
+            fencing=ports.Fencing(world),
+            programs=ports.NoPrograms(),
+            alerts=ports.Alerts(world),
+            metrics=ports.Metrics(world),
+            journal=journal,
+            clock=clock,
+            tasks=ports.Tasks(world.loop, process),
+        )
+
+        def main() -> None:
+            self._actuator = serve.Actuator(its_ports, self._settings, _Report(), stopping)
+            self._arbiter = Arbiter(journal, clock, self._actuator.contacts)
+            self._actuator.start()
+            self.runs = True
+            world.log("actuator: runs")
+
+        world.loop.spawn(process, main, "main")
+
+    def kill(self) -> None:
+        """As by SIGKILL; what it has asked others to do goes on."""
+        if self._file is None:
+            return
+        self._world.log("actuator: killed")
+        self.runs = False
+        file, self._file = self._file, None
+        self.process.alive = False
+        file.close()
+        self._world.loop.kill(self.process)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    # ---- its HTTP side
+
+    def deliver(self, body: bytes) -> bool:
+        """Alertmanager's POST; false: no 200."""
+        if not self.runs or self._actuator is None:
+            return False
+        delivery = parse_delivery(body, max_alerts=100)
+        journal = self.journal
+        assert journal is not None
+        try:
+            journal.receive(delivery.notifications, at=ports.EPOCH + self._world.loop.now)
+        except JournalError:
+            return False
+        self._actuator.wake()
+        return True
+
+    def arbitrate(self, host: str, body: bytes) -> dict[str, Any]:
+        assert self._arbiter is not None
+        try:
+            reply = self._arbiter.reply(host, parse_question(body))
+        except JournalError as error:
+            raise ValueError(f"answered 503: {error}") from None
+        return {
+            "version": reply.version,
+            "sentence": reply.sentence,
+            "verdict": None if reply.verdict is None else reply.verdict.value,
+        }
+
+    # ---- what is seen of it
+
+    def expected(self) -> dict[str, str]:
+        """Its metric vmheal_domain_expected; nothing while it does not run."""
+        if not self.runs or self._actuator is None:
+            return {}
+        return {it.domain: it.host for it in self._actuator.protected.records()}
+
+    def read(self) -> SqliteJournal:
+        assert self._file is not None, "it runs"
+        return self._file
+
+
+class _Report:
+    """What reconcile tells; a fault of the product's own shows in its log."""
+
+    faults = type("Counter", (), {"labels": lambda self, *_: self, "inc": lambda self: None})()
+
+    def reconciled(self, *_: object) -> None:
+        pass
+
+
+def settings_of(
+    folder: Path, hosts: tuple[str, ...], domains: dict[str, tuple[str, ...]], more: dict[str, Any]
+) -> Settings:
+    """A site's configuration, in mode enforce."""
+    for name in ("token", "key", "known_hosts", *(f"token-{host}" for host in hosts)):
+        (folder / name).write_text(f"{name}\n")
+    text = {
+        "mode": "enforce",
+        "journal": {"path": str(folder / "journal.db")},
+        "webhook": {"token_file": str(folder / "token")},
+        "alertmanager": {"url": "http://127.0.0.1:9093"},
+        "prometheus": {"url": "http://127.0.0.1:9090"},
+        "ssh": {"key_file": str(folder / "key"), "known_hosts_file": str(folder / "known_hosts")},
+        "hosts": {
+            host: {
+                "address": "127.0.0.1",
+                "libvirt_uri": "xen+ssh://127.0.0.1/",
+                "arbiter_token_file": str(folder / f"token-{host}"),
+            }
+            for host in hosts
+        },
+        "domains": {name: {"host": on[0], "hosts": list(on)} for name, on in domains.items()},
+        **more,
+    }
+    return Settings.model_validate(text)

@@ -1,0 +1,124 @@
+"""A domain of libvirt on one host, and the guest in it, which writes numbered records and reads them at its boot."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.simulator.drbd import PRIMARY, Record
+
+if TYPE_CHECKING:
+    from tests.simulator.drbd import Node
+    from tests.simulator.host import Host
+
+RUNNING, SHUTOFF, PAUSED = "running", "shutoff", "paused"
+DOWN = {SHUTOFF}
+GUEST_BOOT_SECONDS = (2.0, 6.0)
+WRITE_SECONDS = (0.2, 1.0)
+MEMORY_KIB = 1048576
+
+XML = """\
+<domain type='{kind}'><name>{name}</name><uuid>{uuid}</uuid><memory unit='KiB'>{memory}</memory>
+<os><type>{os}</type></os><devices><disk type='block' device='disk'><driver name='raw'/>
+<source dev='/dev/drbd{minor}'/><target dev='xvda'/></disk></devices></domain>"""
+
+
+@dataclass(frozen=True)
+class Guest:
+    """One run of a VM's guest."""
+
+    vm: str
+    boot: int
+    host: str
+
+
+class Domain:
+    """As defined on one host."""
+
+    def __init__(self, host: "Host", name: str, uuid: str, minor: int) -> None:
+        self.host = host
+        self.name = name
+        self.uuid = uuid
+        self.minor = minor
+        self.xml = XML.format(
+            kind="xen" if host.world.xen else "kvm", os="linux" if host.world.xen else "hvm",
+            name=name, uuid=uuid, minor=minor, memory=MEMORY_KIB,
+        )  # fmt: skip
+        self.state = SHUTOFF
+        self.reason = "unknown"
+        self.id: int | None = None
+        self.guest: Guest | None = None
+        self.has_disk = False
+        self.defined = True
+        self.crashes = 0
+
+    @property
+    def node(self) -> "Node":
+        return self.host.nodes[self.name]
+
+    def start(self) -> str:
+        """Open the device and run the guest; what libvirt says against it."""
+        if self.id is not None:
+            return "domain is already active"
+        can_open = self.node.role == PRIMARY
+        if not can_open and not self.host.world.xen:
+            return "Wrong medium type"
+        self.id = next(self.host.ids)
+        self.state, self.reason = RUNNING, "booted"
+        self.has_disk = can_open
+        self.guest = Guest(self.name, self.host.world.next_boot(), self.host.name)
+        if can_open:
+            self.node.holders.add(self.guest)
+            self.host.world.oracle.started(self.guest)
+        process = self.host.process
+        guest = self.guest
+        self.host.loop.spawn(process, lambda: self._runs(guest), f"guest {self.name} {guest.boot}")
+        return ""
+
+    def end(self, reason: str) -> None:
+        """The guest is no more; its device is closed once nothing of it waits in DRBD."""
+        guest = self.guest
+        self.gone(reason)
+        if guest is not None:
+            self.host.loop.spawn(self.host.process, lambda: self._close(guest), f"close {self.name}")
+
+    def crash(self) -> None:
+        """The guest panics; ``on_crash`` is destroy."""
+        if self.guest is not None:
+            self.crashes += 1
+            self.end("crashed")
+
+    def gone(self, reason: str) -> None:
+        if self.guest is not None:
+            self.host.world.oracle.ended(self.guest)
+        self.state, self.reason, self.id, self.guest = SHUTOFF, reason, None, None
+
+    def _close(self, guest: Guest) -> None:
+        node = self.node
+        while node.suspended and node.up:
+            node.wait_change()
+        node.holders.discard(guest)
+        node.settle()
+
+    def _runs(self, guest: Guest) -> None:
+        loop, world = self.host.loop, self.host.world
+        loop.sleep(loop.random.uniform(*GUEST_BOOT_SECONDS))
+        if self.guest is not guest or not self.has_disk:
+            return
+        found = self.node.read()
+        while found is None or self.node.suspended:
+            self.node.wait_change(1.0)
+            if self.guest is not guest:
+                return
+            found = self.node.read()
+        world.oracle.found(guest, found)
+        number = max((it.number for it in found), default=0)
+        while self.guest is guest:
+            number += 1
+            record = Record(guest.boot, number)
+            if not self.node.write(record):
+                if self.guest is guest:
+                    self.state, self.reason = PAUSED, "ioerror"
+                return
+            if self.guest is not guest:
+                return
+            world.oracle.acknowledged(guest, record)
+            loop.sleep(loop.random.uniform(*WRITE_SECONDS))

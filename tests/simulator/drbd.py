@@ -1,0 +1,681 @@
+"""A resource of DRBD 8.4 on two hosts: roles, disks, connection, generation identifiers, handlers, data.
+
+As seen on the real one (facts of DRBD, docs/drills.md), and where these are silent, as its kernel module says
+(drbd_state.c: sanitize_state, after_state_ch; drbd_receiver.c: drbd_uuid_compare, drbd_sync_handshake).
+
+What a host's DRBD does takes no time here unless it waits for somebody: the peer, a handler, a resync.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from tests.simulator.fibers import Loop
+from tests.simulator.network import REPLICATION
+
+if TYPE_CHECKING:
+    from tests.simulator.host import Host
+
+PRIMARY, SECONDARY, UNKNOWN = "Primary", "Secondary", "Unknown"
+DISKLESS, INCONSISTENT, OUTDATED, D_UNKNOWN = "Diskless", "Inconsistent", "Outdated", "DUnknown"
+CONSISTENT, UP_TO_DATE = "Consistent", "UpToDate"
+STAND_ALONE, WAITS, CONNECTED = "StandAlone", "WFConnection", "Connected"
+BITMAP_S, BITMAP_T, SYNC_SOURCE, SYNC_TARGET = "WFBitMapS", "WFBitMapT", "SyncSource", "SyncTarget"
+OLD = {INCONSISTENT, OUTDATED}
+
+TICK_SECONDS = 0.2
+LOSS_SECONDS = (0.6, 1.9)
+"""From the last sign of the peer until it counts as lost, with ping-int 1 and ping-timeout 5."""
+MEETS_WITHIN_TICKS = 8
+RESYNC_SECONDS = (0.3, 8.0)
+LATE_END_SECONDS = (0.05, 2.5)
+"""H2: for so long the target of a resync says that it has ended before its source does."""
+PROBE_SECONDS = 1.3
+"""A promotion whose peer does not answer any more."""
+TRIES = 4
+"""A promotion that is denied runs the handler so often."""
+
+
+class Record(NamedTuple):
+    """One write of a guest."""
+
+    boot: int
+    """Of the guest, over all VMs."""
+    number: int
+
+
+class Result(NamedTuple):
+    """What drbdadm leaves behind."""
+
+    status: int
+    error: str = ""
+    code: int | None = None
+
+
+def refused(status: int, code: int, text: str) -> Result:
+    return Result(status, f"0: State change failed: ({code}) {text}", code)
+
+
+@dataclass
+class Metadata:
+    """What is on the disk, and survives everything but the disk."""
+
+    current: int
+    bitmap: int = 0
+    history: list[int] = field(default_factory=list)
+    consistent: bool = True
+    was_up_to_date: bool = True
+    peer_outdated: bool = False
+    primary: bool = False
+    data: set[Record] = field(default_factory=set)
+    broken: bool = False
+    """The disk below fails."""
+
+
+class Session:
+    """One connection of both; whoever has let go of it does not answer on it any more."""
+
+
+class Node:
+    """One host's side."""
+
+    def __init__(self, pair: "Pair", host: "Host", metadata: Metadata) -> None:
+        self.pair = pair
+        self.host = host
+        self.md = metadata
+        self.dead()
+
+    def __repr__(self) -> str:
+        if not self.up:
+            return f"{self.host.name} down"
+        frozen = " frozen" if self.suspended else ""
+        return f"{self.host.name} {self.connection} {self.role}/{self.peer_role} {self.disk}/{self.peer_disk}{frozen}"
+
+    def dead(self) -> None:
+        """Nothing but the disk is left."""
+        self.up = False
+        self.role = SECONDARY
+        self.disk = DISKLESS
+        self.connection = STAND_ALONE
+        self.peer_disk = D_UNKNOWN
+        self.suspended = False
+        self.two = False
+        self.session: Session | None = None
+        self.crashed = False
+        """It was Primary when it stopped (CRASHED_PRIMARY)."""
+        self.new_generation = False
+        """To be made when it thaws without its peer (NEW_CUR_UUID)."""
+        self.exposed = 0
+        """The generation that its user has seen."""
+        self.holders: set[object] = set()
+        """Who has the device open."""
+        self.unheard_at: float | None = None
+        self.patience = 0.0
+        self._waiting: list[Callable[[], None]] = []
+
+    @property
+    def peer(self) -> "Node":
+        return self.pair.other(self)
+
+    @property
+    def attached(self) -> bool:
+        return self.up and self.disk != DISKLESS
+
+    @property
+    def shown(self) -> bool:
+        """8.4 shows one that is diskless and StandAlone as Unconfigured (seen)."""
+        idle = self.connection == STAND_ALONE and self.disk == DISKLESS and self.role == SECONDARY
+        return self.up and not idle
+
+    @property
+    def peer_role(self) -> str:
+        return self.peer.role if self.session is not None and self.peer.session is self.session else UNKNOWN
+
+    @property
+    def together(self) -> bool:
+        """Connected, and what is said arrives and is answered."""
+        peer = self.peer
+        net = self.pair.net
+        return (
+            self.session is not None
+            and peer.session is self.session
+            and self.host.works
+            and peer.host.works
+            and net.both_ways(REPLICATION, self.host.name, peer.host.name)
+        )
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Whoever waits for a change is woken after this, and the metadata say what is so then."""
+        yield
+        for node in (self, self.peer):
+            node.settle()
+
+    def settle(self) -> None:
+        if self.attached:
+            md = self.md
+            md.primary = self.role == PRIMARY
+            md.consistent = self.disk != INCONSISTENT
+            md.was_up_to_date = self.disk in {CONSISTENT, UP_TO_DATE}
+            md.peer_outdated = self.peer_disk in OLD
+            if self.role == PRIMARY:
+                self.exposed = md.current
+        elif self.together and self.peer.attached:
+            self.exposed = self.peer.md.current
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()
+
+    def wait_change(self, seconds: float | None = None) -> None:
+        """Until something of this side changes."""
+        loop = self.pair.loop
+        self._waiting.append(loop.park(seconds))
+        loop.wait_parked()
+
+    # ---- generation identifiers
+
+    def new_current(self) -> None:
+        self.md.bitmap = self.md.current
+        self.md.current = next(self.pair.generations)
+        self.new_generation = False
+
+    def drop_bitmap(self) -> None:
+        if self.md.bitmap:
+            self.md.history = [self.md.bitmap, *self.md.history[:1]]
+            self.md.bitmap = 0
+
+    # ---- what it does by itself
+
+    def lose(self) -> None:
+        """It has lost its peer."""
+        with self.changing():
+            self.session = None
+            self.unheard_at = None
+            self.connection = WAITS
+            before = self.peer_disk
+            self.peer_disk = before if before in OLD else D_UNKNOWN
+            if self.role != PRIMARY or not self.attached:
+                return
+            if self.disk == UP_TO_DATE and self.md.bitmap == 0 and before not in {*OLD, D_UNKNOWN, DISKLESS}:
+                self.new_generation = True
+            if self.pair.fencing and self.peer_disk == D_UNKNOWN and not self.suspended:
+                self.suspended = True
+                self.pair.log(f"{self}: frozen")
+            if self.new_generation and not self.suspended:
+                self.new_current()
+        if self.suspended:
+            self.run_handler("fence-peer", self._outdated)
+
+    def run_handler(self, hook: str, then: Callable[[int], None]) -> None:
+        """Beside all else; `then` gets its exit status."""
+        self.host.hook(hook, self, then)
+
+    def _outdated(self, status: int) -> None:
+        """fence-peer has ended for a frozen Primary."""
+        if status != 4 or not self.suspended or self.session is not None or not self.up:
+            return
+        with self.changing():
+            self.peer_disk = OUTDATED
+            if self.new_generation and self.attached:
+                self.new_current()
+            self.suspended = False
+            self.pair.log(f"{self}: thawed by a grant")
+
+    def lost_peer_disk(self) -> None:
+        """The peer's disk is gone, not its link."""
+        if self.session is None or not self.attached:
+            return
+        if self.connection in {SYNC_SOURCE, SYNC_TARGET, BITMAP_S, BITMAP_T}:
+            self.connection = CONNECTED
+        self.peer_disk = DISKLESS
+        if PRIMARY in {self.role, self.peer.role} and self.md.bitmap == 0 and self.disk == UP_TO_DATE:
+            self.new_current()
+
+    # ---- what drbdadm makes it do: in a fiber of the host
+
+    def primary(self) -> Result:  # noqa: PLR0911  as its refusals are
+        if not self.up:
+            return Result(10, f"{self.pair.name}: Failure: (127) Device minor not allocated", 127)
+        if self.role == PRIMARY:
+            return Result(0)
+        noticed_just_now = False
+        for _ in range(TRIES):
+            if self.session is not None and not self.together:
+                self.pair.loop.sleep(PROBE_SECONDS)
+                if self.session is not None and not self.together:
+                    self.lose()
+                    noticed_just_now = True
+            if self.session is not None:
+                return self._primary_together()
+            if self.disk not in {UP_TO_DATE, CONSISTENT}:
+                return refused(17, -2, "Need access to UpToDate data")
+            if (self.disk == UP_TO_DATE and self.peer_disk in OLD) or not self.pair.fencing:
+                return self._primary_alone()
+            status = self._ask()
+            if not self.up or self.role == PRIMARY:
+                return Result(0 if self.role == PRIMARY else 10)
+            if self.session is None and status == 4:
+                with self.changing():
+                    self.peer_disk = OUTDATED
+                    self.disk = UP_TO_DATE
+                if noticed_just_now:
+                    break  # seen 4 of 4: granted, and refused all the same
+                return self._primary_alone()
+            noticed_just_now = False
+        return refused(11, -7, "Refusing to be Primary while peer is not outdated")
+
+    def _ask(self) -> int:
+        """Run fence-peer and wait for it."""
+        answers: list[int] = []
+
+        def told(status: int) -> None:
+            answers.append(status)
+            self.settle()
+
+        self.run_handler("fence-peer", told)
+        while not answers:
+            self.wait_change()
+        return answers[0]
+
+    def _primary_together(self) -> Result:
+        if self.peer.role == PRIMARY and not (self.two and self.peer.two):
+            return refused(11, -1, "Multiple primaries not allowed by config")
+        if UP_TO_DATE not in {self.disk, self.peer_disk}:
+            return refused(17, -2, "Need access to UpToDate data")
+        with self.changing():
+            self.role = PRIMARY
+        return Result(0)
+
+    def _primary_alone(self) -> Result:
+        with self.changing():
+            self.role = PRIMARY
+            self.disk = UP_TO_DATE
+            if self.md.bitmap == 0:
+                self.new_current()
+        self.pair.log(f"{self}: promoted without its peer")
+        return Result(0)
+
+    def secondary(self) -> Result:
+        if not self.up:
+            return Result(10, f"{self.pair.name}: Failure: (127) Device minor not allocated", 127)
+        if self.role == SECONDARY:
+            return Result(0)
+        if self.holders or self.suspended:
+            return refused(11, -12, "Device is held open by someone")
+        with self.changing():
+            self.role = SECONDARY
+        return Result(0)
+
+    def connect(self) -> Result:
+        if self.up and self.connection == STAND_ALONE:
+            with self.changing():
+                self.connection = WAITS
+        return Result(0 if self.up else 10)
+
+    def disconnect(self) -> Result:
+        """In order: a Secondary of a Primary knows from now on that it is Outdated (fact 10)."""
+        if not self.up or self.connection == STAND_ALONE:
+            return Result(0 if self.up else 10)
+        if self.together:
+            for one, other in ((self, self.peer), (self.peer, self)):
+                if one.role == PRIMARY and other.role == SECONDARY and other.disk in {UP_TO_DATE, CONSISTENT}:
+                    other.disk = OUTDATED
+                    one.peer_disk = OUTDATED
+                    if one.attached and one.md.bitmap == 0:
+                        one.new_current()
+        was_together = self.together
+        if self.session is not None:
+            self.lose()
+        with self.changing():
+            self.connection = STAND_ALONE
+        if was_together:
+            self.peer.lose()
+        if self.suspended:
+            self.run_handler("fence-peer", self._outdated)  # asks again on StandAlone
+        return Result(0)
+
+    def detach(self) -> Result:
+        """By hand, or the disk below has failed."""
+        if not self.attached:
+            return Result(0 if self.up else 10)
+        with self.changing():
+            if self.role == PRIMARY and self.together:
+                self.exposed = self.md.current
+            self.settle()
+            self.disk = DISKLESS
+            if self.together:
+                if self.connection in {SYNC_SOURCE, SYNC_TARGET, BITMAP_S, BITMAP_T}:
+                    self.connection = CONNECTED
+                self.peer.lost_peer_disk()
+        return Result(0)
+
+    def resume_io(self) -> Result:
+        if not self.up:
+            return Result(10)
+        with self.changing():
+            if self.suspended and self.attached and self.session is None:
+                self.new_current()
+            self.suspended = False
+        return Result(0)
+
+    def down(self) -> Result:
+        if not self.up:
+            return Result(0)
+        if self.holders or self.role == PRIMARY:
+            return refused(11, -12, "Device is held open by someone")
+        self.disconnect()
+        with self.changing():
+            self.settle()
+            self.dead()
+        return Result(0)
+
+    def attach(self) -> Result:
+        """With what its metadata say (drbd_adm_attach)."""
+        if not self.up or self.attached:
+            return Result(0 if self.up else 10)
+        if self.md.broken:
+            return Result(1, "open(/dev/vg0/disk) failed: Input/output error")
+        md = self.md
+        with self.changing():
+            self.crashed = self.crashed or md.primary
+            self.disk = INCONSISTENT if not md.consistent else CONSISTENT if md.was_up_to_date else OUTDATED
+            if self.session is None:
+                self.peer_disk = OUTDATED if md.peer_outdated else self.peer_disk
+            if self.disk == CONSISTENT and (md.peer_outdated or not self.pair.fencing):
+                self.disk = UP_TO_DATE
+            if self.together:
+                self.pair.meet(attaching=self)
+        return Result(0)
+
+    def bring_up(self) -> Result:
+        if self.up:
+            return Result(0)
+        with self.changing():
+            self.up = True
+            self.connection = STAND_ALONE
+        attached = self.attach()
+        if attached.status:
+            return attached
+        return self.connect()
+
+    def allow_two(self, *, allowed: bool) -> Result:
+        if not self.up:
+            return Result(10)
+        if not allowed and self.role == PRIMARY and self.together and self.peer.role == PRIMARY:
+            return Result(10, "(164) cannot clear allow_two_primaries while both are Primary", 164)
+        with self.changing():
+            self.two = allowed
+            if self.together:
+                self.peer.two = allowed
+        return Result(0)
+
+    # ---- what its user does: in a fiber of the guest
+
+    def write(self, record: Record) -> bool:
+        """Write, and return when it is acknowledged; False: an I/O error."""
+        loop, net = self.pair.loop, self.pair.net
+        done_here = False
+        while True:
+            while self.suspended:
+                self.wait_change()
+            if self.role != PRIMARY or not self.up:
+                return False
+            if not done_here and self.attached:
+                self.md.data.add(record)
+                done_here = True
+            session = self.session
+            if session is None:
+                return done_here and self.attached
+            if self.together and self.connection == BITMAP_S:
+                return done_here  # the resync that begins will bring it over
+            if self.together:
+                there = self.peer
+                loop.sleep(net.latency(REPLICATION, self.host.name, there.host.name))
+                if self.together and self.session is session:
+                    if there.attached:
+                        there.md.data.add(record)
+                    elif not done_here:
+                        return False
+                    loop.sleep(net.latency(REPLICATION, there.host.name, self.host.name))
+                    if self.together and self.session is session:
+                        if self.attached and done_here:
+                            self.md.data.add(record)  # also where a resync has ended meanwhile
+                        return True
+            # Sent, and not acknowledged: until it is lost, or comes back.
+            if self.session is session and not self.suspended:
+                self.wait_change(TICK_SECONDS)
+
+    def read(self) -> frozenset[Record] | None:
+        """All that is on it; None: an I/O error."""
+        if not self.up or self.role != PRIMARY:
+            return None
+        if self.attached and self.disk == UP_TO_DATE:
+            return frozenset(self.md.data)
+        if self.together and self.peer.disk == UP_TO_DATE:
+            return frozenset(self.peer.md.data)
+        return None
+
+
+class Pair:
+    """Both sides, and what happens between them.
+
+    Args:
+        fencing: ``resource-and-stonith`` with a handler; else ``dont-care``.
+    """
+
+    def __init__(
+        self, loop: Loop, name: str, minor: int, hosts: tuple["Host", "Host"], *, fencing: bool = True
+    ) -> None:
+        self.loop = loop
+        self.net = hosts[0].net
+        self.name = name
+        self.minor = minor
+        self.fencing = fencing
+        self.generations = count(minor * 1_000_000 + 1)
+        first = next(self.generations)
+        self.nodes = tuple(Node(self, host, Metadata(first)) for host in hosts)
+        self.log: Callable[[str], None] = hosts[0].world.log
+        for node in self.nodes:
+            node.host.nodes[name] = node
+        loop.call_in(loop.random.uniform(0, TICK_SECONDS), self._tick)
+
+    def other(self, node: Node) -> Node:
+        one, two = self.nodes
+        return two if node is one else one
+
+    def _tick(self) -> None:
+        for node in self.nodes:
+            if node.host.works and node.session is not None:
+                self._listen(node)
+        one, two = self.nodes
+        if (
+            one.up
+            and two.up
+            and one.connection == two.connection == WAITS
+            and one.host.works
+            and two.host.works
+            and self.net.both_ways(REPLICATION, one.host.name, two.host.name)
+            and self.loop.random.random() * MEETS_WITHIN_TICKS < 1
+        ):
+            self.meet()
+        self.loop.call_in(TICK_SECONDS, self._tick)
+
+    def _listen(self, node: Node) -> None:
+        if node.together:
+            node.unheard_at = None
+            return
+        answers = node.peer.host.works and self.net.both_ways(
+            REPLICATION, node.host.name, node.peer.host.name
+        )
+        if node.unheard_at is None:
+            node.unheard_at = self.loop.now
+            node.patience = self.loop.random.uniform(*LOSS_SECONDS)
+        if answers or self.loop.now - node.unheard_at >= node.patience:
+            node.lose()
+
+    # ---- meeting
+
+    def meet(self, attaching: Node | None = None) -> None:
+        """Both are there, or one has attached its disk while they are connected (drbd_sync_handshake)."""
+        one, two = self.nodes
+        both_primary = one.role == two.role == PRIMARY
+        if one.two != two.two or (both_primary and not one.two and attaching is None):
+            self._part("they do not agree about two Primaries")
+            return
+        if not (one.attached and two.attached):
+            self._meet_diskless()
+            return
+        source, why = self._source()
+        if why:
+            self._part(why)
+            return
+        if (
+            source is not None
+            and source.peer.role == PRIMARY
+            and attaching is not source.peer
+            and source.peer.disk != INCONSISTENT
+        ):
+            self._part(f"{source.peer.host.name} shall become SyncTarget, but it is Primary")
+            return
+        with one.changing():
+            self._join()
+            if source is None:
+                disk = OUTDATED if one.disk == two.disk == OUTDATED else UP_TO_DATE
+                for node in self.nodes:
+                    node.connection, node.disk, node.peer_disk = CONNECTED, disk, disk
+                    node.crashed = False
+                return
+            target = source.peer
+            target.disk = target.disk if target.disk in OLD else OUTDATED
+            source.disk = UP_TO_DATE
+            source.connection, target.connection = BITMAP_S, BITMAP_T
+            source.peer_disk, target.peer_disk = target.disk, UP_TO_DATE
+        self._resync(source)
+
+    def _join(self) -> None:
+        session = Session()
+        for node in self.nodes:
+            node.session = session
+            node.unheard_at = None
+            if node.suspended:
+                self.log(f"{node.host.name}: {self.name} thaws, its peer is back")
+            node.suspended = False
+            node.new_generation = False
+
+    def _part(self, why: str) -> None:
+        self.log(f"{self.name}: both refuse each other: {why}")
+        one, _ = self.nodes
+        for node in self.nodes:
+            if node.session is not None:
+                node.lose()
+        with one.changing():
+            for node in self.nodes:
+                node.connection = STAND_ALONE
+
+    def _meet_diskless(self) -> None:
+        one, two = self.nodes
+        for node in self.nodes:
+            if (
+                node.role == PRIMARY
+                and not node.attached
+                and node.peer.attached
+                and node.exposed != node.peer.md.current
+            ):
+                self.log(f"{self.name}: {node.host.name} can only connect to data with its current UUID")
+                node.connection = STAND_ALONE
+                return
+        with one.changing():
+            self._join()
+            for node in self.nodes:
+                node.connection = CONNECTED
+                if node.disk == CONSISTENT:
+                    node.disk = UP_TO_DATE
+            one.peer_disk, two.peer_disk = two.disk, one.disk
+
+    def _source(self) -> tuple[Node | None, str]:
+        """Who overwrites the other (None: nobody), or why neither may."""
+        one, two = self.nodes
+        verdict = _compare(one, two)
+        states = [one.disk == INCONSISTENT, two.disk == INCONSISTENT]
+        if states == [True, True]:
+            return None, "both are Inconsistent"
+        if any(states):
+            return (two if states[0] else one), ""
+        if verdict == "same" and (one.disk == OUTDATED) != (two.disk == OUTDATED):
+            return (two if one.disk == OUTDATED else one), ""
+        match verdict:
+            case "same":
+                return None, ""
+            case "split" | "unrelated":
+                return None, "Split-Brain detected but unresolved"
+            case _:
+                return (one if verdict == "one" else two), ""
+
+    def _resync(self, source: Node) -> None:
+        session, target = source.session, source.peer
+
+        def begins(status: int) -> None:
+            if source.session is not session or not source.together:
+                return
+            if status != 0:
+                self.log(f"{self.name}: before-resync-source on {source.host.name} has failed")
+                source.lose()
+                with source.changing():
+                    source.connection = STAND_ALONE
+                target.lose()
+                return
+            with source.changing():
+                source.md.bitmap = next(self.generations)
+                target.md.current = source.md.bitmap
+                target.disk = source.peer_disk = INCONSISTENT
+                source.connection, target.connection = SYNC_SOURCE, SYNC_TARGET
+            self.loop.call_in(self.loop.random.uniform(*RESYNC_SECONDS), ends)
+
+        def ends() -> None:
+            if source.session is not session or source.connection != SYNC_SOURCE:
+                return
+            if not source.together:  # it may come back before it is lost
+                self.loop.call_in(TICK_SECONDS, ends)
+                return
+            with source.changing():
+                target.md.data = set(source.md.data)
+                target.md.history = [target.md.current, source.md.bitmap]
+                target.md.current, target.md.bitmap = source.md.current, 0
+                target.connection, target.disk, target.crashed = CONNECTED, UP_TO_DATE, False
+                target.peer_disk = UP_TO_DATE
+            self.loop.call_in(self.loop.random.uniform(*LATE_END_SECONDS), heard)
+
+        def heard() -> None:
+            if source.session is not session or source.connection != SYNC_SOURCE:
+                return
+            if not source.together:
+                self.loop.call_in(TICK_SECONDS, heard)
+                return
+            with source.changing():
+                source.drop_bitmap()
+                source.connection, source.peer_disk, source.crashed = CONNECTED, UP_TO_DATE, False
+            source.run_handler("unfence-peer", lambda status: None)
+
+        source.run_handler("before-resync-source", begins)
+
+
+def _compare(one: Node, two: Node) -> str:  # noqa: PLR0911  a table
+    """Whose data are newer, by their generations (drbd_uuid_compare)."""
+    a, b = one.md, two.md
+    if a.current == b.current:
+        if a.bitmap and not b.bitmap:
+            return "one"
+        if b.bitmap and not a.bitmap:
+            return "two"
+        if one.crashed or two.crashed:
+            return "one" if one.crashed else "two"
+        return "same"
+    if a.current == b.bitmap or a.current in b.history:
+        return "two"
+    if b.current == a.bitmap or b.current in a.history:
+        return "one"
+    if {a.bitmap, *a.history} & {b.bitmap, *b.history} - {0}:
+        return "split"
+    return "unrelated"

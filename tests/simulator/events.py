@@ -1,0 +1,352 @@
+"""What can happen to a world, by name, as a schedule's lines say it: `12.5 power-off v01`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from tests.simulator.network import MANAGEMENT, MONITOR, REPLICATION
+
+if TYPE_CHECKING:
+    from tests.simulator.world import World
+
+Action = Callable[..., None]
+ACTIONS: dict[str, Action] = {}
+
+
+def action(call: Action) -> Action:
+    ACTIONS[call.__name__.replace("_", "-")] = call
+    return call
+
+
+@dataclass(frozen=True, order=True)
+class Happening:
+    """One line of a schedule: so many seconds after its beginning."""
+
+    at: float
+    name: str
+    words: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join([f"{self.at:g}", self.name, *self.words])
+
+    def do(self, world: "World") -> None:
+        world.log(f"-- {' '.join([self.name, *self.words])}")
+        ACTIONS[self.name](world, *self.words)
+
+
+def read(text: str) -> tuple[Happening, ...]:
+    """Read a schedule; `#` begins a comment.
+
+    Raises:
+        ValueError: a line is not understood.
+    """
+    found = []
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if words:
+            if len(words) < 2 or words[1] not in ACTIONS:
+                raise ValueError(
+                    f"{line!r}: must be 'SECONDS EVENT ...', with an event of {', '.join(ACTIONS)}"
+                )
+            found.append(Happening(float(words[0]), words[1], tuple(words[2:])))
+    return tuple(sorted(found, key=lambda it: it.at))
+
+
+@action
+def nothing(_world: "World") -> None:
+    """Time passes: the faults before this line last so long."""
+
+
+# ---- hosts ---------------------------------------------------------------------------------------------------
+
+
+@action
+def power_off(world: "World", host: str) -> None:
+    world.hosts[host].power_off()
+
+
+@action
+def power_on(world: "World", host: str) -> None:
+    world.hosts[host].power_on()
+
+
+@action
+def freeze(world: "World", host: str) -> None:
+    world.hosts[host].freeze()
+
+
+@action
+def wake(world: "World", host: str) -> None:
+    world.hosts[host].wake()
+
+
+@action
+def libvirtd_dies(world: "World", host: str) -> None:
+    world.hosts[host].libvirt_works = False
+
+
+@action
+def libvirtd_starts(world: "World", host: str) -> None:
+    world.hosts[host].libvirt_works = True
+
+
+@action
+def exporter_dies(world: "World", host: str) -> None:
+    world.hosts[host].exporter_works = False
+
+
+@action
+def exporter_starts(world: "World", host: str) -> None:
+    world.hosts[host].exporter_works = True
+
+
+# ---- networks ------------------------------------------------------------------------------------------------
+
+
+@action
+def cut_management(world: "World", host: str) -> None:
+    world.net.cut_link(MANAGEMENT, MONITOR, host)
+
+
+@action
+def cut_management_one_way(world: "World", source: str, target: str) -> None:
+    world.net.cut.add((MANAGEMENT, source, target))
+
+
+@action
+def cut_replication(world: "World", one: str, other: str) -> None:
+    world.net.cut_link(REPLICATION, one, other)
+
+
+@action
+def cut_replication_one_way(world: "World", source: str, target: str) -> None:
+    world.net.cut.add((REPLICATION, source, target))
+
+
+@action
+def cut_off(world: "World", host: str) -> None:
+    """From everything."""
+    cut_management(world, host)
+    for other in world.hosts:
+        if other != host:
+            cut_replication(world, host, other)
+
+
+@action
+def heal_networks(world: "World") -> None:
+    world.net.heal()
+
+
+# ---- disks ---------------------------------------------------------------------------------------------------
+
+
+@action
+def disk_fails(world: "World", host: str, vm: str) -> None:
+    node = world.hosts[host].nodes[vm]
+    node.md.broken = True
+    if world.hosts[host].works and node.attached:
+        node.detach()
+        world.log(f"{node}: its disk has failed")
+
+
+@action
+def disk_mended(world: "World", host: str, vm: str) -> None:
+    """As the docs say: `vmheal-fence-peer attach RESOURCE && drbdadm attach RESOURCE`."""
+    there = world.hosts[host]
+    node = there.nodes[vm]
+    node.md.broken = False
+    if there.on and node.up and not node.attached:
+        there.hook(
+            "attach", node, lambda status: _attach_and_connect(world, host, vm) if status == 0 else None
+        )
+
+
+def _attach_and_connect(world: "World", host: str, vm: str) -> None:
+    there = world.hosts[host]
+    there.drbdadm("attach", vm)
+    there.drbdadm("connect", vm)
+
+
+# ---- VMs -----------------------------------------------------------------------------------------------------
+
+
+@action
+def vm_crashes(world: "World", vm: str) -> None:
+    for host in world.hosts.values():
+        if host.works:
+            host.domains[vm].crash() if vm in host.domains else None
+
+
+# ---- the actuator and monitoring ---------------------------------------------------------------------------
+
+
+@action
+def actuator_dies(world: "World") -> None:
+    world.actuator.kill()
+
+
+@action
+def actuator_starts(world: "World") -> None:
+    world.actuator.start()
+
+
+@action
+def actuator_dies_at_write(world: "World", number: str) -> None:
+    """Counted from now; n before the write is made, n.5 after it. It is started again by its unit."""
+    journal = world.actuator.journal
+    if world.actuator.runs and journal is not None:
+        journal.dies_at = journal.writes + float(number)
+
+
+@action
+def journal_full(world: "World") -> None:
+    if world.actuator.journal is not None:
+        world.actuator.journal.full = True
+
+
+@action
+def journal_has_room(world: "World") -> None:
+    if world.actuator.journal is not None:
+        world.actuator.journal.full = False
+
+
+@action
+def alerts_lost(world: "World", likely: str) -> None:
+    world.monitoring.webhook_loses = float(likely)
+
+
+@action
+def alerts_doubled(world: "World", likely: str) -> None:
+    world.monitoring.webhook_doubles = float(likely)
+
+
+@action
+def clock_jumps(world: "World", seconds: str) -> None:
+    """The wall clock of the monitoring machine."""
+    world.clock_jump += float(seconds)
+
+
+# ---- people, by hand ---------------------------------------------------------------------------------------
+
+
+@action
+def by_hand(world: "World", host: str, verb: str, vm: str) -> None:
+    """`drbdadm VERB RESOURCE`, or `virsh start|destroy VM`."""
+    there = world.hosts[host]
+    if not there.on:
+        return
+
+    def types() -> None:
+        match verb:
+            case "start":
+                world.log(f"{host}: virsh start {vm}: {there.domains[vm].start() or 'done'}")
+            case "destroy":
+                there.domains[vm].end("destroyed")
+            case _:
+                there.drbdadm(verb, vm)
+
+    world.loop.spawn(there.process, types, f"by hand {verb}")
+
+
+def mend_everything(world: "World") -> None:
+    """The end of all faults: what a person mends, and nothing that vmheal should."""
+    world.net.heal()
+    world.monitoring.webhook_loses = world.monitoring.webhook_doubles = 0.0
+    journal_has_room(world)
+    actuator_starts(world)
+    if world.actuator.journal is not None:
+        world.actuator.journal.dies_at = None
+    for host in world.hosts.values():
+        host.wake()
+        host.libvirt_works = host.exporter_works = True
+        host.power_on()
+        for vm, node in host.nodes.items():
+            if node.md.broken:
+                disk_mended(world, host.name, vm)
+
+
+# ---- schedules by chance -------------------------------------------------------------------------------------
+
+
+WEIGHTS = {
+    "power": 5, "freeze": 4, "management": 2, "management1": 1, "replication": 6, "replication1": 2, "off": 4,
+    "disk": 4, "crash": 2, "crashes": 1, "actuator": 2, "write": 4, "libvirtd": 1, "exporter": 1, "lost": 1,
+    "doubled": 1, "full": 1, "clock": 1, "hand": 2,
+}  # fmt: skip
+"""How often each kind of fault: what DRBD and the arbiter must get right comes most."""
+
+
+def by_chance(random: Random, world: "World", most: int) -> tuple[Happening, ...]:
+    """A schedule of up to so many faults, each of which may end again; mostly around one VM and its hosts."""
+    found: list[Happening] = []
+    vm = random.choice(sorted(world.vms))
+    at = random.uniform(0, 5)
+    for _ in range(random.randint(1, most)):
+        around = vm if random.random() < 0.8 else random.choice(sorted(world.vms))
+        found += _fault(random, world, around, at)
+        at += random.choice([random.uniform(0, 3), random.uniform(1, 12), random.uniform(5, 60)])
+    found.append(_line(at + random.uniform(0, 90), "nothing"))
+    return tuple(sorted(found, key=lambda it: it.at))
+
+
+def _fault(random: Random, world: "World", vm: str, at: float) -> list[Happening]:  # noqa: PLR0911  a table
+    one, other = random.sample(world.vms[vm], 2)
+    host = one
+    lasts = random.choice([random.uniform(0.2, 4), random.uniform(3, 30), random.uniform(20, 150)])
+
+    def pair(begin: str, end: str, *words: str) -> list[Happening]:
+        return [_line(at, begin, *words), _line(at + lasts, end, *words)]
+
+    def until_healed(name: str, *words: str) -> list[Happening]:
+        return [_line(at, name, *words), _line(at + lasts, "heal-networks")]
+
+    match random.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]:
+        case "power":
+            return pair("power-off", "power-on", host)
+        case "freeze":
+            return pair("freeze", "wake", host)
+        case "management":
+            return until_healed("cut-management", host)
+        case "management1":
+            ends = [MONITOR, host]
+            random.shuffle(ends)
+            return until_healed("cut-management-one-way", *ends)
+        case "replication":
+            return until_healed("cut-replication", one, other)
+        case "replication1":
+            return until_healed("cut-replication-one-way", one, other)
+        case "off":
+            return until_healed("cut-off", host)
+        case "disk":
+            return pair("disk-fails", "disk-mended", one, vm)
+        case "crash":
+            return [_line(at, "vm-crashes", vm)]
+        case "crashes":
+            return [_line(at + number * 25, "vm-crashes", vm) for number in range(5)]
+        case "actuator":
+            return pair("actuator-dies", "actuator-starts")
+        case "write":
+            number = random.randint(1, 14) + random.choice([0, 0.5])
+            return [_line(at, "actuator-dies-at-write", f"{number:g}")]
+        case "libvirtd":
+            return pair("libvirtd-dies", "libvirtd-starts", host)
+        case "exporter":
+            return pair("exporter-dies", "exporter-starts", host)
+        case "lost":
+            return [_line(at, "alerts-lost", "0.5")]
+        case "doubled":
+            return [_line(at, "alerts-doubled", "0.7")]
+        case "full":
+            return pair("journal-full", "journal-has-room")
+        case "clock":
+            return [_line(at, "clock-jumps", f"{random.choice([-3600, -30, 30, 3600])}")]
+        case _:
+            verb = random.choice(
+                ["primary", "secondary", "disconnect", "connect", "start", "destroy", "down", "detach"]
+            )
+            return [_line(at, "by-hand", random.choice(world.vms[vm]), verb, vm)]
+
+
+def _line(at: float, name: str, *words: str) -> Happening:
+    return Happening(round(at, 2), name, words)

@@ -1,0 +1,248 @@
+"""Virtual time, and what runs in it: each piece of code that waits is a fiber, and one runs at a time.
+
+The product's own code runs unchanged: its sleeps, events and threads are those of here (``Clockwork``). A
+run depends on nothing but its seed and its schedule.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import greenlet
+
+EPOCH = 1_700_000_000.0
+"""Wall clock, Unix seconds, at the beginning of each run, where it is right."""
+
+
+class Killed(BaseException):
+    """The process that this fiber belongs to is gone, as by SIGKILL or with its host's power."""
+
+
+class Process:
+    """What lives, stands still and dies together: a host since its boot, the actuator since its start."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.alive = True
+        self.frozen = False
+        self.fibers: set[Fiber] = set()
+        self._held: list[Callable[[], None]] = []
+        """What was due while it stood still."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def hold(self, action: Callable[[], None]) -> None:
+        self._held.append(action)
+
+    def thaw(self, loop: "Loop") -> None:
+        """Go on: what was due meanwhile is due now."""
+        self.frozen = False
+        held, self._held = self._held, []
+        for action in held:
+            loop.call_in(0.0, action)
+
+
+class Fiber:
+    """One line of execution."""
+
+    def __init__(self, process: Process, call: Callable[[], Any], name: str, hub: greenlet.greenlet) -> None:
+        self.process = process
+        self.name = name
+        self.ended = False
+        self.glet = greenlet.greenlet(self._run, parent=hub)
+        self._call = call
+        self.parked = 0
+        """Which of its waits it is in: a wake for an earlier one is too late."""
+        process.fibers.add(self)
+
+    def _run(self) -> None:
+        try:
+            if self.process.alive:
+                self._call()
+        except Killed:
+            pass
+        finally:
+            self.ended = True
+            self.process.fibers.discard(self)
+
+
+class Loop:
+    """The only clock. Not for several threads.
+
+    Args:
+        seed: of all chance.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.now = 0.0
+        self.random = Random(seed)
+        self.current: Fiber | None = None
+        self._numbers = itertools.count()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._hub = greenlet.getcurrent()
+
+    def call_in(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something short that does not wait, later."""
+        heapq.heappush(self._due, (self.now + seconds, next(self._numbers), action))
+
+    def spawn(self, process: Process, call: Callable[[], Any], name: str = "") -> Fiber:
+        """Begin a fiber, as soon as all that is due before has been done."""
+        fiber = Fiber(process, call, name, self._hub)
+        self.call_in(0.0, lambda: self._resume(fiber, 0))
+        return fiber
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass in this fiber."""
+        fiber = self._this()
+        number = fiber.parked + 1
+        self.call_in(max(0.0, seconds), lambda: self._resume(fiber, number))
+        self._park(fiber)
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass."""
+        end = self.now + seconds
+        while self._due and self._due[0][0] <= end:
+            self.now, _, action = heapq.heappop(self._due)
+            action()
+        self.now = end
+
+    def kill(self, process: Process) -> None:
+        """End a process where it stands: nothing of it is done any more."""
+        process.alive = False
+        process.frozen = False
+        this = self.current
+        for fiber in sorted(process.fibers, key=lambda it: it.name):
+            if fiber is not this and not fiber.ended:
+                self._throw(fiber)
+        if this is not None and this.process is process:
+            raise Killed
+
+    def park(self, seconds: float | None) -> Callable[[], None]:
+        """Register this fiber's next wait; what wakes it. Then ``wait_parked``."""
+        fiber = self._this()
+        number = fiber.parked + 1
+
+        def wake() -> None:
+            self.call_in(0.0, lambda: self._resume(fiber, number))
+
+        if seconds is not None:
+            self.call_in(max(0.0, seconds), lambda: self._resume(fiber, number))
+        return wake
+
+    def wait_parked(self) -> None:
+        self._park(self._this())
+
+    def _this(self) -> Fiber:
+        assert self.current is not None, "only a fiber waits"
+        return self.current
+
+    def _park(self, fiber: Fiber) -> None:
+        fiber.parked += 1
+        self.current = None
+        self._hub.switch()
+        self.current = fiber
+        if not fiber.process.alive:
+            raise Killed
+
+    def _resume(self, fiber: Fiber, number: int) -> None:
+        if fiber.ended or fiber.parked != number or not fiber.process.alive:
+            return
+        if fiber.process.frozen:
+            fiber.process.hold(lambda: self._resume(fiber, number))
+            return
+        self._enter(fiber)
+
+    def _enter(self, fiber: Fiber) -> None:
+        # From the hub alone: a fiber that ends comes back to its parent, which is the hub.
+        before, self.current = self.current, fiber
+        fiber.glet.switch()
+        self.current = before
+
+    def _throw(self, fiber: Fiber) -> None:
+        if not fiber.glet:
+            fiber.ended = True  # it had not begun
+            fiber.process.fibers.discard(fiber)
+        elif self.current is None:
+            self._enter(fiber)
+        else:
+            self.call_in(0.0, lambda: None if fiber.ended else self._enter(fiber))
+
+
+class Event:
+    """``threading.Event`` in virtual time."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._set = False
+        self._waiting: list[Callable[[], None]] = []
+
+    def is_set(self) -> bool:
+        return self._set
+
+    def set(self) -> None:
+        self._set = True
+        waiting, self._waiting = self._waiting, []
+        for wake in waiting:
+            wake()
+
+    def clear(self) -> None:
+        self._set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if not self._set:
+            wake = self._loop.park(timeout)
+            self._waiting.append(wake)
+            self._loop.wait_parked()
+            if wake in self._waiting:
+                self._waiting.remove(wake)
+        return self._set
+
+
+class Threading:
+    """As much of the module ``threading`` as the product uses, in a process of the simulator."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def Event(self) -> Event:  # noqa: N802  threading's name
+        return Event(self._loop)
+
+    def Thread(  # noqa: N802  threading's name
+        self, *, target: Callable[[], None], name: str = "", daemon: bool = True
+    ) -> "_Thread":
+        assert daemon, "none of the product's threads outlives it"
+        return _Thread(self._loop, target, name)
+
+
+class _Thread:
+    def __init__(self, loop: Loop, target: Callable[[], None], name: str) -> None:
+        self._loop, self._target, self._name = loop, target, name
+
+    def start(self) -> None:
+        this = self._loop.current
+        assert this is not None, "a thread is started by a fiber"
+        self._loop.spawn(this.process, self._target, self._name)
+
+
+class Time:
+    """As much of the module ``time`` as the hooks use. A host that stands still does not lose its clock."""
+
+    CLOCK_BOOTTIME = 7
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def monotonic(self) -> float:
+        return self._loop.now
+
+    def sleep(self, seconds: float) -> None:
+        self._loop.sleep(seconds)
+
+    def clock_gettime(self, _clock: int) -> float:
+        return self._loop.now
+
+    def clock_gettime_ns(self, _clock: int) -> int:
+        return int(self._loop.now * 1e9)

@@ -1,0 +1,35 @@
+"""Who reaches whom, on which network."""
+
+from dataclasses import dataclass, field
+from random import Random
+
+MANAGEMENT, REPLICATION = "management", "replication"
+MONITOR = "monitor"
+"""Where Prometheus, Alertmanager and the actuator run."""
+
+
+@dataclass
+class Network:
+    """Directed: what goes one way may not come back."""
+
+    random: Random
+    cut: set[tuple[str, str, str]] = field(default_factory=set)
+    """Network, from, to."""
+    slow: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    """Seconds that are added to each way."""
+
+    def passes(self, net: str, source: str, target: str) -> bool:
+        return source == target or (net, source, target) not in self.cut
+
+    def both_ways(self, net: str, one: str, other: str) -> bool:
+        return self.passes(net, one, other) and self.passes(net, other, one)
+
+    def latency(self, net: str, source: str, target: str) -> float:
+        return self.random.uniform(0.0002, 0.003) + self.slow.get((net, source, target), 0.0)
+
+    def cut_link(self, net: str, one: str, other: str) -> None:
+        self.cut |= {(net, one, other), (net, other, one)}
+
+    def heal(self) -> None:
+        self.cut.clear()
+        self.slow.clear()

@@ -1,0 +1,83 @@
+"""The promise, watched: never two writers, never an old disk, never a VM twice."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tests.simulator.drbd import Record
+from tests.simulator.fibers import Loop
+
+if TYPE_CHECKING:
+    from tests.simulator.domain import Guest
+    from tests.simulator.host import Host
+
+WOKEN_SECONDS = 15.0
+"""A host that wakes from standing still runs its VM until its handler has ended it (the arbiter's R7)."""
+
+
+class Oracle:
+    """Hears of all that guests do.
+
+    Args:
+        loop: the clock.
+        hosts: by name.
+        log: the story.
+    """
+
+    def __init__(self, loop: Loop, hosts: dict[str, "Host"], log: Callable[[str], None]) -> None:
+        self._loop = loop
+        self._hosts = hosts
+        self._log = log
+        self.violations: list[str] = []
+        self.running: dict[int, Guest] = {}
+        """By boot."""
+        self._acknowledged: dict[str, set[Record]] = {}
+        self._found: dict[str, tuple[int, frozenset[Record]]] = {}
+        """By VM: its latest guest that has read its disk, and what it found."""
+
+    def broken(self, what: str) -> None:
+        self.violations.append(what)
+        self._log(f"BROKEN: {what}")
+
+    def started(self, guest: "Guest") -> None:
+        self._log(f"{guest.host}: guest {guest.vm} starts, its run {guest.boot}")
+        for other in self.guests(guest.vm):
+            self._runs_twice(other, guest)
+        self.running[guest.boot] = guest
+
+    def _runs_twice(self, old: "Guest", new: "Guest") -> None:
+        """Allowed while the old one's host stands still, and for some seconds after that."""
+        host = self._hosts[old.host]
+        if not host.process.frozen and self._loop.now - host.woke_at > WOKEN_SECONDS:
+            self.broken(f"{new.vm} is started on {new.host} while it runs on {old.host}")
+        else:
+            self._loop.call_in(WOKEN_SECONDS, lambda: self._still_twice(old, new))
+
+    def _still_twice(self, old: "Guest", new: "Guest") -> None:
+        if old.boot in self.running and new.boot in self.running:
+            self._runs_twice(old, new)
+
+    def ended(self, guest: "Guest") -> None:
+        if self.running.pop(guest.boot, None):
+            self._log(f"{guest.host}: guest {guest.vm} has ended, its run {guest.boot}")
+
+    def guests(self, vm: str) -> list["Guest"]:
+        return [guest for guest in self.running.values() if guest.vm == vm]
+
+    def found(self, guest: "Guest", records: frozenset[Record]) -> None:
+        if missing := self._acknowledged.get(guest.vm, set()) - records:
+            self.broken(
+                f"{guest.vm} on {guest.host} reads an old disk: {len(missing)} acknowledged records are missing,"
+                f" the first {min(missing)}"
+            )
+        self._log(f"{guest.host}: guest {guest.vm} reads its disk: {len(records)} records")
+        self._found[guest.vm] = guest.boot, records
+
+    def acknowledged(self, guest: "Guest", record: Record) -> None:
+        latest, found = self._found.get(guest.vm, (guest.boot, frozenset()))
+        # One that was on the survivor's disk already may be acknowledged late (facts of arbitration, 7).
+        if latest > guest.boot and record not in found:
+            self.broken(f"{guest.vm} writes on {guest.host} although it has read its disk elsewhere since")
+        self._acknowledged.setdefault(guest.vm, set()).add(record)
+
+    def count(self, vm: str) -> int:
+        return len(self._acknowledged.get(vm, ()))

@@ -1,0 +1,369 @@
+"""The actuator's ports over the simulated world."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from actuator.model import (
+    CallOutcome,
+    Capacity,
+    Disk,
+    DomainState,
+    DomainView,
+    Done,
+    Failed,
+    Indeterminate,
+    OutgoingAlert,
+    Parting,
+)
+from actuator.ports import Unanswered
+from exporter.drbd import ConnectionState, DiskState, Role, Snapshot, SuspendReason
+from exporter.drbd_configuration import Generations
+from tests.actuator.build import connection, device, resource
+from tests.simulator.domain import DOWN
+from tests.simulator.drbd import STAND_ALONE, WAITS, Node, Result
+from tests.simulator.fibers import EPOCH, Event, Loop, Process
+from tests.simulator.network import MANAGEMENT, MONITOR
+
+if TYPE_CHECKING:
+    from tests.simulator.host import Host
+    from tests.simulator.world import World
+
+T = TypeVar("T")
+START_SECONDS = (0.3, 3.0)
+SHUT_DOWN_SECONDS = (0.5, 6.0)
+
+
+class Clock:
+    """Of one run of the actuator."""
+
+    def __init__(self, world: "World", stopping: Event) -> None:
+        self._world = world
+        self._stopping = stopping
+
+    def wall(self) -> float:
+        return EPOCH + self._world.loop.now + self._world.clock_jump
+
+    def monotonic(self) -> float:
+        return self._world.loop.now
+
+    def pause(self, seconds: float) -> None:
+        self._stopping.wait(seconds)
+
+
+class Tasks:
+    """A fiber for each call."""
+
+    def __init__(self, loop: Loop, process: Process) -> None:
+        self._loop = loop
+        self._process = process
+
+    def gather(
+        self, calls: Mapping[Any, Callable[[], Any]], *, timeout_seconds: float
+    ) -> dict[Any, Any | Unanswered]:
+        answers: dict[Any, Any] = {}
+        done = Event(self._loop)
+
+        def ask(key: Any, call: Callable[[], Any]) -> None:
+            try:
+                answer = call()
+            except Unanswered as error:
+                answer = error
+            answers[key] = answer
+            if len(answers) == len(calls):
+                done.set()
+
+        for key, call in calls.items():
+            self._loop.spawn(self._process, partial(ask, key, call), f"ask {key}")
+        if calls:
+            done.wait(timeout_seconds)
+        late = Unanswered(f"no answer within {timeout_seconds:g} s")
+        said = dict(answers)
+        return {key: said.get(key, late) for key in calls}
+
+    def spawn(self, name: str, call: Callable[[], None]) -> None:
+        self._loop.spawn(self._process, call, name)
+
+
+class _OnHosts:
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def _ask(self, host: str, seconds: float, what: str, answer: Callable[["Host"], T]) -> T:
+        there = self._world.hosts[host]
+        try:
+            return self._world.call(
+                MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: answer(there), seconds, what
+            )
+        except (TimeoutError, ConnectionError) as error:
+            raise Unanswered(f"{what} on {host}: {error}") from None
+
+    def _do(
+        self, host: str, seconds: float, what: str, effect: Callable[["Host"], CallOutcome]
+    ) -> CallOutcome:
+        there = self._world.hosts[host]
+        try:
+            return self._world.call(
+                MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: effect(there), seconds, what
+            )
+        except ConnectionRefusedError as error:
+            return Failed(f"{what} on {host}: {error}")
+        except (TimeoutError, ConnectionError) as error:
+            return Indeterminate(f"{what} on {host}: {error}")
+
+
+class Hypervisor(_OnHosts):
+    """``ports.Hypervisor``."""
+
+    def look(self, host: str, domain: str, *, timeout_seconds: float) -> DomainView | None:
+        return self._ask(host, timeout_seconds, "look", lambda it: self._view(it, domain))
+
+    def states(self, host: str, *, timeout_seconds: float) -> Mapping[str, DomainState]:
+        def answer(it: "Host") -> Mapping[str, DomainState]:
+            self._libvirt(it)
+            return {name: DomainState(domain.state) for name, domain in it.domains.items() if domain.defined}
+
+        return self._ask(host, timeout_seconds, "states", answer)
+
+    def destroy(self, host: str, domain: str, domain_id: int, *, timeout_seconds: float) -> CallOutcome:
+        def effect(it: "Host") -> CallOutcome:
+            found = it.domains[domain]
+            if found.id is None:
+                return Done()
+            if found.id != domain_id or found.state not in DOWN:
+                return Failed(f"{domain} is {found.state}, id {found.id}")
+            return Done()
+
+        return self._do(host, timeout_seconds, "destroy", effect)
+
+    def start(self, host: str, domain: str, *, timeout_seconds: float) -> CallOutcome:
+        def effect(it: "Host") -> CallOutcome:
+            if not it.libvirt_works:
+                return Failed("failed to connect to the hypervisor")
+            it.loop.sleep(it.loop.random.uniform(*START_SECONDS))
+            found = it.domains[domain]
+            if not found.defined:
+                return Failed("Domain not found", 42)
+            said = found.start()
+            return Failed(said, 55) if said else Done()
+
+        return self._do(host, timeout_seconds, "start", effect)
+
+    def shut_down(self, host: str, domain: str, domain_id: int, *, timeout_seconds: float) -> CallOutcome:
+        def effect(it: "Host") -> CallOutcome:
+            found = it.domains[domain]
+            if found.id is not None and found.id != domain_id:
+                return Failed(f"{domain} has the id {found.id} now")
+            it.loop.sleep(it.loop.random.uniform(*SHUT_DOWN_SECONDS))
+            if found.id == domain_id:
+                found.end("shutdown")
+            return Done()
+
+        return self._do(host, timeout_seconds + 5, "shut down", effect)
+
+    def definition(self, host: str, domain: str, *, timeout_seconds: float) -> str | None:
+        def answer(it: "Host") -> str | None:
+            self._libvirt(it)
+            found = it.domains[domain]
+            return found.xml if found.defined else None
+
+        return self._ask(host, timeout_seconds, "definition", answer)
+
+    def define(self, host: str, domain: str, xml: str, *, anew: bool, timeout_seconds: float) -> CallOutcome:
+        def effect(it: "Host") -> CallOutcome:
+            found = it.domains[domain]
+            if not found.defined or anew:
+                found.defined, found.xml = True, xml
+            return Done()
+
+        return self._do(host, timeout_seconds, "define", effect)
+
+    def capacity(self, host: str, *, timeout_seconds: float) -> Capacity:
+        def answer(it: "Host") -> Capacity:
+            self._libvirt(it)
+            used = sum(1 for _ in it.running())
+            return Capacity((16 - used) << 30, 16 << 30, 8)
+
+        return self._ask(host, timeout_seconds, "capacity", answer)
+
+    def migrate(self, *_: Any, **__: Any) -> CallOutcome:
+        return Failed("live migration is not simulated")
+
+    @staticmethod
+    def _libvirt(it: "Host") -> None:
+        if not it.libvirt_works:
+            raise Unanswered(f"libvirtd on {it.name} does not answer")
+
+    def _view(self, it: "Host", domain: str) -> DomainView | None:
+        self._libvirt(it)
+        found = it.domains.get(domain)
+        if found is None or not found.defined:
+            return None
+        disk = Disk("xvda", f"/dev/drbd{found.minor}", attached=found.has_disk if found.id else None)
+        return DomainView(domain, found.uuid, DomainState(found.state), found.reason, found.id, (disk,))
+
+
+class Storage(_OnHosts):
+    """``ports.Storage``."""
+
+    def status(self, host: str, *, timeout_seconds: float) -> Snapshot:
+        return self._ask(host, timeout_seconds, "events2", snapshot_of)
+
+    def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, Parting]:
+        def answer(it: "Host") -> Mapping[str, Parting]:
+            return {
+                name: Parting.ASKS if node.pair.fencing else Parting.GOES_ON
+                for name, node in it.nodes.items()
+                if node.attached and node.connection != STAND_ALONE
+            }
+
+        return self._ask(host, timeout_seconds, "drbdsetup show", answer)
+
+    def generations(self, host: str, resource: str, *, timeout_seconds: float) -> tuple[Generations, ...]:
+        def answer(it: "Host") -> tuple[Generations, ...]:
+            md = it.nodes[resource].md
+            former = frozenset(f"{it:016X}" for it in (md.bitmap, *md.history) if it)
+            return (Generations(f"{md.current:016X}", former),)
+
+        return self._ask(host, timeout_seconds, "get-gi", answer)
+
+    def promote(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
+        return self._run(host, "primary", resource, timeout_seconds)
+
+    def demote(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
+        return self._run(host, "secondary", resource, timeout_seconds)
+
+    def allow_two_primaries(
+        self, host: str, resource: str, *, allowed: bool, timeout_seconds: float
+    ) -> CallOutcome:
+        return self._do(
+            host,
+            timeout_seconds,
+            "net-options",
+            lambda it: _outcome(it.nodes[resource].allow_two(allowed=allowed)),
+        )
+
+    def connect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
+        def effect(it: "Host") -> CallOutcome:
+            node = it.nodes[resource]
+            if not node.attached:
+                return Failed(f"{resource} on {host} has no disk attached")
+            return _outcome(it.drbdadm("connect", resource))
+
+        return self._do(host, timeout_seconds, "connect", effect)
+
+    def disconnect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
+        def effect(it: "Host") -> CallOutcome:
+            node = it.nodes[resource]
+            if node.role == "Primary" or node.attached or node.session is not None:
+                return Failed(f"{resource} on {host} is not a Secondary that has lost both")
+            return _outcome(it.drbdadm("disconnect", resource))
+
+        return self._do(host, timeout_seconds, "disconnect", effect)
+
+    def _run(self, host: str, verb: str, resource: str, timeout_seconds: float) -> CallOutcome:
+        return self._do(
+            host, timeout_seconds, f"drbdadm {verb}", lambda it: _outcome(it.drbdadm(verb, resource))
+        )
+
+
+class Fencing:
+    """``ports.Fencing``: an agent that works."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def power_off(self, host: str, *, timeout_seconds: float) -> CallOutcome:
+        world = self._world
+        world.loop.sleep(world.loop.random.uniform(0.5, 2.0))
+        match world.agents.get(host, "none"):
+            case "works":
+                world.hosts[host].power_off()
+                return Done()
+            case "hangs":
+                world.loop.sleep(timeout_seconds)
+                return Indeterminate("the agent does not end")
+            case "lies":
+                return Done()
+        return Failed(f"{host} has no fence agent")
+
+
+class NoPrograms:
+    """``ports.Programs``: none."""
+
+    def run(self, *_: Any, **__: Any) -> CallOutcome:
+        return Failed("no programs here")
+
+
+class Alerts:
+    """``ports.Alerts``."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def firing(self, *, timeout_seconds: float) -> tuple[Any, ...]:
+        self._wait()
+        return self._world.monitoring.known_to_alertmanager()
+
+    def watchdog(self, *, timeout_seconds: float) -> bool:
+        self._wait()
+        return True
+
+    def silences(self, *, timeout_seconds: float) -> tuple[Any, ...]:
+        self._wait()
+        return ()
+
+    def send(self, alerts: Sequence[OutgoingAlert], *, timeout_seconds: float) -> None:
+        self._wait()
+
+    def _wait(self) -> None:
+        self._world.loop.sleep(self._world.loop.random.uniform(0.001, 0.02))
+        if not self._world.monitoring.alertmanager_works:
+            raise Unanswered("Alertmanager does not answer")
+
+
+class Metrics:
+    """``ports.Metrics``."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def firing(self, *, timeout_seconds: float) -> tuple[Any, ...]:
+        self._wait()
+        return self._world.monitoring.known_to_prometheus()
+
+    def last_words(
+        self, host: str, *, before: float, timeout_seconds: float
+    ) -> Mapping[tuple[str, str], bool]:
+        self._wait()
+        return self._world.monitoring.last_words(host)
+
+    def _wait(self) -> None:
+        self._world.loop.sleep(self._world.loop.random.uniform(0.001, 0.02))
+        if not self._world.monitoring.prometheus_works:
+            raise Unanswered("Prometheus does not answer")
+
+
+def snapshot_of(host: "Host") -> Snapshot:
+    """What events2 says on a host."""
+    return Snapshot(tuple(_resource(node) for node in host.nodes.values() if node.shown))
+
+
+def _resource(node: Node) -> Any:
+    state = {STAND_ALONE: ConnectionState.STAND_ALONE, WAITS: ConnectionState.CONNECTING}.get(
+        node.connection, ConnectionState.CONNECTED
+    )
+    peer = connection(node.peer.host.name, state, Role(node.peer_role), DiskState(node.peer_disk))
+    return resource(
+        node.pair.name,
+        Role(node.role),
+        suspended=(SuspendReason.FENCING,) if node.suspended else (),
+        devices=(device(node.pair.minor, disk_state=DiskState(node.disk)),),
+        connections=(peer,),
+    )
+
+
+def _outcome(result: Result) -> CallOutcome:
+    return (
+        Done() if result.status == 0 else Failed(result.error or f"exit status {result.status}", result.code)
+    )

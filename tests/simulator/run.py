@@ -1,0 +1,157 @@
+"""`python -m tests.simulator.run`: schedules by chance, each checked; of one that fails the shortest is printed."""
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import click
+
+from tests.simulator import events
+from tests.simulator.events import Happening
+from tests.simulator.teeth import TEETH, taken_out
+from tests.simulator.world import World
+
+END_SECONDS = 420.0
+"""After all faults have ended; the longest wait of vmheal's own is release_timeout_seconds."""
+WRITES_SECONDS = 60.0
+SITES: tuple[dict[str, tuple[str, str]], ...] = (
+    {"vm1": ("v01", "v02")},
+    {"vm1": ("v01", "v02"), "vm2": ("v02", "v01")},
+    {"vm1": ("v01", "v02"), "vm2": ("v01", "v03"), "vm3": ("v02", "v03")},
+)
+
+
+@dataclass
+class Outcome:
+    """Of one run."""
+
+    seed: int
+    schedule: tuple[Happening, ...]
+    violations: list[str]
+    story: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def site_of(seed: int) -> tuple[dict[str, tuple[str, str]], bool, dict[str, str]]:
+    """VMs, whether it is Xen, and fence agents."""
+    random = Random(f"site {seed}")
+    vms = random.choices(SITES, weights=(3, 1, 1))[0]
+    agents = {"v01": "works", "v02": "works", "v03": "works"} if random.random() < 0.3 else {}
+    return vms, random.random() < 0.6, agents
+
+
+def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: int = 4) -> Outcome:
+    """Run one schedule to its end; without one, one by chance."""
+    begun = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="vmheal-simulator-", dir=_memory()))
+    try:
+        vms, xen, agents = site_of(seed)
+        world = World(seed, folder, vms, xen=xen, agents=agents)
+        with world:
+            if schedule is None:
+                schedule = events.by_chance(Random(f"schedule {seed}"), world, most)
+            at_rest(world)
+            begin = world.loop.now
+            for it in schedule:
+                world.run(begin + it.at - world.loop.now)
+                if world.oracle.violations:
+                    break
+                it.do(world)
+            if not world.oracle.violations:
+                world.log("-- all is mended")
+                events.mend_everything(world)
+                world.run(END_SECONDS)
+            if not world.oracle.violations:
+                at_rest(world)
+            story = sorted([*world.story, *world.timeline()], key=lambda line: float(line.split()[0]))
+            return Outcome(seed, tuple(schedule), world.oracle.violations, story, time.monotonic() - begun)
+    finally:
+        shutil.rmtree(folder)
+
+
+def at_rest(world: World) -> None:
+    """Each VM runs once and writes, or a warning stands."""
+    before = {vm: world.oracle.count(vm) for vm in world.vms}
+    world.run(WRITES_SECONDS)
+    records = world.records()
+    for vm in world.vms:
+        where, record = world.where(vm), records.get(vm)
+        if len(where) == 1 and world.oracle.count(vm) > before[vm]:
+            continue
+        if world.paused(vm):
+            continue
+        if record is None or record.escalation is None or len(where) > 1:
+            nodes = "; ".join(map(str, world.pairs[vm].nodes))
+            world.oracle.broken(f"{vm} runs on {where or 'no host'}, and no warning stands ({nodes})")
+
+
+def shortest(outcome: Outcome) -> Outcome:
+    """Leave out what is not needed to fail in the same way."""
+    kind = _kind(outcome)
+    best = outcome
+    number = 0
+    while number < len(best.schedule):
+        fewer = (*best.schedule[:number], *best.schedule[number + 1 :])
+        again = simulate(best.seed, fewer)
+        if again.violations and _kind(again) == kind:
+            best = again
+        else:
+            number += 1
+    return best
+
+
+def _kind(outcome: Outcome) -> str:
+    words = outcome.violations[0].split()
+    return " ".join(word for word in words if word.isalpha())[:40]
+
+
+def _memory() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+@click.command(help=__doc__)
+@click.option("--seed", "first", type=int, default=1, show_default=True, help="The first one.")
+@click.option("--runs", type=int, default=100, show_default=True)
+@click.option("--most", type=int, default=4, show_default=True, help="Faults in one run.")
+@click.option("--workers", type=int, default=2, show_default=True)
+@click.option("--story", is_flag=True, help="Tell all of each run.")
+@click.option(
+    "--without", type=click.Choice(sorted(TEETH)), help="A part of vmheal that is taken out: who notices?"
+)
+@click.option("--schedule", type=click.Path(exists=True, path_type=Path), help="This one instead of chance.")
+def main(
+    first: int, runs: int, most: int, workers: int, story: bool, without: str | None, schedule: Path | None
+) -> None:
+    """Run them."""
+    seeds = range(first, first + runs)
+    given = events.read(schedule.read_text()) if schedule else None
+    bad = 0
+    with ProcessPoolExecutor(workers) as pool:
+        for outcome in pool.map(_one, ((seed, given, most, without) for seed in seeds), chunksize=1):
+            if story:
+                click.echo("\n".join(outcome.story))
+            if outcome.violations:
+                bad += 1
+                click.echo(f"seed {outcome.seed}: {outcome.violations[0]}")
+                for line in outcome.schedule:
+                    click.echo(f"    {line}")
+    click.echo(f"{runs} runs, {bad} broke the promise")
+    sys.exit(1 if bad else 0)
+
+
+def _one(what: tuple[int, tuple[Happening, ...] | None, int, str | None]) -> Outcome:
+    seed, schedule, most, without = what
+    with taken_out(without) if without else nullcontext():
+        outcome = simulate(seed, schedule, most=most)
+        return shortest(outcome) if outcome.violations and schedule is None else outcome
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""Everything together: hosts, networks, DRBD, VMs, monitoring, the real actuator, and what watches the promise."""
+
+import contextlib
+import itertools
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from unittest import mock
+
+import structlog
+
+from actuator import serve
+from actuator.model import DomainRecord
+from tests.simulator.actuator import SimulatedActuator, settings_of
+from tests.simulator.domain import PAUSED, RUNNING, Domain
+from tests.simulator.drbd import Pair
+from tests.simulator.fibers import Event, Killed, Loop, Process, Threading
+from tests.simulator.host import Host, hooks_on_simulated_hosts
+from tests.simulator.monitoring import Monitoring
+from tests.simulator.network import Network
+from tests.simulator.oracle import Oracle
+
+T = TypeVar("T")
+RETRANSMIT_SECONDS = 0.2
+SETTLE_SECONDS = 40.0
+"""Until all VMs run, their replicas are admitted, and the actuator has seen it."""
+
+
+class World:
+    """One run. A context manager: while it is open, the product's code is in virtual time.
+
+    Args:
+        seed: of all chance.
+        folder: empty; for the actuator's journal and configuration.
+        vms: by name: the host where it runs, and the one with its mirror.
+        agents: by host: "works", "hangs" or "lies"; a host without one is not in it.
+        settings: sections of the actuator's configuration that are otherwise.
+    """
+
+    isolation_seconds = 5.0
+    hard_seconds = 60.0
+
+    def __init__(
+        self,
+        seed: int,
+        folder: Path,
+        vms: dict[str, tuple[str, str]],
+        *,
+        xen: bool = True,
+        agents: dict[str, str] | None = None,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.loop = Loop(seed)
+        self.xen = xen
+        self.agents = agents or {}
+        self.story: list[str] = []
+        self.clock_jump = 0.0
+        self.net = Network(self.loop.random)
+        self.threading = Threading(self.loop)
+        names = tuple(sorted({host for on in vms.values() for host in on}))
+        self.hosts = {name: Host(self, name) for name in names}
+        self._boots = itertools.count(1)
+        self.oracle = Oracle(self.loop, self.hosts, self.log)
+        self.pairs: dict[str, Pair] = {}
+        for minor, (vm, on) in enumerate(sorted(vms.items())):
+            pair = Pair(self.loop, vm, minor, (self.hosts[on[0]], self.hosts[on[1]]))
+            self.pairs[vm] = pair
+            for host in on:
+                uuid = f"{minor:08x}-0000-0000-0000-000000000000"
+                self.hosts[host].domains[vm] = Domain(self.hosts[host], vm, uuid, minor)
+        config = settings_of(folder, names, vms, settings or {})
+        self.settings = config
+        self.actuator = SimulatedActuator(self, config)
+        self.monitoring = Monitoring(self)
+        self.vms = vms
+        self._opened = contextlib.ExitStack()
+
+    # ---- opening
+
+    def __enter__(self) -> Self:
+        self._opened.enter_context(hooks_on_simulated_hosts(self))
+        self._opened.enter_context(mock.patch.object(serve, "threading", self.threading))
+        before = structlog.get_config()
+        self._opened.callback(lambda: structlog.configure(**before))
+        structlog.configure(processors=[self._heard], cache_logger_on_first_use=False)
+        self._opened.callback(self.actuator.close)
+        for pair in self.pairs.values():
+            for node in pair.nodes:
+                node.up = True
+                node.attach()
+                node.connection = "WFConnection"
+            pair.meet()
+        for vm, (home, _) in self.vms.items():
+            self.loop.spawn(self.hosts[home].process, lambda vm=vm, home=home: self._first_start(vm, home))
+        self.loop.call_in(0.0, self.actuator.start)
+        self.run(SETTLE_SECONDS)
+        self.story.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _first_start(self, vm: str, home: str) -> None:
+        self.hosts[home].nodes[vm].primary()
+        self.hosts[home].domains[vm].start()
+
+    # ---- time
+
+    def run(self, seconds: float) -> None:
+        """Let time pass; stop at the first thing that breaks the promise."""
+        end = self.loop.now + seconds
+        while self.loop.now < end and not self.oracle.violations:
+            self.loop.run(min(0.25, end - self.loop.now))
+
+    def log(self, sentence: str) -> None:
+        self.story.append(f"{self.loop.now:9.3f} {sentence}")
+
+    def next_boot(self) -> int:
+        return next(self._boots)
+
+    def host_of(self, process: Process) -> Host:
+        return next(host for host in self.hosts.values() if host.process is process)
+
+    # ---- calls over a network
+
+    def call(
+        self,
+        net: str,
+        source: str,
+        target: str,
+        process: Callable[[], Process],
+        answer: Callable[[], T],
+        seconds: float,
+        what: str,
+    ) -> T:
+        """Ask something of another machine, in a fiber; it may be done there although nobody hears of it.
+
+        Raises:
+            TimeoutError: no answer in time.
+        """
+        loop, network = self.loop, self.net
+        deadline = loop.now + seconds
+        loop.sleep(network.latency(net, source, target))
+        self._until(lambda: network.passes(net, source, target) and process().alive, deadline, what)
+        said: list[tuple[bool, Any]] = []
+        done = Event(loop)
+
+        def act() -> None:
+            try:
+                said.append((True, answer()))
+            except Killed:
+                raise
+            except Exception as error:
+                said.append((False, error))
+            done.set()
+
+        loop.spawn(process(), act, what)
+        done.wait(max(0.0, deadline - loop.now))
+        if not said:
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        loop.sleep(network.latency(net, target, source))
+        self._until(lambda: network.passes(net, target, source), deadline, what)
+        good, value = said[0]
+        if good:
+            return value
+        raise value
+
+    def _until(self, passes: Callable[[], bool], deadline: float, what: str) -> None:
+        while not passes():
+            if self.loop.now >= deadline:
+                raise TimeoutError(f"{what}: not reached in time")
+            self.loop.sleep(min(RETRANSMIT_SECONDS, max(0.001, deadline - self.loop.now)))
+
+    # ---- what is seen
+
+    def _heard(self, _logger: object, method: str, event: Any) -> Any:
+        if method == "exception" or event.get("exc_info"):
+            self.oracle.broken(f"{event.get('event')}: {traceback.format_exc()}")
+        elif method in {"warning", "error"}:
+            self.log(f"actuator: {event.get('event')} {event}")
+        raise structlog.DropEvent
+
+    def where(self, vm: str) -> list[str]:
+        """Hosts on which it runs and has its disk."""
+        return [
+            host.name
+            for host in self.hosts.values()
+            if host.on and (it := host.domains.get(vm)) and it.state == RUNNING and it.has_disk
+        ]
+
+    def paused(self, vm: str) -> bool:
+        """It is there, and stands still: the rule VMPaused says so, and vmheal leaves it alone."""
+        there = [host.domains[vm] for host in self.hosts.values() if host.works and vm in host.domains]
+        return any(it.state == PAUSED for it in there)
+
+    def records(self) -> dict[str, DomainRecord]:
+        return {it.domain: it for it in self.actuator.read().records()}
+
+    def timeline(self) -> Iterator[str]:
+        """The journal's, for people."""
+        for _, event in self.actuator.read().timeline(limit=100_000):
+            yield f"{event.at - 1_700_000_000:9.3f} journal {event.domain or event.host}: {event.kind}: {event.sentence}"
