@@ -88,7 +88,7 @@ def libvirtd_dies(world: "World", host: str) -> None:
 
 @action
 def libvirtd_starts(world: "World", host: str) -> None:
-    world.hosts[host].libvirt_works = True
+    world.hosts[host].start_libvirtd()
 
 
 @action
@@ -259,10 +259,11 @@ def mend_everything(world: "World") -> None:
         world.actuator.journal.dies_at = None
     for host in world.hosts.values():
         host.wake()
-        host.libvirt_works = host.exporter_works = True
+        host.start_libvirtd()
+        host.exporter_works = True
         host.power_on()
         for vm, node in host.nodes.items():
-            if node.md.broken:
+            if node.md.broken or (node.up and not node.attached):
                 disk_mended(world, host.name, vm)
 
 

@@ -56,6 +56,7 @@ class Host:
         self.nodes: dict[str, Node] = {}
         self.domains: dict[str, Domain] = {}
         self.libvirt_works = True
+        self.libvirt_since = float("-inf")
         self.exporter_works = True
         self._start()
 
@@ -114,6 +115,11 @@ class Host:
             self.world.log(f"{self.name}: wakes")
             self.woke_at = self.loop.now
             self.process.thaw(self.loop)
+
+    def start_libvirtd(self) -> None:
+        if not self.libvirt_works:
+            self.libvirt_works = True
+            self.libvirt_since = self.loop.now
 
     # ---- hooks
 

@@ -45,9 +45,15 @@ class Oracle:
         self.running[guest.boot] = guest
 
     def _runs_twice(self, old: "Guest", new: "Guest") -> None:
-        """Allowed while the old one's host stands still, and for some seconds after that."""
+        """Allowed while the old one's host stands still, and for some seconds after that.
+
+        And while one that woke has no libvirtd: nothing else can end the VM, whose disk stays frozen.
+        """
         host = self._hosts[old.host]
-        if not host.process.frozen and self._loop.now - host.woke_at > WOKEN_SECONDS:
+        woken = host.woke_at > float("-inf")
+        since = max(host.woke_at, host.libvirt_since) if woken else float("-inf")
+        ends_late = woken and (not host.libvirt_works or self._loop.now - since <= WOKEN_SECONDS)
+        if host.works and not ends_late:
             self.broken(f"{new.vm} is started on {new.host} while it runs on {old.host}")
         else:
             self._loop.call_in(WOKEN_SECONDS, lambda: self._still_twice(old, new))

@@ -77,7 +77,7 @@ def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: in
 
 
 def at_rest(world: World) -> None:
-    """Each VM runs once and writes, or a warning stands."""
+    """Each VM runs once and writes, or a warning stands: vmheal's, or of VMPaused or ReplicationLinkDown."""
     before = {vm: world.oracle.count(vm) for vm in world.vms}
     world.run(WRITES_SECONDS)
     records = world.records()
@@ -85,7 +85,7 @@ def at_rest(world: World) -> None:
         where, record = world.where(vm), records.get(vm)
         if len(where) == 1 and world.oracle.count(vm) > before[vm]:
             continue
-        if world.paused(vm):
+        if world.paused(vm) or (len(where) == 1 and world.parted(vm)):
             continue
         if record is None or record.escalation is None or len(where) > 1:
             nodes = "; ".join(map(str, world.pairs[vm].nodes))

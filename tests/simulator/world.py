@@ -194,6 +194,10 @@ class World:
         there = [host.domains[vm] for host in self.hosts.values() if host.works and vm in host.domains]
         return any(it.state == PAUSED for it in there)
 
+    def parted(self, vm: str) -> bool:
+        """Both hosts are there and their DRBD is not connected: the rule ReplicationLinkDown says so."""
+        return not all(node.together for node in self.pairs[vm].nodes)
+
     def records(self) -> dict[str, DomainRecord]:
         return {it.domain: it for it in self.actuator.read().records()}
 
