@@ -7,7 +7,7 @@ from typing import Literal
 
 from actuator.core.guards.domain import is_down, runs_nowhere_else
 from actuator.core.guards.memory import authority_may_be_taken, replica_was_current, voted
-from actuator.core.guards.replicas import disk_is_up_to_date, is_secondary_here
+from actuator.core.guards.replicas import disk_is_up_to_date, disks_are_on_drbd, is_secondary_here
 from actuator.core.guards.situation import RUNNING, Guard, Situation
 from actuator.core.guards.verbs import AGAIN, FAILOVER, KNOWN, LIVE, MOVE, RESTART, check
 from actuator.core.place import Choice, Leaving, Room, past, place_one
@@ -170,8 +170,13 @@ def _down(it: Question, view: DomainView) -> Decision:
     return limited or _restart(it.home, view)
 
 
-_ELSEWHERE = {authority_may_be_taken.__name__, disk_is_up_to_date.__name__}
-"""Where its own host cannot have it, another one may: the arbiter gave it the disks, or this disk is lost."""
+_ELSEWHERE = {
+    authority_may_be_taken.__name__,
+    disk_is_up_to_date.__name__,
+    disks_are_on_drbd.__name__,
+}
+"""Where its own host cannot have it, another one may: the arbiter gave it the disks, or this disk is lost, or
+its host has just given it up."""
 
 
 def _running(it: Question, view: DomainView) -> Decision:

@@ -96,6 +96,65 @@ def test_a_dead_hosts_vm_comes_up_where_its_disks_are(start, resources):
     assert machine.record.plan.plan.proof is Proof.ARBITRATED
 
 
+GRANTED_ELSEWHERE = replace(IN_ORDER, holder="v02", admitted=frozenset({"v02"}), granted=True, newest=True)
+
+
+@pytest.mark.parametrize("disk", [DiskState.UP_TO_DATE, DiskState.CONSISTENT, DiskState.DISKLESS])
+def test_a_vm_whose_host_has_lost_comes_up_where_the_arbiter_granted_unconnected(start, clock, disk):
+    """As after a link that was cut in the middle of a live migration, when the VM was on the losing side."""
+    world = World()
+    machine = start(world, written=False)
+    machine.journal.commit(authorities=[GRANTED_ELSEWHERE])
+    machine.run(3)
+    world.connected = False
+    world.replicas["v01", "voms01"].role = Role.SECONDARY
+    world.replicas["v01", "voms01"].disk = disk
+    world.crash()
+    world.calls.clear()
+    machine.receive(alert(clock.wall()))
+    machine.run(20)
+    assert_moved(world, machine)
+    assert changes(world) == ["promote", "start"]
+
+
+def test_while_the_losing_host_is_primary_nothing_is_started_elsewhere(start, clock):
+    world = World()
+    machine = start(world, written=False)
+    machine.journal.commit(authorities=[GRANTED_ELSEWHERE])
+    machine.run(3)
+    world.connected = False
+    world.crash()
+    world.calls.clear()
+    machine.receive(alert(clock.wall()))
+    machine.run(20)
+    assert changes(world) == []
+    assert machine.record.escalation is not None
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        {"granted": False},
+        {"admitted": frozenset({"v01", "v02"})},
+        {"holder": "v01", "admitted": frozenset({"v01"})},
+        {"armed": frozenset({"v01"})},
+    ],
+)
+def test_one_that_was_not_granted_alone_takes_nothing_over_unconnected(start, clock, otherwise):
+    world = World()
+    machine = start(world, written=False)
+    machine.journal.commit(authorities=[replace(GRANTED_ELSEWHERE, **otherwise)])
+    machine.run(3)
+    world.connected = False
+    world.replicas["v01", "voms01"].role = Role.SECONDARY
+    world.replicas["v01", "voms01"].disk = DiskState.CONSISTENT
+    world.crash()
+    world.calls.clear()
+    machine.receive(alert(clock.wall()))
+    machine.run(20)
+    assert changes(world) == []
+
+
 def busy_after(world, clock, call, seconds):
     """v02 answers nobody for so long once it has done that: it starts other domains, say."""
 

@@ -3,7 +3,7 @@
 from actuator.core.guards.situation import Situation, word
 from actuator.core.replica import Standing, resource_of
 from actuator.model import Observed, Unknown
-from exporter.drbd import ConnectionState, DiskState, Resource, Role
+from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot
 
 
 def disks_are_on_drbd(it: Situation) -> str | None:
@@ -181,9 +181,18 @@ def is_not_standalone(it: Situation) -> str | None:
 
 
 def is_mirrored_here(it: Situation) -> str | None:
-    """The target must have what the source has, in full view of each other."""
+    """The target must have what the source has, in full view of each other; or the source has let go.
+
+    One that the arbiter granted alone has all that was ever acknowledged (R3), whatever its peer has.
+    """
     fact = it.evidence.storage.get(it.source)
     for resource in it.resources:
+        if (
+            it.was_granted(resource)
+            and isinstance(fact, Observed)
+            and not _is_primary(fact.value, resource.name)
+        ):
+            continue
         ours = next((c for c in resource.connections if c.name == it.source), None)
         theirs = fact.value.resource(resource.name) if isinstance(fact, Observed) else None
         back = next((c for c in theirs.connections if c.name == it.host), None) if theirs else None
@@ -203,6 +212,12 @@ def is_mirrored_here(it: Situation) -> str | None:
                 f" see 'drbdadm status {resource.name}' on both"
             )
     return None
+
+
+def _is_primary(snapshot: Snapshot, name: str) -> bool:
+    """Or may be, for all that is understood; one that is down is not."""
+    theirs = snapshot.resource(name)
+    return bool(snapshot.problems_of(name)) or (theirs is not None and theirs.role is not Role.SECONDARY)
 
 
 def is_secondary_here(it: Situation) -> str | None:
