@@ -1,7 +1,6 @@
 """The real actuator as a process of the simulator: everything behind its HTTP side, on its real journal."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actuator import serve
@@ -9,6 +8,7 @@ from actuator.adapters.sqlite import SqliteJournal
 from actuator.arbitrate import Arbiter
 from actuator.arbitrate import parse as parse_question
 from actuator.config import Settings
+from actuator.orders import parse as parse_order
 from actuator.ports import JournalError, Ports
 from actuator.webhook import parse as parse_delivery
 from tests.simulator import ports
@@ -163,6 +163,24 @@ class SimulatedActuator:
             "verdict": None if reply.verdict is None else reply.verdict.value,
         }
 
+    def order(self, body: bytes) -> None:
+        """POST /api/v1/orders, by whoever types `vmheal-actuator ...`."""
+        world, actuator = self._world, self._actuator
+
+        def give() -> None:
+            assert actuator is not None
+            try:
+                answer = actuator.orders.take(parse_order(body))
+            except JournalError as error:
+                world.log(f"order: not taken: {error}")
+            else:
+                world.log(f"order: {answer.sentence}")
+
+        if self.runs and actuator is not None:
+            world.loop.spawn(self.process, give, "order")
+        else:
+            world.log("order: the actuator does not answer")
+
     # ---- what is seen of it
 
     def expected(self) -> dict[str, str]:
@@ -183,30 +201,3 @@ class _Report:
 
     def reconciled(self, *_: object) -> None:
         pass
-
-
-def settings_of(
-    folder: Path, hosts: tuple[str, ...], domains: dict[str, tuple[str, ...]], more: dict[str, Any]
-) -> Settings:
-    """A site's configuration, in mode enforce."""
-    for name in ("token", "key", "known_hosts", *(f"token-{host}" for host in hosts)):
-        (folder / name).write_text(f"{name}\n")
-    text = {
-        "mode": "enforce",
-        "journal": {"path": str(folder / "journal.db")},
-        "webhook": {"token_file": str(folder / "token")},
-        "alertmanager": {"url": "http://127.0.0.1:9093"},
-        "prometheus": {"url": "http://127.0.0.1:9090"},
-        "ssh": {"key_file": str(folder / "key"), "known_hosts_file": str(folder / "known_hosts")},
-        "hosts": {
-            host: {
-                "address": "127.0.0.1",
-                "libvirt_uri": "xen+ssh://127.0.0.1/",
-                "arbiter_token_file": str(folder / f"token-{host}"),
-            }
-            for host in hosts
-        },
-        "domains": {name: {"host": on[0], "hosts": list(on)} for name, on in domains.items()},
-        **more,
-    }
-    return Settings.model_validate(text)

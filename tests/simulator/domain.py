@@ -1,6 +1,6 @@
 """A domain of libvirt on one host, and the guest in it, which writes numbered records and reads them at its boot."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tests.simulator.drbd import PRIMARY, Record
@@ -49,6 +49,8 @@ class Domain:
         self.has_disk = False
         self.defined = True
         self.crashes = 0
+        self.number = 0
+        self.writing = False
 
     @property
     def node(self) -> "Node":
@@ -63,6 +65,7 @@ class Domain:
             return "Wrong medium type"
         self.id = next(self.host.ids)
         self.state, self.reason = RUNNING, "booted"
+        self.writing = False
         self.has_disk = can_open
         self.guest = Guest(self.name, self.host.world.next_boot(), self.host.name)
         if can_open:
@@ -98,6 +101,21 @@ class Domain:
         node.holders.discard(guest)
         node.settle()
 
+    def move_to(self, target: "Domain") -> None:
+        """The guest goes on there, as after a live migration; it waits for no write now."""
+        guest = self.guest
+        assert guest is not None, "a running guest"
+        assert not self.writing, "between two writes"
+        self.node.holders.discard(guest)
+        self.state, self.reason, self.id, self.guest = SHUTOFF, "migrated", None, None
+        moved = replace(guest, host=target.host.name)
+        target.id = next(target.host.ids)
+        target.state, target.reason, target.guest, target.has_disk = RUNNING, "migrated", moved, True
+        target.node.holders.add(moved)
+        self.host.world.oracle.moved(moved)
+        target.number = self.number
+        target.host.loop.spawn(target.host.process, lambda: target._goes_on(moved), f"guest {self.name}")
+
     def _runs(self, guest: Guest) -> None:
         loop, world = self.host.loop, self.host.world
         loop.sleep(loop.random.uniform(*GUEST_BOOT_SECONDS))
@@ -110,15 +128,21 @@ class Domain:
                 return
             found = self.node.read()
         world.oracle.found(guest, found)
-        number = max((it.number for it in found), default=0)
+        self.number = max((it.number for it in found), default=0)
+        self._goes_on(guest)
+
+    def _goes_on(self, guest: Guest) -> None:
+        loop = self.host.loop
         while self.guest is guest:
-            number += 1
-            record = Record(guest.boot, number)
-            if not self.node.write(record):
-                if self.guest is guest:
-                    self.state, self.reason = PAUSED, "ioerror"
-                return
+            self.number += 1
+            record = Record(guest.boot, self.number)
+            self.writing = True
+            written = self.node.write(record)
             if self.guest is not guest:
                 return
-            world.oracle.acknowledged(guest, record)
+            self.writing = False
+            if not written:
+                self.state, self.reason = PAUSED, "ioerror"
+                return
+            self.host.world.oracle.acknowledged(guest, record)
             loop.sleep(loop.random.uniform(*WRITE_SECONDS))

@@ -522,7 +522,7 @@ class Pair:
         one, two = self.nodes
         both_primary = one.role == two.role == PRIMARY
         if one.two != two.two or (both_primary and not one.two and attaching is None):
-            self._part("they do not agree about two Primaries")
+            self._part("both are Primary" if both_primary else "one of them allows two Primaries")
             return
         if not (one.attached and two.attached):
             self._meet_diskless()

@@ -1,11 +1,13 @@
 """What can happen to a world, by name, as a schedule's lines say it: `12.5 power-off v01`."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulator.network import MANAGEMENT, MONITOR, REPLICATION
+from tests.simulator.site import Site
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -227,7 +229,7 @@ def clock_jumps(world: "World", seconds: str) -> None:
     world.clock_jump += float(seconds)
 
 
-# ---- people, by hand ---------------------------------------------------------------------------------------
+# ---- people --------------------------------------------------------------------------------------
 
 
 @action
@@ -247,6 +249,15 @@ def by_hand(world: "World", host: str, verb: str, vm: str) -> None:
                 there.drbdadm(verb, vm)
 
     world.loop.spawn(there.process, types, f"by hand {verb}")
+
+
+@action
+def order(world: "World", name: str, *more: str) -> None:
+    """What an operator orders: `order migrate domain=vm1 to=v02`, `order drain host=v01`."""
+    said = dict(word.split("=", 1) for word in more)
+    seconds = {"seconds": float(said.pop("seconds"))} if "seconds" in said else {}
+    body = {"order": name, "by": "operator", "reason": "the schedule says so", **said, **seconds}
+    world.actuator.order(json.dumps(body).encode())
 
 
 def mend_everything(world: "World") -> None:
@@ -273,26 +284,26 @@ def mend_everything(world: "World") -> None:
 WEIGHTS = {
     "power": 5, "freeze": 4, "management": 2, "management1": 1, "replication": 6, "replication1": 2, "off": 4,
     "disk": 4, "crash": 2, "crashes": 1, "actuator": 2, "write": 4, "libvirtd": 1, "exporter": 1, "lost": 1,
-    "doubled": 1, "full": 1, "clock": 1, "hand": 2,
+    "doubled": 1, "full": 1, "clock": 1, "hand": 2, "migrate": 3, "drain": 1,
 }  # fmt: skip
 """How often each kind of fault: what DRBD and the arbiter must get right comes most."""
 
 
-def by_chance(random: Random, world: "World", most: int) -> tuple[Happening, ...]:
+def by_chance(random: Random, site: Site, most: int) -> tuple[Happening, ...]:
     """A schedule of up to so many faults, each of which may end again; mostly around one VM and its hosts."""
     found: list[Happening] = []
-    vm = random.choice(sorted(world.vms))
+    vm = random.choice(sorted(site.vms))
     at = random.uniform(0, 5)
     for _ in range(random.randint(1, most)):
-        around = vm if random.random() < 0.8 else random.choice(sorted(world.vms))
-        found += _fault(random, world, around, at)
+        around = vm if random.random() < 0.8 else random.choice(sorted(site.vms))
+        found += _fault(random, site, around, at)
         at += random.choice([random.uniform(0, 3), random.uniform(1, 12), random.uniform(5, 60)])
     found.append(_line(at + random.uniform(0, 90), "nothing"))
     return tuple(sorted(found, key=lambda it: it.at))
 
 
-def _fault(random: Random, world: "World", vm: str, at: float) -> list[Happening]:  # noqa: PLR0911  a table
-    one, other = random.sample(world.vms[vm], 2)
+def _fault(random: Random, site: Site, vm: str, at: float) -> list[Happening]:  # noqa: PLR0911  a table
+    one, other = random.sample(site.vms[vm], 2)
     host = one
     lasts = random.choice([random.uniform(0.2, 4), random.uniform(3, 30), random.uniform(20, 150)])
 
@@ -340,13 +351,20 @@ def _fault(random: Random, world: "World", vm: str, at: float) -> list[Happening
             return [_line(at, "alerts-doubled", "0.7")]
         case "full":
             return pair("journal-full", "journal-has-room")
+        case "migrate":
+            return [_line(at, "order", "migrate", f"domain={vm}")]
+        case "drain":
+            return [
+                _line(at, "order", "drain", f"host={host}"),
+                _line(at + lasts, "order", "undrain", f"host={host}"),
+            ]
         case "clock":
             return [_line(at, "clock-jumps", f"{random.choice([-3600, -30, 30, 3600])}")]
         case _:
             verb = random.choice(
                 ["primary", "secondary", "disconnect", "connect", "start", "destroy", "down", "detach"]
             )
-            return [_line(at, "by-hand", random.choice(world.vms[vm]), verb, vm)]
+            return [_line(at, "by-hand", random.choice(site.vms[vm]), verb, vm)]
 
 
 def _line(at: float, name: str, *words: str) -> Happening:

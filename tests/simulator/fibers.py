@@ -73,12 +73,12 @@ class Loop:
     """The only clock. Not for several threads.
 
     Args:
-        seed: of all chance.
+        random: all chance.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, random: Random) -> None:
         self.now = 0.0
-        self.random = Random(seed)
+        self.random = random
         self.current: Fiber | None = None
         self._numbers = itertools.count()
         self._due: list[tuple[float, int, Callable[[], None]]] = []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.simulator.world import World
 
 SCRAPE_SECONDS = 1.0
-FOR_SECONDS = {"HostFailure": 1.0}
+FOR_SECONDS = {"HostFailure": 1.0, "VMDiskLost": 2.0}
 NOTIFY_SECONDS = (0.02, 0.6)
 GROUP_INTERVAL_SECONDS = 300.0
 """An alert that fires again within it is not told again."""
@@ -39,6 +39,7 @@ class _Scrape:
     connected: dict[tuple[str, str], bool | None] = field(default_factory=dict)
     """By resource and peer; None: it does not try."""
     current: dict[tuple[str, str], bool] = field(default_factory=dict)
+    diskless: set[str] = field(default_factory=set)
     domains: dict[str, str] = field(default_factory=dict)
     crashes: dict[str, int] = field(default_factory=dict)
 
@@ -111,6 +112,8 @@ class Monitoring:
                 key = name, node.peer.host.name
                 tries = node.connection != STAND_ALONE
                 scraped.connected[key] = node.session is not None if tries else None
+                if not node.attached:
+                    scraped.diskless.add(name)
                 scraped.current[key] = node.session is not None and node.peer_disk == "UpToDate"
         if host.libvirt_works:
             for name, domain in host.domains.items():
@@ -138,7 +141,7 @@ class Monitoring:
                 self._tell(labels, ended.starts_at, firing=False)
 
     def _true(self) -> Iterator[Labels]:
-        """The rules: VMFailure, VMPersistentFailure, HostFailure."""
+        """The rules: VMFailure, VMPersistentFailure, VMDiskLost, HostFailure."""
         now = self._world.loop.now
         for host, up in sorted(self._up.items()):
             scraped = self._scraped.get(host)
@@ -147,6 +150,8 @@ class Monitoring:
                     expected = self._expected.get(domain) == host
                     if expected and state == "shutoff":
                         yield _labels("VMFailure", "restart", host=host, domain=domain)
+                    if expected and domain in scraped.diskless:
+                        yield _labels("VMDiskLost", "migrate", host=host, domain=domain)
                     recent = [at for at in self._crashed.get((host, domain), ()) if now - at < WINDOW_SECONDS]
                     if expected and len(recent) >= REPEATED_CRASHES:
                         yield _labels("VMPersistentFailure", "migrate", host=host, domain=domain)

@@ -62,6 +62,10 @@ class Oracle:
         if old.boot in self.running and new.boot in self.running:
             self._runs_twice(old, new)
 
+    def moved(self, guest: "Guest") -> None:
+        self._log(f"{guest.host}: guest {guest.vm} goes on here, its run {guest.boot}")
+        self.running[guest.boot] = guest
+
     def ended(self, guest: "Guest") -> None:
         if self.running.pop(guest.boot, None):
             self._log(f"{guest.host}: guest {guest.vm} has ended, its run {guest.boot}")

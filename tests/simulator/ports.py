@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 START_SECONDS = (0.3, 3.0)
 SHUT_DOWN_SECONDS = (0.5, 6.0)
+MIGRATE_SECONDS = (1.0, 9.0)
+POLL_SECONDS = 0.05
 
 
 class Clock:
@@ -186,8 +188,29 @@ class Hypervisor(_OnHosts):
 
         return self._ask(host, timeout_seconds, "capacity", answer)
 
-    def migrate(self, *_: Any, **__: Any) -> CallOutcome:
-        return Failed("live migration is not simulated")
+    def migrate(
+        self, source: str, target: str, domain: str, domain_id: int, options: Any, *, timeout_seconds: float
+    ) -> CallOutcome:
+        def effect(it: "Host") -> CallOutcome:
+            there = self._world.hosts[target]
+            begun = it.loop.now
+            ends = begun + it.loop.random.uniform(*MIGRATE_SECONDS)
+            while True:
+                here, guest_there = it.domains[domain], there.domains[domain]
+                if here.id != domain_id or here.guest is None:
+                    return Failed(f"{domain} does not run on {source} any more")
+                if not (there.works and it.net.both_ways(MANAGEMENT, source, target)):
+                    return Failed("the migration was aborted: the target is not reached")
+                if there.nodes[domain].role != "Primary" or guest_there.id is not None:
+                    return Failed("the target cannot open the disk")
+                if it.loop.now - begun > timeout_seconds:
+                    return Failed("the migration was cancelled: it did not end in time")
+                if it.loop.now >= ends and not here.writing:
+                    here.move_to(guest_there)
+                    return Done()
+                it.loop.sleep(POLL_SECONDS)
+
+        return self._do(source, timeout_seconds + 10, "migrate", effect)
 
     @staticmethod
     def _libvirt(it: "Host") -> None:

@@ -7,25 +7,22 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 import click
 
 from tests.simulator import events
+from tests.simulator import site as sites
 from tests.simulator.events import Happening
+from tests.simulator.site import Site
 from tests.simulator.teeth import TEETH, taken_out
 from tests.simulator.world import World
 
 END_SECONDS = 420.0
 """After all faults have ended; the longest wait of vmheal's own is release_timeout_seconds."""
 WRITES_SECONDS = 60.0
-SITES: tuple[dict[str, tuple[str, str]], ...] = (
-    {"vm1": ("v01", "v02")},
-    {"vm1": ("v01", "v02"), "vm2": ("v02", "v01")},
-    {"vm1": ("v01", "v02"), "vm2": ("v01", "v03"), "vm3": ("v02", "v03")},
-)
 
 
 @dataclass
@@ -39,24 +36,21 @@ class Outcome:
     seconds: float = 0.0
 
 
-def site_of(seed: int) -> tuple[dict[str, tuple[str, str]], bool, dict[str, str]]:
-    """VMs, whether it is Xen, and fence agents."""
-    random = Random(f"site {seed}")
-    vms = random.choices(SITES, weights=(3, 1, 1))[0]
-    agents = {"v01": "works", "v02": "works", "v03": "works"} if random.random() < 0.3 else {}
-    return vms, random.random() < 0.6, agents
-
-
 def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: int = 4) -> Outcome:
-    """Run one schedule to its end; without one, one by chance."""
+    """Run one schedule to its end; without one, one by chance. The site is the seed's."""
+    site = sites.by_chance(Random(f"site {seed}"))
+    if schedule is None:
+        schedule = events.by_chance(Random(f"schedule {seed}"), site, most)
+    return replace(play(Random(seed), site, schedule), seed=seed)
+
+
+def play(random: Random, site: Site, schedule: Sequence[Happening]) -> Outcome:
+    """Run a schedule on a site, have all be mended, and see to what comes of it."""
     begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vmheal-simulator-", dir=_memory()))
     try:
-        vms, xen, agents = site_of(seed)
-        world = World(seed, folder, vms, xen=xen, agents=agents)
+        world = World(random, folder, site)
         with world:
-            if schedule is None:
-                schedule = events.by_chance(Random(f"schedule {seed}"), world, most)
             at_rest(world)
             begin = world.loop.now
             for it in schedule:
@@ -71,7 +65,8 @@ def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: in
             if not world.oracle.violations:
                 at_rest(world)
             story = sorted([*world.story, *world.timeline()], key=lambda line: float(line.split()[0]))
-            return Outcome(seed, tuple(schedule), world.oracle.violations, story, time.monotonic() - begun)
+            seconds = time.monotonic() - begun
+            return Outcome(0, tuple(schedule), world.oracle.violations, story, seconds)
     finally:
         shutil.rmtree(folder)
 

@@ -5,14 +5,15 @@ import itertools
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any, Self, TypeVar
 from unittest import mock
 
 import structlog
 
-from actuator import serve
+from actuator import orders, serve
 from actuator.model import DomainRecord
-from tests.simulator.actuator import SimulatedActuator, settings_of
+from tests.simulator.actuator import SimulatedActuator
 from tests.simulator.domain import PAUSED, RUNNING, Domain
 from tests.simulator.drbd import Pair
 from tests.simulator.fibers import Event, Killed, Loop, Process, Threading
@@ -20,6 +21,7 @@ from tests.simulator.host import Host, hooks_on_simulated_hosts
 from tests.simulator.monitoring import Monitoring
 from tests.simulator.network import Network
 from tests.simulator.oracle import Oracle
+from tests.simulator.site import Site
 
 T = TypeVar("T")
 RETRANSMIT_SECONDS = 0.2
@@ -31,49 +33,36 @@ class World:
     """One run. A context manager: while it is open, the product's code is in virtual time.
 
     Args:
-        seed: of all chance.
+        random: all chance.
         folder: empty; for the actuator's journal and configuration.
-        vms: by name: the host where it runs, and the one with its mirror.
-        agents: by host: "works", "hangs" or "lies"; a host without one is not in it.
-        settings: sections of the actuator's configuration that are otherwise.
+        site: what is simulated.
     """
 
     isolation_seconds = 5.0
     hard_seconds = 60.0
 
-    def __init__(
-        self,
-        seed: int,
-        folder: Path,
-        vms: dict[str, tuple[str, str]],
-        *,
-        xen: bool = True,
-        agents: dict[str, str] | None = None,
-        settings: dict[str, Any] | None = None,
-    ) -> None:
-        self.loop = Loop(seed)
-        self.xen = xen
-        self.agents = agents or {}
+    def __init__(self, random: Random, folder: Path, site: Site) -> None:
+        self.loop = Loop(random)
+        self.xen = site.xen
+        self.agents = site.agents
+        self.vms = site.vms
         self.story: list[str] = []
         self.clock_jump = 0.0
         self.net = Network(self.loop.random)
         self.threading = Threading(self.loop)
-        names = tuple(sorted({host for on in vms.values() for host in on}))
-        self.hosts = {name: Host(self, name) for name in names}
+        self.hosts = {name: Host(self, name) for name in site.hosts}
         self._boots = itertools.count(1)
+        self._words = itertools.count(1)
         self.oracle = Oracle(self.loop, self.hosts, self.log)
         self.pairs: dict[str, Pair] = {}
-        for minor, (vm, on) in enumerate(sorted(vms.items())):
+        for minor, (vm, on) in enumerate(sorted(site.vms.items())):
             pair = Pair(self.loop, vm, minor, (self.hosts[on[0]], self.hosts[on[1]]))
             self.pairs[vm] = pair
             for host in on:
                 uuid = f"{minor:08x}-0000-0000-0000-000000000000"
                 self.hosts[host].domains[vm] = Domain(self.hosts[host], vm, uuid, minor)
-        config = settings_of(folder, names, vms, settings or {})
-        self.settings = config
-        self.actuator = SimulatedActuator(self, config)
+        self.actuator = SimulatedActuator(self, site.configuration(folder))
         self.monitoring = Monitoring(self)
-        self.vms = vms
         self._opened = contextlib.ExitStack()
 
     # ---- opening
@@ -81,6 +70,10 @@ class World:
     def __enter__(self) -> Self:
         self._opened.enter_context(hooks_on_simulated_hosts(self))
         self._opened.enter_context(mock.patch.object(serve, "threading", self.threading))
+        words = mock.patch.object(
+            orders.secrets, "token_hex", side_effect=lambda _: f"order{self.next_word()}"
+        )
+        self._opened.enter_context(words)
         before = structlog.get_config()
         self._opened.callback(lambda: structlog.configure(**before))
         structlog.configure(processors=[self._heard], cache_logger_on_first_use=False)
@@ -115,6 +108,9 @@ class World:
 
     def log(self, sentence: str) -> None:
         self.story.append(f"{self.loop.now:9.3f} {sentence}")
+
+    def next_word(self) -> int:
+        return next(self._words)
 
     def next_boot(self) -> int:
         return next(self._boots)
