@@ -407,6 +407,21 @@ def test_whose_data_a_replica_has_is_asked_for_a_failover_alone(start, clock):
     assert_moved(world, machine)
 
 
+def test_a_source_that_lost_its_disk_a_moment_before_is_not_taken_to_freeze(start, clock):
+    """Nobody has seen it; but the peer's DRBD began a new generation of the data then."""
+    world = World()
+    machine = start(world)
+    machine.run(5, keeps=True)
+    (known,) = world.replicas["v02", "voms01"].generations
+    began = Generations("B" * 16, frozenset({known.current}))
+    world.replicas["v02", "voms01"].generations = (began,)
+    world.power_cut("v01")
+    world.calls.clear()
+    machine.receive(host_alert(clock.wall()))
+    assert machine.record.escalation.guard == "source_freezes"
+    assert changes(world) == []
+
+
 def test_a_replica_that_does_not_say_whose_data_it_has_is_left_to_the_other_guards(start):
     world = World()
     machine = start(world)
@@ -614,6 +629,7 @@ def test_told_to_stop_while_it_waits_it_goes_no_further(start, clock, monkeypatc
         ("granted", "authority_may_be_taken"),
         ("unarmed", "source_is_armed"),
         ("without its disk", "source_freezes"),
+        ("without its disk, and without the authority", "source_freezes"),
         ("outdated", "disk_is_up_to_date"),
         ("drained", "not_drained"),
         ("not seen in order", "authority_may_be_taken"),
@@ -628,6 +644,9 @@ def test_what_stops_a_failover_touches_nothing(start, clock, fault, guard):
         "granted": replace(IN_ORDER, granted=True),
         "unarmed": replace(IN_ORDER, armed=frozenset({"v02"})),
         "without its disk": replace(IN_ORDER, admitted=frozenset({"v02"})),
+        "without its disk, and without the authority": replace(
+            IN_ORDER, holder="v02", admitted=frozenset({"v02"})
+        ),
     }.get(fault, IN_ORDER)
     if fault != "not seen in order":
         machine.journal.commit(authorities=[written])

@@ -136,11 +136,17 @@ def test_an_intent_takes_the_authority_over_all_that_is_promoted_or_over_nothing
 
 
 def test_only_what_freezes_and_asks_is_left_to_the_arbiter():
-    """A host that had lost its disk does not; one that holds nothing any more was excluded by a grant."""
+    """A host that had lost its disk does not, whoever got the authority since (L1).
+
+    Unless the target was granted alone, as by a plan that failed later: that excluded the source.
+    """
     holders, admitted = ("v01", "v02"), subsets({"v01", "v02"})
-    for proof, holder, one, other in product((None, *Proof), holders, admitted, admitted):
-        it = of_two(replace(PAIR, holder=holder, admitted=one), replace(PAIR, holder=holder, admitted=other))
+    for proof, holder, granted, one, other in product(
+        (None, *Proof), holders, (False, True), admitted, admitted
+    ):
+        first = replace(PAIR, holder=holder, granted=granted, admitted=one)
+        it = of_two(first, replace(first, resource=PAIR.resource, admitted=other))
         refusal = source_freezes(replace(it, proof=proof))
-        writes_on = holder == "v02" and not (one >= {"v02"} <= other)
+        writes_on = not (one >= {"v02"} <= other) and not (granted and holder == "v01")
         assert (refusal is not None) == (proof is Proof.ARBITRATED and writes_on)
     assert source_freezes in FAILOVER

@@ -58,19 +58,30 @@ def source_is_armed(it: Situation) -> str | None:
 def source_freezes(it: Situation) -> str | None:
     """Cut off, only a Primary with its own disk freezes and asks; and only a frozen one's VM is ended (R7).
 
-    Asked only before the plan: the grant that comes with a promotion excludes the source anyway.
+    That it lost its disk a moment before, which nobody has seen yet, its peer's data tell: DRBD there begins
+    a new generation then (8.4's drbd_state.c, after_state_ch). Asked only before the plan: the grant that
+    comes with a promotion excludes the source anyway, as that of a plan that has failed later.
     """
     if it.proof is not Proof.ARBITRATED:
         return None
     for resource in it.resources:
         authority = it.authority(resource.name)
-        if it.source == authority.holder and it.source not in authority.admitted:
+        granted = authority.granted and authority.holder == it.host
+        excluded = it.source not in authority.admitted and not granted
+        if excluded or _has_begun_a_generation(it, resource.name):
             return (
                 f"{resource.name} on {it.source} had lost its disk: DRBD there does not freeze when it is cut"
                 f" off, and nobody ends {it.domain}; make sure that it is off, then 'vmheal-actuator"
                 f" confirm-down {it.source}'"
             )
     return None
+
+
+def _has_begun_a_generation(it: Situation, name: str) -> bool:
+    """Whether the target's data are of another generation than those that both hosts last had."""
+    said, last = it.evidence.generations.get(it.host), it.authority(name).generations
+    here = said.value.get(name) if isinstance(said, Observed) else None
+    return bool(here and last) and tuple(volume.current for volume in here or ()) != last
 
 
 def voted(it: Situation) -> bool:
