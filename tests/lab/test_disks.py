@@ -39,8 +39,14 @@ def test_the_disk_fails_under_a_running_vm(lab, vm, site):
     lost = home(site, vm)
     alive = other(vm, lost)
     machine, fault = lab.host(lost), Moment.now()
+    before = generation(lab, vm, alive)
     machine.break_disk(vm.resources[0])
     try:
+        # What vmheal tells it by when the host is lost before anybody has seen that (source_freezes).
+        wait_until(
+            lambda: generation(lab, vm, alive) != before, "the peer to begin a new generation", 30, 0.1
+        )
+        assert lab.host(alive).drbd_state(vm.resources[0])[1].startswith("Secondary")
         wait_writes_on(lab, site, vm, alive, fault)
         lab.assert_nothing_lost(vm, alive)
         # A person who mends it, as docs/hosts.md says.
@@ -51,6 +57,12 @@ def test_the_disk_fails_under_a_running_vm(lab, vm, site):
         lab.progress(machine.run(["cat", "/proc/drbd"]).text)
         raise
     wait_in_order(site, vm)
+
+
+def generation(lab, vm, host):
+    """The current generation identifier of the VM's data there."""
+    (line,) = lab.host(host).run(["drbdadm", "get-gi", vm.name]).text.splitlines()
+    return line.partition(":")[0]
 
 
 def test_h1_the_secondary_lost_its_disk_before_the_host_died(lab, vm, site):
