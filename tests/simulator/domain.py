@@ -51,6 +51,8 @@ class Domain:
         self.crashes = 0
         self.number = 0
         self.writing = False
+        self.comes = False
+        """A live migration brings it here: libvirt has it active already."""
 
     @property
     def node(self) -> "Node":
@@ -58,7 +60,7 @@ class Domain:
 
     def start(self) -> str:
         """Open the device and run the guest; what libvirt says against it."""
-        if self.id is not None:
+        if self.id is not None or self.comes:
             return "domain is already active"
         can_open = self.node.role == PRIMARY
         if not can_open and not self.host.world.xen:

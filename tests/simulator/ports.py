@@ -195,6 +195,13 @@ class Hypervisor(_OnHosts):
             there = self._world.hosts[target]
             begun = it.loop.now
             ends = begun + it.loop.random.uniform(*MIGRATE_SECONDS)
+            there.domains[domain].comes = there.domains[domain].id is None
+            try:
+                return move(it, there, begun, ends)
+            finally:
+                there.domains[domain].comes = False
+
+        def move(it: "Host", there: "Host", begun: float, ends: float) -> CallOutcome:
             while True:
                 here, guest_there = it.domains[domain], there.domains[domain]
                 if here.id != domain_id or here.guest is None:
