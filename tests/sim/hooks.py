@@ -68,6 +68,7 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
             elif hook == "resync":
                 yield "resync hook on {h} reaches nobody: no resync", host, drbd.no_resync(arbiter, w, host)
         elif state[0] == "v":
+            seen: tuple[Any, ...]
             if hook == "unfence":
                 seen = (x.role, x.disk == UP, x.connection in TOGETHER, x.peer_disk == UP)
             else:
