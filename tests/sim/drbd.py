@@ -96,7 +96,8 @@ def lose(arbiter: Arbiter, w: World, host: int) -> World:
         w = with_host(w, host, release="")  # it looks three times a second: it has seen them connected
     seen = x.peer_disk if x.peer_disk in OLD else UNKNOWN
     w = with_host(w, host, connection=WAITING, peer_disk=seen)
-    if x.role == PRIMARY and x.disk != DISKLESS and seen == UNKNOWN and not x.frozen:
+    # "Not fencing peer, I'm not even Consistent myself": it thaws at once, and each write is an error.
+    if x.role == PRIMARY and x.disk in {UP, CONSISTENT} and seen == UNKNOWN and not x.frozen:
         return with_host(w, host, frozen=True, fence=x.fence or RUN)
     return disk_first(arbiter, w, host)
 
@@ -120,8 +121,8 @@ def connect(w: World, attaching: int | None = None) -> World:
     source = _source(a, b)
     if source is not None and source < 0:
         return _both_alone(w)
-    if source is not None and w.hosts[1 - source].role == PRIMARY and attaching != 1 - source:
-        return _both_alone(w)  # "I shall become SyncTarget, but I am primary!"
+    if source is not None and _stays_primary(w.hosts[1 - source]) and attaching != 1 - source:
+        return _both_alone(w)
     for host in (0, 1):
         w = orphaned(w, host, ("fence", "release") if w.hosts[host].release != FREE else ("fence",))
         w = with_host(w, host, sleep="", frozen=False, promoting=False, crashed=False)
@@ -135,6 +136,11 @@ def connect(w: World, attaching: int | None = None) -> World:
     old = old if old in OLD else OUTDATED
     w = with_host(w, source, connection=ASKS_SOURCE, disk=UP, peer_disk=old, resync=RUN)
     return with_host(w, target, connection=ASKS_TARGET, disk=old, peer_disk=UP)
+
+
+def _stays_primary(x: Host) -> bool:
+    """"I shall become SyncTarget, but I am primary!": said of a disk that it may have read from."""
+    return x.role == PRIMARY and x.disk not in OLD
 
 
 def _meet_diskless(w: World) -> World:
