@@ -106,8 +106,13 @@ def disk_first(arbiter: Arbiter, w: World, host: int) -> World:
     """A Secondary without its disk and without its peer is disconnected, by the next look at it (R4)."""
     x = w.hosts[host]
     if arbiter.rules.disk_first and x.role != DOWN and arbiter.to_disconnect(w.it, side_of(x, host)):
-        return with_host(w, host, connection=BY_HAND)
+        return stand_alone(w, host, BY_HAND)
     return w
+
+
+def stand_alone(w: World, host: int, state: str = ALONE) -> World:
+    """The connection is given up, and with it what was allowed for it alone: DRBD forgets its options."""
+    return with_host(w, host, connection=state, two=False)
 
 
 def connect(w: World, attaching: int | None = None) -> World:
@@ -149,7 +154,7 @@ def _meet_diskless(w: World) -> World:
         # "Can only connect to data with current UUID" (8.4's source): what its VM has seen must be there.
         x = w.hosts[host]
         if x.role == PRIMARY and x.disk == DISKLESS and (x.ahead or w.hosts[1 - host].ahead):
-            return with_host(w, host, connection=ALONE)
+            return stand_alone(w, host)
     for host in (0, 1):
         x, peer = w.hosts[host], w.hosts[1 - host]
         w = orphaned(w, host, ("fence", "release") if x.release != FREE else ("fence",))
@@ -179,7 +184,7 @@ def _source(a: Host, b: Host) -> int | None:
 
 def _both_alone(w: World) -> World:
     """Both refuse each other."""
-    return with_host(with_host(w, 0, connection=ALONE), 1, connection=ALONE)
+    return stand_alone(stand_alone(w, 0), 1)
 
 
 def promote(arbiter: Arbiter, w: World, host: int) -> World | None:
@@ -206,21 +211,21 @@ def disconnect(arbiter: Arbiter, w: World, host: int, state: str) -> World:
     """`drbdadm disconnect`: a Secondary of a Primary knows that it is Outdated from now on."""
     if not joined(w):
         w = lose(arbiter, w, host) if w.hosts[host].connection in TOGETHER else w
-        return with_host(w, host, connection=state)
+        return stand_alone(w, host, state)
     for one, other in ((0, 1), (1, 0)):
         if w.hosts[one].role == PRIMARY and w.hosts[other].role == SECONDARY:
             disk = w.hosts[other].disk
             disk = OUTDATED if disk in {UP, CONSISTENT} else disk
             w = with_host(w, other, disk=disk)
             w = with_host(w, one, peer_disk=disk if disk in OLD else OUTDATED)
-    w = with_host(lose(arbiter, w, host), host, connection=state)
+    w = stand_alone(lose(arbiter, w, host), host, state)
     return lose(arbiter, w, 1 - host)
 
 
 def no_resync(arbiter: Arbiter, w: World, host: int) -> World:
     """before-resync-source has failed: both lose each other, and this side asks for no more."""
     w = orphaned(w, host, ("resync",))
-    w = with_host(lose(arbiter, w, host), host, connection=ALONE)
+    w = stand_alone(lose(arbiter, w, host), host)
     return lose(arbiter, w, 1 - host) if w.hosts[1 - host].connection in TOGETHER else w
 
 
