@@ -132,9 +132,9 @@ def connect(w: World, attaching: int | None = None) -> World:
         w = orphaned(w, host, ("fence", "release") if w.hosts[host].release != FREE else ("fence",))
         w = with_host(w, host, sleep="", frozen=False, promoting=False, crashed=False)
     if source is None:
-        both = UP if a.disk != OUTDATED or b.disk != OUTDATED else OUTDATED
+        # Consistent and Outdated vanish, also of both: they are the same, and there is nobody else to be newer.
         for host in (0, 1):
-            w = with_host(w, host, connection=CONNECTED, disk=both, peer_disk=both)
+            w = with_host(w, host, connection=CONNECTED, disk=UP, peer_disk=UP)
         return w
     target = 1 - source
     old = w.hosts[target].disk
