@@ -222,6 +222,11 @@ def disconnect(arbiter: Arbiter, w: World, host: int, state: str) -> World:
     return lose(arbiter, w, 1 - host)
 
 
+def may_disconnect(w: World) -> bool:
+    """Not from the only current disk: "Need access to UpToDate data"."""
+    return joined(w) and not any(x.role == PRIMARY and x.disk != UP for x in w.hosts)
+
+
 def no_resync(arbiter: Arbiter, w: World, host: int) -> World:
     """before-resync-source has failed: both lose each other, and this side asks for no more."""
     w = orphaned(w, host, ("resync",))

@@ -20,7 +20,6 @@ from tests.sim.world import (
     World,
     answers,
     is_up,
-    joined,
     mirrored,
     with_host,
 )
@@ -119,7 +118,7 @@ def _on_a_host(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
     x = w.hosts[host]
     if x.disk != DISKLESS:
         yield "the disk of {h} fails", host, drbd.detach(arbiter, w, host)
-    if joined(w):
+    if drbd.may_disconnect(w):
         yield "a person disconnects {h}", host, drbd.disconnect(arbiter, w, host, BY_HAND)
     if (after := drbd.promote(arbiter, w, host)) is not None:
         yield "a person types `drbdadm primary` on {h}", host, after
