@@ -144,7 +144,7 @@ def connect(w: World, attaching: int | None = None) -> World:
 
 
 def _stays_primary(x: Host) -> bool:
-    """"I shall become SyncTarget, but I am primary!": said of a disk that it may have read from."""
+    """It is told "I shall become SyncTarget, but I am primary!": one whose disk it may have read from."""
     return x.role == PRIMARY and x.disk not in OLD
 
 
@@ -153,7 +153,8 @@ def _meet_diskless(w: World) -> World:
     for host in (0, 1):
         # "Can only connect to data with current UUID" (8.4's source): what its VM has seen must be there.
         x = w.hosts[host]
-        if x.role == PRIMARY and x.disk == DISKLESS and (x.ahead or w.hosts[1 - host].ahead):
+        elsewhere = x.ahead or (w.hosts[1 - host].ahead and not x.beyond)
+        if x.role == PRIMARY and x.disk == DISKLESS and elsewhere:
             return stand_alone(w, host)
     for host in (0, 1):
         x, peer = w.hosts[host], w.hosts[1 - host]
@@ -196,7 +197,7 @@ def promote(arbiter: Arbiter, w: World, host: int) -> World | None:
         peer = w.hosts[1 - host]
         if (peer.role == PRIMARY and not (x.two and peer.two)) or UP not in {x.disk, peer.disk}:
             return None
-        return with_host(w, host, role=PRIMARY)
+        return _beyond(with_host(w, host, role=PRIMARY), host)
     if x.connection in TOGETHER:
         w = lose(arbiter, w, host)
         x = w.hosts[host]
@@ -240,6 +241,7 @@ def detach(arbiter: Arbiter, w: World, host: int) -> World:
     w = with_host(w, host, disk=DISKLESS, kept=(x.disk, x.peer_disk in OLD))
     if not joined(w):
         return disk_first(arbiter, w, host)
+    w = _beyond(w, host)
     if x.connection in {TARGET, ASKS_TARGET, SOURCE, ASKS_SOURCE}:
         w = orphaned(w, host, ("resync",))
         w = orphaned(w, 1 - host, ("resync",))
@@ -247,8 +249,20 @@ def detach(arbiter: Arbiter, w: World, host: int) -> World:
     return with_host(w, 1 - host, peer_disk=DISKLESS, connection=CONNECTED)
 
 
+def _beyond(w: World, host: int) -> World:
+    """A Primary without its disk: its peer begins a generation at once, of which it hears."""
+    x, peer = w.hosts[host], w.hosts[1 - host]
+    if x.role != PRIMARY or x.disk != DISKLESS or peer.disk != UP:
+        return w
+    return with_host(with_host(w, host, beyond=True), 1 - host, ahead=True)
+
+
 def attach(w: World, host: int) -> World:
-    """The disk comes back with what its metadata say."""
+    """The disk comes back with what its metadata say; not under a Primary that has seen newer data."""
+    x = w.hosts[host]
+    if x.role == PRIMARY and x.beyond and not joined(w):
+        return with_host(w, host, attach="")  # "Can only attach to data with current UUID"
+    w = with_host(w, host, beyond=False)
     x = w.hosts[host]
     own, peer_is_old = x.kept
     disk = CONSISTENT if own == UP else own

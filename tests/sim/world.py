@@ -42,6 +42,8 @@ class Host(NamedTuple):
     """It was Primary when it lost its power: then the activity log makes it a source."""
     connection: str = CONNECTED
     peer_disk: str = UP
+    beyond: bool = False
+    """A Primary without its disk, which has seen newer data than that disk has: those of its peer."""
     frozen: bool = False
     two: bool = False
     ahead: bool = False
