@@ -1,5 +1,6 @@
 """The arbiter's real functions, over the small values of a world, and what is written."""
 
+from copy import copy
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -98,6 +99,9 @@ class Arbiter:
         self.may_matter = cache(self._may_matter)
         self.to_connect = cache(lambda it, *sides: real.to_connect(_authority(it), *sides))
         self.to_disconnect = cache(lambda it, side: real.to_disconnect(_authority(it), side))
+        self.silent = copy(self)
+        """The same, but nothing is written: the actuator crashes first."""
+        self.silent.write = lambda w, _: w
 
     def write(self, w: World, it: Written) -> World:
         """A change: its version makes all earlier evidence worthless (R2)."""

@@ -103,7 +103,7 @@ def disturbances(arbiter: Arbiter, w: World) -> Iterator[Move]:
         yield "the actuator crashes", 0, _restarted(w)
     if w.plan is not None and w.plan.phase == "call":
         yield "the actuator crashes before its call", 0, _restarted(w)
-        for text, host, after in plans.effect(arbiter, w, w.plan, w.plan.target):
+        for text, host, after in plans.effect(arbiter.silent, w, w.plan, w.plan.target):
             if after.hosts != w.hosts and not after.fault and answers(w.hosts[w.plan.target]):
                 # The effect is there, and nothing of it is written down.
                 back = (text == STARTED and host) or text == MOVED
