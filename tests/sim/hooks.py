@@ -53,7 +53,7 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
                 begun = w
                 if w.ghost and w.ghost[:2] == (host, hook) and state == RUN:
                     begun = w._replace(ghost=(host, hook, False, *w.ghost[3:]))
-                if state == RUN and arbiter.began(w.it, host, hook):
+                if arbiter.began(w.it, host, hook, state == AGAIN):
                     begun = arbiter.write(begun, w.it)
                 phase = ("q", True) if hook in {"attach", "resync"} else ("v", True)
                 yield f"{hook} hook on {{h}} reads the version", host, with_host(begun, host, **{hook: phase})
