@@ -58,12 +58,13 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
         if peer.connection == TARGET:
             # It has the source's generation now; the source hears of it later (H2).
             w2 = with_host(
-                w, 1 - host, connection=CONNECTED, disk=UP, peer_disk=UP, lacks=x.lacks, ahead=False
-            )
+                w, 1 - host, connection=CONNECTED, disk=UP, peer_disk=UP,
+                lacks=x.lacks, ahead=False, crashed=False,
+            )  # fmt: skip
             w2 = with_host(w2, host, ahead=False)
             yield "{p} sees the end of its resync", host, w2
         elif peer.connection == CONNECTED:
-            w2 = with_host(w, host, connection=CONNECTED, peer_disk=UP, unfence=RUN)
+            w2 = with_host(w, host, connection=CONNECTED, peer_disk=UP, unfence=RUN, crashed=False)
             yield "{h} sees the end of the resync too", host, w2
 
 
@@ -130,11 +131,11 @@ def connect(w: World, attaching: int | None = None) -> World:
         return _both_alone(w)
     for host in (0, 1):
         w = orphaned(w, host, ("fence", "release") if w.hosts[host].release != FREE else ("fence",))
-        w = with_host(w, host, sleep="", frozen=False, promoting=False, crashed=False)
+        w = with_host(w, host, sleep="", frozen=False, promoting=False)
     if source is None:
         # Consistent and Outdated vanish, also of both: they are the same, and there is nobody else to be newer.
         for host in (0, 1):
-            w = with_host(w, host, connection=CONNECTED, disk=UP, peer_disk=UP)
+            w = with_host(w, host, connection=CONNECTED, disk=UP, peer_disk=UP, crashed=False)
         return w
     target = 1 - source
     old = w.hosts[target].disk
@@ -162,8 +163,9 @@ def _meet_diskless(w: World) -> World:
         disk = UP if x.disk == CONSISTENT else x.disk
         peer_disk = UP if peer.disk == CONSISTENT else peer.disk
         w = with_host(
-            w, host, connection=CONNECTED, disk=disk, peer_disk=peer_disk, frozen=False, promoting=False
-        )
+            w, host, connection=CONNECTED, disk=disk, peer_disk=peer_disk,
+            sleep="", frozen=False, promoting=False,
+        )  # fmt: skip
     return w
 
 
