@@ -14,12 +14,14 @@ from tests.sim.world import (
     PRIMARY,
     RUN,
     SECONDARY,
+    TOGETHER,
     WAITING,
     Move,
     Plan,
     World,
     answers,
     is_up,
+    joined,
     mirrored,
     with_host,
 )
@@ -43,7 +45,7 @@ def host_mends(w: World, host: int) -> Iterator[Move]:
     if not x.on:
         yield "{h} boots", host, with_host(w, host, on=True, attach=RUN)
     elif x.sleep == "frozen":
-        yield "{h} wakes", host, with_host(w, host, sleep="woke" if x.vm else "")
+        yield "{h} wakes", host, _met_awake(with_host(w, host, sleep="woke" if _has_lost(w, host) else ""))
     if not x.reachable:
         yield "the management link of {h} is back", host, with_host(w, host, reachable=True)
     if x.broken:
@@ -57,7 +59,21 @@ def host_mends(w: World, host: int) -> Iterator[Move]:
 def link_mends(w: World) -> Iterator[Move]:
     """The cable is put back."""
     if not w.cable:
-        yield "the replication link is back", 0, w._replace(cable=True)
+        yield "the replication link is back", 0, _met_awake(w._replace(cable=True))
+
+
+def _has_lost(w: World, host: int) -> bool:
+    """Its VM hangs, or will once it notices what it has slept through."""
+    x = w.hosts[host]
+    return x.vm and (x.frozen or x.connection in TOGETHER)
+
+
+def _met_awake(w: World) -> World:
+    """Nothing has been lost where both are still connected."""
+    for host in (0, 1):
+        if w.hosts[host].sleep == "woke" and joined(w):
+            w = with_host(w, host, sleep="")
+    return w
 
 
 def disturbances(arbiter: Arbiter, w: World) -> Iterator[Move]:

@@ -31,6 +31,7 @@ from tests.sim.world import (
     UNKNOWN,
     UP,
     WAITING,
+    Host,
     Move,
     World,
     end_vm,
@@ -56,7 +57,8 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
                 if arbiter.began(w.it, host, hook, state == AGAIN):
                     begun = arbiter.write(begun, w.it)
                 phase = ("q", True) if hook in {"attach", "resync"} else ("v", True)
-                yield f"{hook} hook on {{h}} reads the version", host, with_host(begun, host, **{hook: phase})
+                begun = with_host(begun, host, **{hook: phase}, sleep=_after_contact(w, x))
+                yield f"{hook} hook on {{h}} reads the version", host, begun
             elif hook == "fence" and x.promoting:
                 yield (
                     "`drbdadm primary` on {h} is refused: nobody answers",
@@ -85,6 +87,12 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
                 )
         else:
             yield from _told(arbiter, w, host, hook, state[1])
+
+
+def _after_contact(w: World, x: Host) -> str:
+    """From now on a host is heard of that has woken: the plan waits anew, if it has not looked yet (R7)."""
+    starts = w.plan is not None and (w.plan.step, w.plan.phase) == ("start", "call")
+    return x.sleep if starts else ""
 
 
 def _asked(arbiter: Arbiter, w: World, host: int, hook: str, state: Any) -> Move:

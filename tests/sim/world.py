@@ -29,7 +29,7 @@ class Host(NamedTuple):
 
     on: bool = True
     sleep: str = ""
-    """"frozen", or "woke": and has not ended its VM since."""
+    """"frozen", or "woke": and has lost its peer, and nobody has heard of it since (R7)."""
     reachable: bool = True
     """By the actuator, and the other way."""
     role: str = SECONDARY
