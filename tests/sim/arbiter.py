@@ -96,6 +96,7 @@ class Arbiter:
         self.looked_at = cache(self._looked_at)
         self.given_back = cache(self._given_back)
         self.one_sided = cache(self._one_sided)
+        self.accepted = cache(lambda it, host: _written(real.accepted(_authority(it), _NAMES[host])))
         self.may_matter = cache(self._may_matter)
         self.to_connect = cache(lambda it, *sides: real.to_connect(_authority(it), *sides))
         self.to_disconnect = cache(lambda it, side: real.to_disconnect(_authority(it), side))
