@@ -148,6 +148,8 @@ def _may_attach(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
         )
     elif x.broken:
         yield "{h} cannot attach its disk", host, with_host(w, host, attach=RUN if x.role == DOWN else "")
+    elif x.role != DOWN and x.connection in TOGETHER and not joined(w):
+        return  # it negotiates with a peer that does not answer, until that wakes or is lost
     elif x.role == DOWN or not joined(w) or peer.disk != DISKLESS or not arbiter.rules.disk_first:
         yield "{h} attaches its disk", host, drbd.attach(w, host)
     else:
