@@ -178,11 +178,21 @@ def _source(a: Host, b: Host) -> int | None:
         return -1
     if any(newer):
         return newer.index(True)
-    if a.crashed != b.crashed:
-        return 0 if a.crashed else 1
+    if (a.crashed or b.crashed) and (source := _after_a_crash(a, b)) is not None:
+        return source
     if (a.disk == OUTDATED) != (b.disk == OUTDATED):
         return 1 if a.disk == OUTDATED else 0
     return None
+
+
+def _after_a_crash(a: Host, b: Host) -> int | None:
+    """Of one generation: a Primary, which was frozen or is new, wins; else who crashed as one."""
+    for host, x in enumerate((a, b)):
+        if _stays_primary(x):
+            return host
+    if a.crashed == b.crashed:
+        return None
+    return 0 if a.crashed else 1
 
 
 def _both_alone(w: World) -> World:

@@ -64,3 +64,8 @@ def test_a_primary_is_not_disconnected_from_the_only_current_disk():
 def test_stand_alone_forgets_that_two_primaries_were_allowed():
     w = with_host(START, 0, two=True)
     assert not drbd.stand_alone(w, 0).hosts[0].two
+
+
+def test_after_a_crash_the_primary_that_is_there_now_is_the_source():
+    w = with_host(parted(disk=UP, ahead=False), 1, disk=CONSISTENT, crashed=True)
+    assert drbd.connect(w).hosts[1].connection == ASKS_TARGET
