@@ -16,7 +16,7 @@ import resource
 import sys
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -75,8 +75,7 @@ class Search:
         self._parent = array("l")
         self._by_event = bytearray()
         self._shared: dict[object, object] = {}
-        self._from: array[int] | None = array("L") if stuck else None
-        self._to = array("L")
+        self._look_for_stuck = stuck
         self._broken = -1
 
     def run(self, events: int) -> Found:
@@ -98,7 +97,7 @@ class Search:
                 if not self._disturb(last, first):
                     return self._found(level)
         found = self._found(events)
-        if self._from is not None:
+        if self._look_for_stuck:
             self._stuck(found)
         return found
 
@@ -121,13 +120,10 @@ class Search:
     def _close(self, at: int, level: int) -> bool:
         """Follow all that happens by itself; False: broken, or out of time."""
         moves = self._model.moves
-        worlds, edges = self._worlds, self._from
+        worlds = self._worlds
         while at < len(worlds):
             for _, _, after in moves(worlds[at]):
-                to = self._add(after, at, event=False)
-                if edges is not None and to != at:
-                    edges.append(at)
-                    self._to.append(to)
+                self._add(after, at, event=False)
             if self._broken >= 0:
                 return False
             at += 1
@@ -179,25 +175,9 @@ class Search:
 
     def _stuck(self, found: Found) -> None:
         """Worlds in which all is mended, nothing happens any more, and the VM does not run."""
-        assert self._from is not None
-        into: list[list[int] | None] = [None] * len(self._worlds)
-        for at, to in zip(self._from, self._to, strict=True):
-            if (known := into[to]) is None:
-                into[to] = [at]
-            else:
-                known.append(at)
-        good = bytearray(len(self._worlds))
-        queue = deque(at for at, w in enumerate(self._worlds) if _runs(w))
-        for at in queue:
-            good[at] = 1
-        while queue:
-            for at in into[queue.popleft()] or ():
-                if not good[at]:
-                    good[at] = 1
-                    queue.append(at)
         self.examples: dict[str, int] = {}
         for at, w in enumerate(self._worlds):
-            if not good[at] and _still(w) and self._is_settled(w):
+            if _still(w) and self._is_settled(w):
                 why, kind = why_stuck(w), kind_of(w)
                 found.stuck[why] += 1
                 found.kinds[kind] += 1
@@ -206,10 +186,13 @@ class Search:
                     found.helpless.append(kind)
 
     def _is_settled(self, w: World) -> bool:
-        """Whatever follows, nothing changes but the connection, which may be tried again and again."""
+        """Whatever follows, the VM does not run, and nothing changes but the connection, which may come and go."""
         seen, queue = {w}, [w]
         while queue:
-            for _, _, after in self._model.moves(queue.pop()):
+            at = queue.pop()
+            if _runs(at):
+                return False
+            for _, _, after in self._model.moves(at):
                 if (_lasting(after), after.it) != (_lasting(w), w.it):
                     return False
                 if after not in seen:
