@@ -1,5 +1,6 @@
 """The arbiter's real functions, over the small values of a world, and what is written."""
 
+from copy import copy
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ class Rules(NamedTuple):
 
 
 _NAMES = ("v01", "v02")
-_RUN, _OTHER_RUN = HookRun("boot", 2), HookRun("boot", 3)
+_EARLIER_RUN, _RUN, _LATER_RUN = HookRun("boot", 1), HookRun("boot", 2), HookRun("boot", 3)
 _VERSION = 7
 _PEERS = (1, 0)
 
@@ -95,9 +96,13 @@ class Arbiter:
         self.looked_at = cache(self._looked_at)
         self.given_back = cache(self._given_back)
         self.one_sided = cache(self._one_sided)
+        self.accepted = cache(lambda it, host: _written(real.accepted(_authority(it), _NAMES[host])))
         self.may_matter = cache(self._may_matter)
         self.to_connect = cache(lambda it, *sides: real.to_connect(_authority(it), *sides))
         self.to_disconnect = cache(lambda it, side: real.to_disconnect(_authority(it), side))
+        self.silent = copy(self)
+        """The same, but nothing is written: the actuator crashes first."""
+        self.silent.write = lambda w, _: w
 
     def write(self, w: World, it: Written) -> World:
         """A change: its version makes all earlier evidence worthless (R2)."""
@@ -108,9 +113,11 @@ class Arbiter:
         return w._replace(hosts=(_outdated(a), _outdated(b)), it=it, keeper=keeper, ghost=None)
 
     @staticmethod
-    def _began(it: Written, host: int, hook: str) -> bool:
-        before = _authority(it)
-        return real.began(before, Ask(_NAMES[host], hook, _RUN, 0)) is not before
+    def _began(it: Written, host: int, hook: str, again: bool) -> bool:
+        """Whether a run that says that it begins changes anything; `again`: it has said so before (R9)."""
+        ask = Ask(_NAMES[host], hook, _RUN, 0)
+        before = _authority(it, runs={ask.key: _RUN if again else _EARLIER_RUN})
+        return real.began(before, ask) is not before
 
     @staticmethod
     def _answer(
@@ -119,7 +126,7 @@ class Arbiter:
         """What is written (None: nothing), and the verdict."""
         name, peer = _NAMES[host], _NAMES[_PEERS[host]]
         ask = Ask(name, hook, _RUN, _VERSION if current else _VERSION - 1)
-        before = _authority(it, runs={ask.key: _RUN if latest else _OTHER_RUN})
+        before = _authority(it, runs={ask.key: _RUN if latest else _LATER_RUN})
         match hook:
             case "fence" | "release":
                 role, up_to_date = seen

@@ -58,12 +58,13 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
         if peer.connection == TARGET:
             # It has the source's generation now; the source hears of it later (H2).
             w2 = with_host(
-                w, 1 - host, connection=CONNECTED, disk=UP, peer_disk=UP, lacks=x.lacks, ahead=False
-            )
+                w, 1 - host, connection=CONNECTED, disk=UP, peer_disk=UP,
+                lacks=x.lacks, ahead=False, crashed=False,
+            )  # fmt: skip
             w2 = with_host(w2, host, ahead=False)
             yield "{p} sees the end of its resync", host, w2
         elif peer.connection == CONNECTED:
-            w2 = with_host(w, host, connection=CONNECTED, peer_disk=UP, unfence=RUN)
+            w2 = with_host(w, host, connection=CONNECTED, peer_disk=UP, unfence=RUN, crashed=False)
             yield "{h} sees the end of the resync too", host, w2
 
 
@@ -96,7 +97,8 @@ def lose(arbiter: Arbiter, w: World, host: int) -> World:
         w = with_host(w, host, release="")  # it looks three times a second: it has seen them connected
     seen = x.peer_disk if x.peer_disk in OLD else UNKNOWN
     w = with_host(w, host, connection=WAITING, peer_disk=seen)
-    if x.role == PRIMARY and x.disk != DISKLESS and seen == UNKNOWN and not x.frozen:
+    # "Not fencing peer, I'm not even Consistent myself": it thaws at once, and each write is an error.
+    if x.role == PRIMARY and x.disk in {UP, CONSISTENT} and seen == UNKNOWN and not x.frozen:
         return with_host(w, host, frozen=True, fence=x.fence or RUN)
     return disk_first(arbiter, w, host)
 
@@ -105,8 +107,13 @@ def disk_first(arbiter: Arbiter, w: World, host: int) -> World:
     """A Secondary without its disk and without its peer is disconnected, by the next look at it (R4)."""
     x = w.hosts[host]
     if arbiter.rules.disk_first and x.role != DOWN and arbiter.to_disconnect(w.it, side_of(x, host)):
-        return with_host(w, host, connection=BY_HAND)
+        return stand_alone(w, host, BY_HAND)
     return w
+
+
+def stand_alone(w: World, host: int, state: str = ALONE) -> World:
+    """The connection is given up, and with it what was allowed for it alone: DRBD forgets its options."""
+    return with_host(w, host, connection=state, two=False)
 
 
 def connect(w: World, attaching: int | None = None) -> World:
@@ -120,15 +127,15 @@ def connect(w: World, attaching: int | None = None) -> World:
     source = _source(a, b)
     if source is not None and source < 0:
         return _both_alone(w)
-    if source is not None and w.hosts[1 - source].role == PRIMARY and attaching != 1 - source:
-        return _both_alone(w)  # "I shall become SyncTarget, but I am primary!"
+    if source is not None and _stays_primary(w.hosts[1 - source]) and attaching != 1 - source:
+        return _both_alone(w)
     for host in (0, 1):
         w = orphaned(w, host, ("fence", "release") if w.hosts[host].release != FREE else ("fence",))
-        w = with_host(w, host, sleep="", frozen=False, promoting=False, crashed=False)
+        w = with_host(w, host, sleep="", frozen=False, promoting=False)
     if source is None:
-        both = UP if a.disk != OUTDATED or b.disk != OUTDATED else OUTDATED
+        # Consistent and Outdated vanish, also of both: they are the same, and there is nobody else to be newer.
         for host in (0, 1):
-            w = with_host(w, host, connection=CONNECTED, disk=both, peer_disk=both)
+            w = with_host(w, host, connection=CONNECTED, disk=UP, peer_disk=UP, crashed=False)
         return w
     target = 1 - source
     old = w.hosts[target].disk
@@ -137,21 +144,28 @@ def connect(w: World, attaching: int | None = None) -> World:
     return with_host(w, target, connection=ASKS_TARGET, disk=old, peer_disk=UP)
 
 
+def _stays_primary(x: Host) -> bool:
+    """It is told "I shall become SyncTarget, but I am primary!": one whose disk it may have read from."""
+    return x.role == PRIMARY and x.disk not in OLD
+
+
 def _meet_diskless(w: World) -> World:
     """At least one of them has no disk."""
     for host in (0, 1):
         # "Can only connect to data with current UUID" (8.4's source): what its VM has seen must be there.
         x = w.hosts[host]
-        if x.role == PRIMARY and x.disk == DISKLESS and (x.ahead or w.hosts[1 - host].ahead):
-            return with_host(w, host, connection=ALONE)
+        elsewhere = x.ahead or (w.hosts[1 - host].ahead and not x.beyond)
+        if x.role == PRIMARY and x.disk == DISKLESS and elsewhere:
+            return stand_alone(w, host)
     for host in (0, 1):
         x, peer = w.hosts[host], w.hosts[1 - host]
         w = orphaned(w, host, ("fence", "release") if x.release != FREE else ("fence",))
         disk = UP if x.disk == CONSISTENT else x.disk
         peer_disk = UP if peer.disk == CONSISTENT else peer.disk
         w = with_host(
-            w, host, connection=CONNECTED, disk=disk, peer_disk=peer_disk, frozen=False, promoting=False
-        )
+            w, host, connection=CONNECTED, disk=disk, peer_disk=peer_disk,
+            sleep="", frozen=False, promoting=False,
+        )  # fmt: skip
     return w
 
 
@@ -164,16 +178,26 @@ def _source(a: Host, b: Host) -> int | None:
         return -1
     if any(newer):
         return newer.index(True)
-    if a.crashed != b.crashed:
-        return 0 if a.crashed else 1
+    if (a.crashed or b.crashed) and (source := _after_a_crash(a, b)) is not None:
+        return source
     if (a.disk == OUTDATED) != (b.disk == OUTDATED):
         return 1 if a.disk == OUTDATED else 0
     return None
 
 
+def _after_a_crash(a: Host, b: Host) -> int | None:
+    """Of one generation: a Primary, which was frozen or is new, wins; else who crashed as one."""
+    for host, x in enumerate((a, b)):
+        if _stays_primary(x):
+            return host
+    if a.crashed == b.crashed:
+        return None
+    return 0 if a.crashed else 1
+
+
 def _both_alone(w: World) -> World:
     """Both refuse each other."""
-    return with_host(with_host(w, 0, connection=ALONE), 1, connection=ALONE)
+    return stand_alone(stand_alone(w, 0), 1)
 
 
 def promote(arbiter: Arbiter, w: World, host: int) -> World | None:
@@ -185,7 +209,7 @@ def promote(arbiter: Arbiter, w: World, host: int) -> World | None:
         peer = w.hosts[1 - host]
         if (peer.role == PRIMARY and not (x.two and peer.two)) or UP not in {x.disk, peer.disk}:
             return None
-        return with_host(w, host, role=PRIMARY)
+        return _beyond(with_host(w, host, role=PRIMARY), host)
     if x.connection in TOGETHER:
         w = lose(arbiter, w, host)
         x = w.hosts[host]
@@ -200,21 +224,26 @@ def disconnect(arbiter: Arbiter, w: World, host: int, state: str) -> World:
     """`drbdadm disconnect`: a Secondary of a Primary knows that it is Outdated from now on."""
     if not joined(w):
         w = lose(arbiter, w, host) if w.hosts[host].connection in TOGETHER else w
-        return with_host(w, host, connection=state)
+        return stand_alone(w, host, state)
     for one, other in ((0, 1), (1, 0)):
         if w.hosts[one].role == PRIMARY and w.hosts[other].role == SECONDARY:
             disk = w.hosts[other].disk
             disk = OUTDATED if disk in {UP, CONSISTENT} else disk
             w = with_host(w, other, disk=disk)
             w = with_host(w, one, peer_disk=disk if disk in OLD else OUTDATED)
-    w = with_host(lose(arbiter, w, host), host, connection=state)
+    w = stand_alone(lose(arbiter, w, host), host, state)
     return lose(arbiter, w, 1 - host)
+
+
+def may_disconnect(w: World) -> bool:
+    """Not from the only current disk: "Need access to UpToDate data"."""
+    return joined(w) and not any(x.role == PRIMARY and x.disk != UP for x in w.hosts)
 
 
 def no_resync(arbiter: Arbiter, w: World, host: int) -> World:
     """before-resync-source has failed: both lose each other, and this side asks for no more."""
     w = orphaned(w, host, ("resync",))
-    w = with_host(lose(arbiter, w, host), host, connection=ALONE)
+    w = stand_alone(lose(arbiter, w, host), host)
     return lose(arbiter, w, 1 - host) if w.hosts[1 - host].connection in TOGETHER else w
 
 
@@ -224,6 +253,7 @@ def detach(arbiter: Arbiter, w: World, host: int) -> World:
     w = with_host(w, host, disk=DISKLESS, kept=(x.disk, x.peer_disk in OLD))
     if not joined(w):
         return disk_first(arbiter, w, host)
+    w = _beyond(w, host)
     if x.connection in {TARGET, ASKS_TARGET, SOURCE, ASKS_SOURCE}:
         w = orphaned(w, host, ("resync",))
         w = orphaned(w, 1 - host, ("resync",))
@@ -231,8 +261,20 @@ def detach(arbiter: Arbiter, w: World, host: int) -> World:
     return with_host(w, 1 - host, peer_disk=DISKLESS, connection=CONNECTED)
 
 
+def _beyond(w: World, host: int) -> World:
+    """A Primary without its disk: its peer begins a generation at once, of which it hears."""
+    x, peer = w.hosts[host], w.hosts[1 - host]
+    if x.role != PRIMARY or x.disk != DISKLESS or peer.disk != UP:
+        return w
+    return with_host(with_host(w, host, beyond=True), 1 - host, ahead=True)
+
+
 def attach(w: World, host: int) -> World:
-    """The disk comes back with what its metadata say."""
+    """The disk comes back with what its metadata say; not under a Primary that has seen newer data."""
+    x = w.hosts[host]
+    if x.role == PRIMARY and x.beyond and not joined(w):
+        return with_host(w, host, attach="")  # "Can only attach to data with current UUID"
+    w = with_host(w, host, beyond=False)
     x = w.hosts[host]
     own, peer_is_old = x.kept
     disk = CONSISTENT if own == UP else own

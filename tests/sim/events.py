@@ -14,6 +14,7 @@ from tests.sim.world import (
     PRIMARY,
     RUN,
     SECONDARY,
+    TOGETHER,
     WAITING,
     Move,
     Plan,
@@ -44,7 +45,7 @@ def host_mends(w: World, host: int) -> Iterator[Move]:
     if not x.on:
         yield "{h} boots", host, with_host(w, host, on=True, attach=RUN)
     elif x.sleep == "frozen":
-        yield "{h} wakes", host, with_host(w, host, sleep="woke" if x.vm else "")
+        yield "{h} wakes", host, _met_awake(with_host(w, host, sleep="woke" if _has_lost(w, host) else ""))
     if not x.reachable:
         yield "the management link of {h} is back", host, with_host(w, host, reachable=True)
     if x.broken:
@@ -58,7 +59,21 @@ def host_mends(w: World, host: int) -> Iterator[Move]:
 def link_mends(w: World) -> Iterator[Move]:
     """The cable is put back."""
     if not w.cable:
-        yield "the replication link is back", 0, w._replace(cable=True)
+        yield "the replication link is back", 0, _met_awake(w._replace(cable=True))
+
+
+def _has_lost(w: World, host: int) -> bool:
+    """Its VM hangs, or will once it notices what it has slept through."""
+    x = w.hosts[host]
+    return x.vm and (x.frozen or x.connection in TOGETHER)
+
+
+def _met_awake(w: World) -> World:
+    """Nothing has been lost where both are still connected."""
+    for host in (0, 1):
+        if w.hosts[host].sleep == "woke" and joined(w):
+            w = with_host(w, host, sleep="")
+    return w
 
 
 def disturbances(arbiter: Arbiter, w: World) -> Iterator[Move]:
@@ -104,7 +119,7 @@ def disturbances(arbiter: Arbiter, w: World) -> Iterator[Move]:
         yield "the actuator crashes", 0, _restarted(w)
     if w.plan is not None and w.plan.phase == "call":
         yield "the actuator crashes before its call", 0, _restarted(w)
-        for text, host, after in plans.effect(arbiter, w, w.plan, w.plan.target):
+        for text, host, after in plans.effect(arbiter.silent, w, w.plan, w.plan.target):
             if after.hosts != w.hosts and not after.fault and answers(w.hosts[w.plan.target]):
                 # The effect is there, and nothing of it is written down.
                 back = (text == STARTED and host) or text == MOVED
@@ -119,7 +134,7 @@ def _on_a_host(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
     x = w.hosts[host]
     if x.disk != DISKLESS:
         yield "the disk of {h} fails", host, drbd.detach(arbiter, w, host)
-    if joined(w):
+    if drbd.may_disconnect(w):
         yield "a person disconnects {h}", host, drbd.disconnect(arbiter, w, host, BY_HAND)
     if (after := drbd.promote(arbiter, w, host)) is not None:
         yield "a person types `drbdadm primary` on {h}", host, after

@@ -31,6 +31,7 @@ from tests.sim.world import (
     UNKNOWN,
     UP,
     WAITING,
+    Host,
     Move,
     World,
     end_vm,
@@ -53,10 +54,11 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
                 begun = w
                 if w.ghost and w.ghost[:2] == (host, hook) and state == RUN:
                     begun = w._replace(ghost=(host, hook, False, *w.ghost[3:]))
-                if state == RUN and arbiter.began(w.it, host, hook):
+                if arbiter.began(w.it, host, hook, state == AGAIN):
                     begun = arbiter.write(begun, w.it)
                 phase = ("q", True) if hook in {"attach", "resync"} else ("v", True)
-                yield f"{hook} hook on {{h}} reads the version", host, with_host(begun, host, **{hook: phase})
+                begun = with_host(begun, host, **{hook: phase}, sleep=_after_contact(w, x))
+                yield f"{hook} hook on {{h}} reads the version", host, begun
             elif hook == "fence" and x.promoting:
                 yield (
                     "`drbdadm primary` on {h} is refused: nobody answers",
@@ -68,6 +70,7 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
             elif hook == "resync":
                 yield "resync hook on {h} reaches nobody: no resync", host, drbd.no_resync(arbiter, w, host)
         elif state[0] == "v":
+            seen: tuple[Any, ...]
             if hook == "unfence":
                 seen = (x.role, x.disk == UP, x.connection in TOGETHER, x.peer_disk == UP)
             else:
@@ -84,6 +87,12 @@ def moves(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
                 )
         else:
             yield from _told(arbiter, w, host, hook, state[1])
+
+
+def _after_contact(w: World, x: Host) -> str:
+    """From now on a host is heard of that has woken: the plan waits anew, if it has not looked yet (R7)."""
+    starts = w.plan is not None and (w.plan.step, w.plan.phase) == ("start", "call")
+    return x.sleep if starts else ""
 
 
 def _asked(arbiter: Arbiter, w: World, host: int, hook: str, state: Any) -> Move:
@@ -139,6 +148,8 @@ def _may_attach(arbiter: Arbiter, w: World, host: int) -> Iterator[Move]:
         )
     elif x.broken:
         yield "{h} cannot attach its disk", host, with_host(w, host, attach=RUN if x.role == DOWN else "")
+    elif x.role != DOWN and x.connection in TOGETHER and not joined(w):
+        return  # it negotiates with a peer that does not answer, until that wakes or is lost
     elif x.role == DOWN or not joined(w) or peer.disk != DISKLESS or not arbiter.rules.disk_first:
         yield "{h} attaches its disk", host, drbd.attach(w, host)
     else:

@@ -24,7 +24,7 @@ What is abstracted:
 
 from collections.abc import Iterator
 
-from tests.sim import drbd, events, hooks, keeper, plans
+from tests.sim import drbd, events, hooks, keeper, plans, stuck
 from tests.sim.arbiter import Arbiter, Rules
 from tests.sim.world import Move, World, awake
 
@@ -53,3 +53,7 @@ class Model:
     def events(self, w: World) -> Iterator[Move]:
         """What counts against the bound."""
         return events.disturbances(self._arbiter, w)
+
+    def by_hand(self, w: World) -> World:
+        """What a person makes of a stuck one."""
+        return stuck.by_hand(self._arbiter, w)

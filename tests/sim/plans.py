@@ -108,6 +108,12 @@ def _next(arbiter: Arbiter, w: World) -> World:
     return _claim(arbiter, w._replace(plan=plan._replace(step=step, phase="intent")))
 
 
+def _moved(arbiter: Arbiter, w: World, target: int) -> World:
+    """The VM has been seen on its target, and belongs there from now on."""
+    w = _next(arbiter, w)
+    return mirrored(w) if target else w
+
+
 def _fail(w: World) -> World:
     """What was begun is taken back: our promotion, and the window for two Primaries."""
     plan = w.plan
@@ -158,6 +164,9 @@ def _judge(arbiter: Arbiter, w: World) -> Iterator[Move]:
             fit = answers(source) and not source.vm
         case "allow":
             fit = guards.may_move(arbiter, w, planned=False) and source.vm
+        case "migrate" if x.vm and not source.vm and answers(x) and answers(source):
+            yield MOVED, target, _moved(arbiter, w, target)
+            return
         case "migrate":
             fit = guards.may_move(arbiter, w, planned=False) and source.vm and x.role == PRIMARY
         case "undo":
@@ -243,7 +252,6 @@ def effect(arbiter: Arbiter, w: World, plan: Plan, target: int) -> Iterator[Move
         case "migrate":
             if joined(w) and source.vm and writes(w, 0) and writes(w, 1):
                 w = with_host(with_host(w, 1 - target, vm=False, sleep=""), target, vm=True)
-                w = _next(arbiter, w)
-                yield MOVED, target, mirrored(w) if target else w
+                yield MOVED, target, _moved(arbiter, w, target)
             else:
                 yield "the migration fails", target, _fail(w)

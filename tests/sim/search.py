@@ -16,13 +16,14 @@ import resource
 import sys
 import time
 from array import array
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tests.sim.events import MENDS
 from tests.sim.model import Model
 from tests.sim.plans import CHANGES_SIDES
+from tests.sim.stuck import why_stuck
 from tests.sim.taken_out import TAKEN_OUT, taken_out
 from tests.sim.world import START, World, violation, writes
 
@@ -43,6 +44,11 @@ class Found:
     states: int = 0
     complete: bool = True
     stuck: Counter[str] = field(default_factory=Counter)
+    """States from which nothing helps, by why that is; "": unknown."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """The same, by what stands against the VM."""
+    helpless: list[str] = field(default_factory=list)
+    """Of these those where not even that helps which the sentence says."""
 
 
 class Search:
@@ -69,8 +75,7 @@ class Search:
         self._parent = array("l")
         self._by_event = bytearray()
         self._shared: dict[object, object] = {}
-        self._from: array[int] | None = array("L") if stuck else None
-        self._to = array("L")
+        self._look_for_stuck = stuck
         self._broken = -1
 
     def run(self, events: int) -> Found:
@@ -92,8 +97,8 @@ class Search:
                 if not self._disturb(last, first):
                     return self._found(level)
         found = self._found(events)
-        if self._from is not None:
-            found.stuck = self._stuck()
+        if self._look_for_stuck:
+            self._stuck(found)
         return found
 
     def _add(self, w: World, parent: int, *, event: bool) -> int:
@@ -115,13 +120,10 @@ class Search:
     def _close(self, at: int, level: int) -> bool:
         """Follow all that happens by itself; False: broken, or out of time."""
         moves = self._model.moves
-        worlds, edges = self._worlds, self._from
+        worlds = self._worlds
         while at < len(worlds):
             for _, _, after in moves(worlds[at]):
-                to = self._add(after, at, event=False)
-                if edges is not None and to != at:
-                    edges.append(at)
-                    self._to.append(to)
+                self._add(after, at, event=False)
             if self._broken >= 0:
                 return False
             at += 1
@@ -171,38 +173,26 @@ class Search:
 
     # ---- what is stuck -------------------------------------------------------------------------------------
 
-    def _stuck(self) -> Counter[str]:
+    def _stuck(self, found: Found) -> None:
         """Worlds in which all is mended, nothing happens any more, and the VM does not run."""
-        assert self._from is not None
-        into: list[list[int] | None] = [None] * len(self._worlds)
-        for at, to in zip(self._from, self._to, strict=True):
-            if (known := into[to]) is None:
-                into[to] = [at]
-            else:
-                known.append(at)
-        good = bytearray(len(self._worlds))
-        queue = deque(at for at, w in enumerate(self._worlds) if _runs(w))
-        for at in queue:
-            good[at] = 1
-        while queue:
-            for at in into[queue.popleft()] or ():
-                if not good[at]:
-                    good[at] = 1
-                    queue.append(at)
-        found: Counter[str] = Counter()
         self.examples: dict[str, int] = {}
         for at, w in enumerate(self._worlds):
-            if not good[at] and _still(w) and self._is_settled(w):
-                kind = kind_of(w)
-                found[kind] += 1
-                self.examples.setdefault(kind, at)
-        return found
+            if _still(w) and self._is_settled(w):
+                why, kind = why_stuck(w), kind_of(w)
+                found.stuck[why] += 1
+                found.kinds[kind] += 1
+                self.examples.setdefault(f"{kind}: {why}", at)
+                if why and not any(map(_runs, follows(self._model, self._model.by_hand(w), mends=True))):
+                    found.helpless.append(kind)
 
     def _is_settled(self, w: World) -> bool:
-        """Whatever follows, nothing changes but the connection, which may be tried again and again."""
+        """Whatever follows, the VM does not run, and nothing changes but the connection, which may come and go."""
         seen, queue = {w}, [w]
         while queue:
-            for _, _, after in self._model.moves(queue.pop()):
+            at = queue.pop()
+            if _runs(at):
+                return False
+            for _, _, after in self._model.moves(at):
                 if (_lasting(after), after.it) != (_lasting(w), w.it):
                     return False
                 if after not in seen:
@@ -233,12 +223,12 @@ def replayed(model: Model, at: World, schedule: list[str]) -> tuple[World, int]:
     return at, len(schedule)
 
 
-def follows(model: Model, at: World) -> set[World]:
-    """All that may come of a world while nothing is mended and nothing more disturbs."""
+def follows(model: Model, at: World, *, mends: bool = False) -> set[World]:
+    """All that may come of a world while nothing more disturbs; and nothing is mended, if not said otherwise."""
     seen, queue = {at}, [at]
     while queue:
         for text, _, after in model.moves(queue.pop()):
-            if text not in MENDS and after not in seen:
+            if (mends or text not in MENDS) and after not in seen:
                 seen.add(after)
                 queue.append(after)
     return seen
@@ -291,6 +281,7 @@ def main() -> int:
     parser.add_argument("--without", choices=sorted(TAKEN_OUT), help="a rule that is taken out")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop then, incomplete")
     parser.add_argument("--no-stuck", action="store_true", help="less memory: do not look for stuck states")
+    parser.add_argument("--kinds", action="store_true", help="print each kind of stuck state, too")
     parser.add_argument("--example", help="print how a stuck state was reached whose words contain this")
     parser.add_argument(
         "--only", action="append", default=[], help="only events with these words; may be given again"
@@ -310,8 +301,12 @@ def main() -> int:
         if found.broken:
             print(f"{found.broken}\nevents (!): {found.events}, steps: {len(found.schedule)}")
             print("\n".join(found.schedule))
-        for kind, count in found.stuck.most_common():
-            print(f"{count:8,} stuck: {kind}")
+        for why, count in found.stuck.most_common():
+            print(f"{count:8,} stuck: {why or 'nobody knows why'}")
+        for kind, count in found.kinds.most_common() if arguments.kinds else ():
+            print(f"{count:8,} of the kind: {kind}")
+        for kind in found.helpless:
+            print(f"what a person is told does not help: {kind}")
         if arguments.example:
             at = next(at for kind, at in search.examples.items() if arguments.example in kind)
             print("\n".join(search.schedule_to(at)))

@@ -29,7 +29,7 @@ class Host(NamedTuple):
 
     on: bool = True
     sleep: str = ""
-    """"frozen", or "woke": and has not ended its VM since."""
+    """"frozen", or "woke": and has lost its peer, and nobody has heard of it since (R7)."""
     reachable: bool = True
     """By the actuator, and the other way."""
     role: str = SECONDARY
@@ -42,6 +42,8 @@ class Host(NamedTuple):
     """It was Primary when it lost its power: then the activity log makes it a source."""
     connection: str = CONNECTED
     peer_disk: str = UP
+    beyond: bool = False
+    """A Primary without its disk, which has seen newer data than that disk has: those of its peer."""
     frozen: bool = False
     two: bool = False
     ahead: bool = False
