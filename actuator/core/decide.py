@@ -536,7 +536,8 @@ def _live(found: _Target, view: DomainView) -> Plan:
 
 def _failover(it: Question) -> Decision:
     """Bring a dead host's domain up where its disks are."""
-    home, dark, allowed = it.home, it.hosts.dark, it.limits.max_dark_hosts
+    home, allowed = it.home, it.limits.max_dark_hosts
+    dark = it.hosts.dark | it.hosts.failed.keys()  # an alert may be faster than silence
     if len(dark) > allowed:
         return Refusal(
             "no_storm",

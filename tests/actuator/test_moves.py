@@ -726,6 +726,18 @@ def test_the_only_host_with_the_data_starts_it_again_while_the_other_is_dead(sta
     assert world.running == ["v02"]
 
 
+def test_hosts_that_fail_in_the_same_moment_are_a_storm_before_they_have_been_silent_for_long(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    machine.receive(host_alert(clock.wall()), host_alert(clock.wall(), host="v02", fingerprint="h2"))
+    assert machine.record.escalation.guard == "no_storm"
+    assert changes(world) == []
+    machine.run(20, keeps=True)  # v02 answers: that alert was none
+    assert_moved(world, machine)
+
+
 def test_more_dark_hosts_than_allowed_freeze_everything(start, clock):
     world = World()
     machine = start(world)

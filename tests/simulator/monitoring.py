@@ -129,7 +129,7 @@ class Monitoring:
     def _evaluate(self) -> None:
         now = self._world.loop.now
         true = set(self._true())
-        for labels in true:
+        for labels in sorted(true):
             alert = self._alerts.setdefault(labels, _Alert(now))
             waits = FOR_SECONDS.get(dict(labels)["alertname"], 0.0)
             if alert.starts_at is None and now - alert.pending_since >= waits:
