@@ -200,6 +200,10 @@ def test_actuator_killed_between_any_two_journal_writes(site, vms):
         assert len(new) == 1, told
         if not killed:
             break
+    site.stop("actuator")  # it would be killed in the next test
+    site.start("actuator")
+    site.wait_ready("actuator")
+    site.wait_watching()
     assert not killed, told
     assert write > 4, "a restart was expected to write more often than that"
 
