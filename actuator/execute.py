@@ -248,12 +248,17 @@ class Executor:
         """How long a step may be waited for before it is called, or seen.
 
         A lost host may take long to let go; one that the step needs, and that does not answer, may be busy
-        with the others that come up there.
+        with the others that come up there, unless an alert says that it has failed too.
         """
+        if isinstance(verdict, Refusal) and step.host in self._failed():
+            return 0.0
         if isinstance(step, Outlast | Start) and isinstance(verdict, progress.Wait):
             failover = self._settings.failover
             return failover.isolation_seconds + failover.release_timeout_seconds
         return self._settings.restart.confirm_timeout_seconds
+
+    def _failed(self) -> set[str]:
+        return {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
 
     def _judge(self, record: DomainRecord, plan: Plan, step: Step) -> progress.Verdict:
         confirms = isinstance(step, Confirm)
@@ -371,7 +376,7 @@ class Executor:
             source in it.armed for it in written.values() if source in {*it.hosts, *it.voters}
         )
         kept = self._kept_disks(record.domain) if storage else ()
-        failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
+        failed = self._failed()
         evidence = self._observer.look(
             record.domain,
             asked,

@@ -513,8 +513,8 @@ class Orders:
         if host not in before.hosts:
             return Refused(f"{resource} is on {', '.join(before.hosts)}, not on {host}")
         # One that is admitted may have fallen behind unseen before another of its hosts failed.
-        failed = any(self._protected.host(it).failed_at is not None for it in before.hosts if it != host)
-        if before.admitted == {host} or (host in before.admitted and not failed):
+        lost = [it for it in before.hosts if it != host and self._protected.host(it).failed_at is not None]
+        if before.admitted == {host} or (host in before.admitted and not lost):
             return Refused(
                 f"the replica of {resource} on {host} is admitted already: nothing is to be accepted"
             )
@@ -532,8 +532,13 @@ class Orders:
             for it in self._protected.records()
             if it.escalation is not None and host in self._protected.hosts(it)
         )
+        off = (
+            f", and when {lost[0]} is off, on an agent's word or yours (confirm-down {lost[0]})"
+            if lost
+            else ""
+        )
         return _Change(
-            f"{was}. It is promoted only when DRBD there says UpToDate",
+            f"{was}. It is promoted only when DRBD there says UpToDate{off}",
             f"readmit {resource} on {host}: {was}",
             authority=accepted(before, host),
             look_at=waiting,

@@ -195,6 +195,28 @@ def test_a_target_that_answers_no_more_is_not_waited_for_without_end(start, cloc
     assert waits <= clock.now - begun <= 3 * waits
 
 
+def test_a_target_that_has_failed_too_is_not_waited_for(start, clock):
+    world = World()
+    machine = start(world, agent=True)
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    busy_after(world, clock, "promote", 1e9)
+    watch = world.on_call
+
+    def fails_too(name):
+        watch(name)
+        if "v02" in world.silent and not machine.protected.host("v02").failed_at:
+            known = machine.protected.host("v02")
+            failed = replace(known, version=known.version + 1, failed_at=clock.wall())
+            machine.journal.commit(hosts=[failed])
+
+    world.on_call = fails_too
+    begun = clock.now
+    machine.receive(host_alert(clock.wall()))
+    assert machine.record.plan.status is PlanStatus.FAILED
+    assert clock.now - begun < machine.config.restart.confirm_timeout_seconds / 2
+
+
 def test_nothing_is_failed_over_while_monitoring_is_not_seen(start, clock):
     world = World()
     machine = start(world)

@@ -470,6 +470,10 @@ def test_a_stale_replica_is_used_on_a_named_persons_word(excluded, clock):
     assert event.detail["i_accept_lost_writes"] is True
     assert event.detail["resource"] == "voms01"
     machine.run(30, keeps=True)
+    assert world.running == []
+    assert machine.record.escalation.guard == "source_freezes", "v01 was granted alone, and may write on"
+    taken(machine, "confirm-down", host="v01")
+    machine.run(30, keeps=True)
     assert_moved(world, machine)
 
 
@@ -503,9 +507,16 @@ def test_a_disk_that_was_made_anew_is_promoted_on_a_named_persons_word(start, cl
     world.power_cut("v01")
     machine.receive(host_alert(clock.wall()))
     assert machine.record.escalation.guard == "replica_continues"
-    taken(machine, "readmit", **READMIT)
+    assert sentence_says_that_it_must_be_off(taken(machine, "readmit", **READMIT))
+    machine.run(20, keeps=True)
+    assert world.running == []
+    taken(machine, "confirm-down", host="v01")
     machine.run(30, keeps=True)
     assert_moved(world, machine)
+
+
+def sentence_says_that_it_must_be_off(sentence):
+    return sentence.endswith("and when v01 is off, on an agent's word or yours (confirm-down v01)")
 
 
 def test_what_needs_no_word_or_is_nothing_is_not_readmitted(start):

@@ -4,11 +4,13 @@ import hashlib
 import os
 import subprocess
 import sys
+from random import Random
 
 import pytest
 
 from tests.simulator import events
-from tests.simulator.run import simulate
+from tests.simulator.run import play, simulate
+from tests.simulator.site import Site
 from tests.simulator.teeth import taken_out
 
 SEEDS = range(1, 31)
@@ -60,10 +62,10 @@ CUT_OFF = """
     ],
 )
 def test_what_is_taken_out_is_noticed(without, schedule, says):
-    whole = simulate(1, events.read(schedule))
-    assert whole.violations == []
+    site, happenings = Site({"vm1": ("v01", "v02")}), events.read(schedule)
+    assert play(Random(1), site, happenings).violations == []
     with taken_out(without):
-        broken = simulate(1, events.read(schedule))
+        broken = play(Random(1), site, happenings)
     assert says in "".join(broken.violations)
 
 

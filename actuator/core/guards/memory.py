@@ -70,9 +70,9 @@ def source_freezes(it: Situation) -> str | None:
         excluded = it.source not in authority.admitted and not granted
         if excluded or _has_begun_a_generation(it, resource.name):
             return (
-                f"{resource.name} on {it.source} had lost its disk: DRBD there does not freeze when it is cut"
-                f" off, and nobody ends {it.domain}; make sure that it is off, then 'vmheal-actuator"
-                f" confirm-down {it.source}'"
+                f"{resource.name} on {it.source} had lost its disk, or was granted alone: cut off, DRBD there"
+                f" does not freeze, and nobody ends {it.domain}; make sure that it is off, then"
+                f" 'vmheal-actuator confirm-down {it.source}'"
             )
     return None
 
