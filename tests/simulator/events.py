@@ -117,6 +117,13 @@ def cut_management_one_way(world: "World", source: str, target: str) -> None:
 
 
 @action
+def slow_management(world: "World", host: str, seconds: str) -> None:
+    """Each way takes so much longer."""
+    for way in ((MONITOR, host), (host, MONITOR)):
+        world.net.slow[(MANAGEMENT, *way)] = float(seconds)
+
+
+@action
 def cut_replication(world: "World", one: str, other: str) -> None:
     world.net.cut_link(REPLICATION, one, other)
 
@@ -284,7 +291,7 @@ def mend_everything(world: "World") -> None:
 WEIGHTS = {
     "power": 5, "freeze": 4, "management": 2, "management1": 1, "replication": 6, "replication1": 2, "off": 4,
     "disk": 4, "crash": 2, "crashes": 1, "actuator": 2, "write": 4, "libvirtd": 1, "exporter": 1, "lost": 1,
-    "doubled": 1, "full": 1, "clock": 1, "hand": 2, "migrate": 3, "drain": 1,
+    "doubled": 1, "full": 1, "clock": 1, "hand": 2, "migrate": 3, "drain": 1, "slow": 1,
 }  # fmt: skip
 """How often each kind of fault: what DRBD and the arbiter must get right comes most."""
 
@@ -324,6 +331,8 @@ def _fault(random: Random, site: Site, vm: str, at: float) -> list[Happening]:  
             ends = [MONITOR, host]
             random.shuffle(ends)
             return until_healed("cut-management-one-way", *ends)
+        case "slow":
+            return until_healed("slow-management", host, f"{random.choice([0.3, 1, 3]):g}")
         case "replication":
             return until_healed("cut-replication", one, other)
         case "replication1":

@@ -257,9 +257,6 @@ class Host:
 
     # ---- libvirt
 
-    def domain(self, name: str) -> Domain | None:
-        return self.domains.get(name)
-
     def running(self) -> Iterator[Domain]:
         return (it for it in self.domains.values() if it.state not in DOWN)
 
