@@ -3,7 +3,6 @@
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
@@ -33,7 +32,6 @@ class Outcome:
     schedule: tuple[Happening, ...]
     violations: list[str]
     story: list[str] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: int = 4) -> Outcome:
@@ -46,7 +44,6 @@ def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: in
 
 def play(random: Random, site: Site, schedule: Sequence[Happening]) -> Outcome:
     """Run a schedule on a site, have all be mended, and see to what comes of it."""
-    begun = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="vmheal-simulator-", dir=_memory()))
     try:
         world = World(random, folder, site)
@@ -65,8 +62,7 @@ def play(random: Random, site: Site, schedule: Sequence[Happening]) -> Outcome:
             if not world.oracle.violations:
                 at_rest(world)
             story = sorted([*world.story, *world.timeline()], key=lambda line: float(line.split()[0]))
-            seconds = time.monotonic() - begun
-            return Outcome(0, tuple(schedule), world.oracle.violations, story, seconds)
+            return Outcome(0, tuple(schedule), world.oracle.violations, story)
     finally:
         shutil.rmtree(folder)
 

@@ -79,9 +79,14 @@ def source_freezes(it: Situation) -> str | None:
 
 def _has_begun_a_generation(it: Situation, name: str) -> bool:
     """Whether the target's data are of another generation than those that both hosts last had."""
-    said, last = it.evidence.generations.get(it.host), it.authority(name).generations
-    here = said.value.get(name) if isinstance(said, Observed) else None
+    last, here = it.authority(name).generations, _data_here(it, name)
     return bool(here and last) and tuple(volume.current for volume in here or ()) != last
+
+
+def _data_here(it: Situation, name: str) -> tuple[Generations, ...] | None:
+    """Whose data the target has, volume by volume; None when it does not say."""
+    said = it.evidence.generations.get(it.host)
+    return said.value.get(name) if isinstance(said, Observed) else None
 
 
 def voted(it: Situation) -> bool:
@@ -164,11 +169,8 @@ def replica_continues(it: Situation) -> str | None:
 
     What DRBD writes with each generation of the data tells. Asked only before the plan.
     """
-    said = it.evidence.generations.get(it.host)
-    if not isinstance(said, Observed):
-        return None
     for resource in it.resources:
-        last, here = it.authority(resource.name).generations, said.value.get(resource.name)
+        last, here = it.authority(resource.name).generations, _data_here(it, resource.name)
         if not last or here is None:
             continue
         if len(here) != len(last) or not all(map(Generations.continues, here, last)):
