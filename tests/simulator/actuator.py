@@ -1,6 +1,7 @@
 """The real actuator as a process of the simulator: everything behind its HTTP side, on its real journal."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from actuator import serve
@@ -13,6 +14,7 @@ from actuator.ports import JournalError, Ports
 from actuator.webhook import parse as parse_delivery
 from tests.simulator import ports
 from tests.simulator.fibers import Process
+from tests.simulator.intents import Intended
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -53,6 +55,7 @@ class Journal:
             if self.dies_at == self.writes:
                 self._die()
             method(*arguments, **more)
+            self._world.oracle.written(more.get("authorities", ()))
             if self.dies_at == self.writes + 0.5:
                 self._die()
 
@@ -99,10 +102,11 @@ class SimulatedActuator:
         self.journal = journal = Journal(self._file, world, process)
         stopping = world.threading.Event()
         clock = ports.Clock(world, stopping)
+        watched = partial(Intended, journal=journal, oracle=world.oracle, underway=set())
         its_ports = Ports(
-            hypervisor=ports.Hypervisor(world),
-            storage=ports.Storage(world),
-            fencing=ports.Fencing(world),
+            hypervisor=watched(ports.Hypervisor(world)),
+            storage=watched(ports.Storage(world)),
+            fencing=watched(ports.Fencing(world)),
             programs=ports.NoPrograms(),
             alerts=ports.Alerts(world),
             metrics=ports.Metrics(world),

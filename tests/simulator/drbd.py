@@ -146,6 +146,12 @@ class Node:
             and net.both_ways(REPLICATION, self.host.name, peer.host.name)
         )
 
+    @property
+    def sends(self) -> bool:
+        """Whether a write goes to the peer too (drbd_should_do_remote)."""
+        resyncs = self.connection in {BITMAP_T, SYNC_SOURCE, SYNC_TARGET}
+        return self.peer_disk == UP_TO_DATE or (resyncs and self.peer.attached)
+
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Whoever waits for a change is woken after this, and the metadata say what is so then."""
@@ -428,8 +434,8 @@ class Node:
             session = self.session
             if session is None:
                 return done_here and self.attached
-            if self.together and self.connection == BITMAP_S:
-                return done_here  # the resync that begins will bring it over
+            if self.together and not self.sends:
+                return done_here  # a resync will bring it over
             if self.together:
                 there = self.peer
                 loop.sleep(net.latency(REPLICATION, self.host.name, there.host.name))
@@ -486,14 +492,14 @@ class Pair:
         return two if node is one else one
 
     def _tick(self) -> None:
-        for node in self.nodes:
-            if node.host.works and node.session is not None:
-                self._listen(node)
         one, two = self.nodes
+        for node in self.nodes:
+            if node.session is not None and node.host.works:
+                self._listen(node)
         if (
-            one.up
+            one.connection == two.connection == WAITS
+            and one.up
             and two.up
-            and one.connection == two.connection == WAITS
             and one.host.works
             and two.host.works
             and self.net.both_ways(REPLICATION, one.host.name, two.host.name)

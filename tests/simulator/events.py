@@ -7,6 +7,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulator.network import MANAGEMENT, MONITOR, REPLICATION
+from tests.simulator.ports import MISHAPS
 from tests.simulator.site import Site
 
 if TYPE_CHECKING:
@@ -221,6 +222,45 @@ def journal_has_room(world: "World") -> None:
 
 
 @action
+def call_goes_wrong(world: "World", host: str, how: str) -> None:
+    """The next call of the actuator's that changes something there: ports.MISHAPS."""
+    assert how in MISHAPS
+    world.hosts[host].mishap = how
+
+
+@action
+def prometheus_dies(world: "World") -> None:
+    world.monitoring.prometheus_works = False
+
+
+@action
+def prometheus_starts(world: "World") -> None:
+    world.monitoring.prometheus_works = True
+
+
+@action
+def alertmanager_dies(world: "World") -> None:
+    world.monitoring.alertmanager_works = False
+
+
+@action
+def alertmanager_starts(world: "World") -> None:
+    world.monitoring.alertmanager_works = True
+
+
+@action
+def alerts_late(world: "World", seconds: str) -> None:
+    """Each notification takes up to so much longer; so they overtake each other."""
+    world.monitoring.webhook_late = float(seconds)
+
+
+@action
+def alerts_said_to_have_ended(world: "World") -> None:
+    """Alertmanager tells of each alert that fires that it does not any more, which is not so."""
+    world.monitoring.say_ended()
+
+
+@action
 def alerts_lost(world: "World", likely: str) -> None:
     world.monitoring.webhook_loses = float(likely)
 
@@ -271,6 +311,9 @@ def mend_everything(world: "World") -> None:
     """The end of all faults: what a person mends, and nothing that vmheal should."""
     world.net.heal()
     world.monitoring.webhook_loses = world.monitoring.webhook_doubles = 0.0
+    world.monitoring.webhook_late = 0.0
+    prometheus_starts(world)
+    alertmanager_starts(world)
     journal_has_room(world)
     actuator_starts(world)
     if world.actuator.journal is not None:
@@ -279,6 +322,7 @@ def mend_everything(world: "World") -> None:
         host.wake()
         host.start_libvirtd()
         host.exporter_works = True
+        host.mishap = ""
         host.power_on()
         for vm, node in host.nodes.items():
             if node.md.broken or (node.up and not node.attached):
@@ -292,27 +336,34 @@ WEIGHTS = {
     "power": 5, "freeze": 4, "management": 2, "management1": 1, "replication": 6, "replication1": 2, "off": 4,
     "disk": 4, "crash": 2, "crashes": 1, "actuator": 2, "write": 4, "libvirtd": 1, "exporter": 1, "lost": 1,
     "doubled": 1, "full": 1, "clock": 1, "hand": 2, "migrate": 3, "drain": 1, "slow": 1,
+    "call": 4, "prometheus": 1, "alertmanager": 1, "late": 1, "ended": 1,
 }  # fmt: skip
 """How often each kind of fault: what DRBD and the arbiter must get right comes most."""
 
 
 def by_chance(random: Random, site: Site, most: int) -> tuple[Happening, ...]:
-    """A schedule of up to so many faults, each of which may end again; mostly around one VM and its hosts."""
+    """A schedule of up to so many faults, each of which may end again; mostly around one VM and its hosts.
+
+    Of few kinds each: those that need each other come together more often than if all were drawn each time
+    ("swarm testing", Groce et al., 2012).
+    """
     found: list[Happening] = []
     vm = random.choice(sorted(site.vms))
+    kinds = {kind: weight for kind, weight in WEIGHTS.items() if random.random() < 0.3} or WEIGHTS
     at = random.uniform(0, 5)
     for _ in range(random.randint(1, most)):
-        around = vm if random.random() < 0.8 else random.choice(sorted(site.vms))
-        found += _fault(random, site, around, at)
-        at += random.choice([random.uniform(0, 3), random.uniform(1, 12), random.uniform(5, 60)])
-    found.append(_line(at + random.uniform(0, 90), "nothing"))
+        around = vm if random.random() < 0.9 else random.choice(sorted(site.vms))
+        kind = random.choices(list(kinds), weights=list(kinds.values()))[0]
+        found += _fault(random, site, around, at, kind)
+        at += random.choice([random.uniform(0, 3), random.uniform(1, 12), random.uniform(5, 40)])
+    found.append(_line(at + random.choice([random.uniform(0, 10), random.uniform(10, 60)]), "nothing"))
     return tuple(sorted(found, key=lambda it: it.at))
 
 
-def _fault(random: Random, site: Site, vm: str, at: float) -> list[Happening]:  # noqa: PLR0911  a table
+def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Happening]:  # noqa: PLR0911  a table
     one, other = random.sample(site.vms[vm], 2)
     host = one
-    lasts = random.choice([random.uniform(0.2, 4), random.uniform(3, 30), random.uniform(20, 150)])
+    lasts = random.choice([random.uniform(0.2, 4), random.uniform(3, 30), random.uniform(20, 90)])
 
     def pair(begin: str, end: str, *words: str) -> list[Happening]:
         return [_line(at, begin, *words), _line(at + lasts, end, *words)]
@@ -320,7 +371,7 @@ def _fault(random: Random, site: Site, vm: str, at: float) -> list[Happening]:  
     def until_healed(name: str, *words: str) -> list[Happening]:
         return [_line(at, name, *words), _line(at + lasts, "heal-networks")]
 
-    match random.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))[0]:
+    match kind:
         case "power":
             return pair("power-off", "power-on", host)
         case "freeze":
@@ -358,6 +409,14 @@ def _fault(random: Random, site: Site, vm: str, at: float) -> list[Happening]:  
             return [_line(at, "alerts-lost", "0.5")]
         case "doubled":
             return [_line(at, "alerts-doubled", "0.7")]
+        case "late":
+            return [_line(at, "alerts-late", f"{random.choice([2, 20, 60])}")]
+        case "ended":
+            return [_line(at + lasts, "alerts-said-to-have-ended")]
+        case "prometheus" | "alertmanager" as name:
+            return pair(f"{name}-dies", f"{name}-starts")
+        case "call":
+            return [_line(at, "call-goes-wrong", host, random.choice(MISHAPS))]
         case "full":
             return pair("journal-full", "journal-has-room")
         case "migrate":

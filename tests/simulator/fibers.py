@@ -81,33 +81,35 @@ class Loop:
         self.random = random
         self.current: Fiber | None = None
         self._numbers = itertools.count()
-        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._hub = greenlet.getcurrent()
+        self.stopped = False
+        """Set to have ``run`` come back at once."""
 
-    def call_in(self, seconds: float, action: Callable[[], None]) -> None:
+    def call_in(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
         """Do something short that does not wait, later."""
-        heapq.heappush(self._due, (self.now + seconds, next(self._numbers), action))
+        heapq.heappush(self._due, (self.now + seconds, next(self._numbers), action, arguments))
 
     def spawn(self, process: Process, call: Callable[[], Any], name: str = "") -> Fiber:
         """Begin a fiber, as soon as all that is due before has been done."""
         fiber = Fiber(process, call, name, self._hub)
-        self.call_in(0.0, lambda: self._resume(fiber, 0))
+        self.call_in(0.0, self._resume, fiber, 0)
         return fiber
 
     def sleep(self, seconds: float) -> None:
         """Let time pass in this fiber."""
         fiber = self._this()
-        number = fiber.parked + 1
-        self.call_in(max(0.0, seconds), lambda: self._resume(fiber, number))
+        self.call_in(max(0.0, seconds), self._resume, fiber, fiber.parked + 1)
         self._park(fiber)
 
     def run(self, seconds: float) -> None:
         """Let so much time pass."""
         end = self.now + seconds
-        while self._due and self._due[0][0] <= end:
-            self.now, _, action = heapq.heappop(self._due)
-            action()
-        self.now = end
+        while self._due and self._due[0][0] <= end and not self.stopped:
+            self.now, _, action, arguments = heapq.heappop(self._due)
+            action(*arguments)
+        if not self.stopped:
+            self.now = end
 
     def kill(self, process: Process) -> None:
         """End a process where it stands: nothing of it is done any more."""
@@ -126,10 +128,10 @@ class Loop:
         number = fiber.parked + 1
 
         def wake() -> None:
-            self.call_in(0.0, lambda: self._resume(fiber, number))
+            self.call_in(0.0, self._resume, fiber, number)
 
         if seconds is not None:
-            self.call_in(max(0.0, seconds), lambda: self._resume(fiber, number))
+            self.call_in(max(0.0, seconds), self._resume, fiber, number)
         return wake
 
     def wait_parked(self) -> None:
@@ -228,21 +230,27 @@ class _Thread:
 
 
 class Time:
-    """As much of the module ``time`` as the hooks use. A host that stands still does not lose its clock."""
+    """As much of the module ``time`` as the hooks use. A host that stands still does not lose its clock.
+
+    Args:
+        loop: the true clock.
+        rate: how fast the one of the host runs whose code asks.
+    """
 
     CLOCK_BOOTTIME = 7
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, rate: Callable[[], float]) -> None:
         self._loop = loop
+        self._rate = rate
 
     def monotonic(self) -> float:
-        return self._loop.now
+        return self._loop.now * self._rate()
 
     def sleep(self, seconds: float) -> None:
-        self._loop.sleep(seconds)
+        self._loop.sleep(seconds / self._rate())
 
     def clock_gettime(self, _clock: int) -> float:
-        return self._loop.now
+        return self.monotonic()
 
     def clock_gettime_ns(self, _clock: int) -> int:
-        return int(self._loop.now * 1e9)
+        return int(self.monotonic() * 1e9)

@@ -58,6 +58,9 @@ class Host:
         self.libvirt_works = True
         self.libvirt_since = float("-inf")
         self.exporter_works = True
+        self.mishap = ""
+        """What becomes of the next call that changes something here (ports.MISHAPS)."""
+        self.clock_rate = world.clocks.get(name, 1.0)
         self._start()
 
     def _start(self) -> None:
@@ -298,7 +301,7 @@ def hooks_on_simulated_hosts(world: "World") -> Iterator[None]:
             host.releasing.discard(resource)
 
     replaced = {
-        "time": Time(loop),
+        "time": Time(loop, lambda: here().clock_rate),
         "command": lambda argv, seconds: here().command(argv),
         "read_text": lambda path: here().read_text(path),
         "say": lambda sentence: world.log(f"{here().name}: vmheal-fence-peer: {sentence}"),

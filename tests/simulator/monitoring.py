@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from actuator.model import Notification
@@ -61,6 +62,8 @@ class Monitoring:
         self.webhook_loses = 0.0
         """How likely a notification is lost."""
         self.webhook_doubles = 0.0
+        self.webhook_late = 0.0
+        """Up to so many seconds."""
         self._scraped: dict[str, _Scrape] = {}
         self._up: dict[str, bool] = {}
         self._crashed: dict[tuple[str, str], list[float]] = {}
@@ -181,9 +184,17 @@ class Monitoring:
         for _ in range(times):
             world.loop.spawn(self.process, lambda: self._deliver(body), "webhook")
 
+    def say_ended(self) -> None:
+        """Tell the webhook that all that fires has ended."""
+        for labels, alert in self._alerts.items():
+            if alert.starts_at is not None:
+                body = _body(labels, alert.starts_at, firing=False)
+                self._world.loop.spawn(self.process, partial(self._deliver, body), "webhook")
+
     def _deliver(self, body: bytes) -> None:
         world = self._world
-        world.loop.sleep(world.loop.random.uniform(*NOTIFY_SECONDS))
+        late = world.loop.random.uniform(0, self.webhook_late) if self.webhook_late else 0.0
+        world.loop.sleep(world.loop.random.uniform(*NOTIFY_SECONDS) + late)
         end = world.loop.now + GROUP_INTERVAL_SECONDS
         while world.loop.now < end:
             if self.alertmanager_works and world.actuator.deliver(body):

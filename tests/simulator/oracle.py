@@ -1,8 +1,9 @@
-"""The promise, watched: never two writers, never an old disk, never a VM twice."""
+"""The promise, watched: never two writers, never an old disk, never a VM twice; authorities that only grow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from actuator.model import Authority, Event
 from tests.simulator.drbd import Record
 from tests.simulator.fibers import Loop
 
@@ -33,9 +34,11 @@ class Oracle:
         self._acknowledged: dict[str, set[Record]] = {}
         self._found: dict[str, tuple[int, frozenset[Record]]] = {}
         """By VM: its latest guest that has read its disk, and what it found."""
+        self._versions: dict[str, int] = {}
 
     def broken(self, what: str) -> None:
         self.violations.append(what)
+        self._loop.stopped = True
         self._log(f"BROKEN: {what}")
 
     def started(self, guest: "Guest") -> None:
@@ -88,6 +91,19 @@ class Oracle:
         if latest > guest.boot and record not in found:
             self.broken(f"{guest.vm} writes on {guest.host} although it has read its disk elsewhere since")
         self._acknowledged.setdefault(guest.vm, set()).add(record)
+
+    def written(self, authorities: Iterable[Authority]) -> None:
+        """The journal has them now: what was decided later is of a higher version."""
+        for it in authorities:
+            if it.version <= self._versions.get(it.resource, 0):
+                self.broken(f"the authority of {it.resource} goes back to version {it.version}")
+            self._versions[it.resource] = it.version
+
+    def said(self, events: Iterable[Event]) -> None:
+        """All that the journal tells has its sentence."""
+        for it in events:
+            if not it.sentence.strip():
+                self.broken(f"the journal tells {it.kind} of {it.domain or it.host} without a sentence")
 
     def count(self, vm: str) -> int:
         return len(self._acknowledged.get(vm, ()))

@@ -34,6 +34,8 @@ START_SECONDS = (0.3, 3.0)
 SHUT_DOWN_SECONDS = (0.5, 6.0)
 MIGRATE_SECONDS = (1.0, 9.0)
 POLL_SECONDS = 0.05
+MISHAPS = ("fails-before", "fails-after", "hangs", "lies-done", "lies-failed")
+"""What may become of the next call that changes something on a host: before its effect, or after it."""
 
 
 class Clock:
@@ -94,7 +96,7 @@ class _OnHosts:
     def _ask(self, host: str, seconds: float, what: str, answer: Callable[["Host"], T]) -> T:
         there = self._world.hosts[host]
         try:
-            return self._world.call(
+            return self._world.ask(
                 MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: answer(there), seconds, what
             )
         except (TimeoutError, ConnectionError) as error:
@@ -104,14 +106,27 @@ class _OnHosts:
         self, host: str, seconds: float, what: str, effect: Callable[["Host"], CallOutcome]
     ) -> CallOutcome:
         there = self._world.hosts[host]
+        mishap, there.mishap = there.mishap, ""
+        if mishap:
+            self._world.log(f"{what} on {host}: the call {mishap.replace('-', ' ')}")
+        if mishap == "fails-before":
+            return Failed(f"{what} on {host}: Connection reset by peer")
+        if mishap == "hangs":
+            self._world.loop.sleep(seconds)
+            return Indeterminate(f"{what} on {host}: no answer within {seconds:g} s")
+        if mishap == "lies-done":
+            return Done()
         try:
-            return self._world.call(
+            outcome = self._world.call(
                 MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: effect(there), seconds, what
             )
         except ConnectionRefusedError as error:
             return Failed(f"{what} on {host}: {error}")
         except (TimeoutError, ConnectionError) as error:
             return Indeterminate(f"{what} on {host}: {error}")
+        if mishap == "fails-after":
+            return Indeterminate(f"{what} on {host}: Connection reset by peer")
+        return Failed(f"{what} on {host}: an unexpected error") if mishap == "lies-failed" else outcome
 
 
 class Hypervisor(_OnHosts):
@@ -298,7 +313,7 @@ class Storage(_OnHosts):
 
 
 class Fencing:
-    """``ports.Fencing``: an agent that works."""
+    """``ports.Fencing``: an agent for each host, as good as the site says."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -314,7 +329,12 @@ class Fencing:
                 world.loop.sleep(timeout_seconds)
                 return Indeterminate("the agent does not end")
             case "lies":
+                if world.hosts[host].on:
+                    world.log(f"the fence agent of {host} lies: it is not off")
+                    world.agents_that_lied.add(host)
                 return Done()
+            case "fails":
+                return Failed("the agent's device does not answer")
         return Failed(f"{host} has no fence agent")
 
 

@@ -16,7 +16,9 @@ class Site:
 
     Attributes:
         vms: by name: the host where it runs, and the one with its mirror.
-        agents: by host: "works", "hangs" or "lies"; a host without one is not in it.
+        agents: by host: "works", "fails", "hangs" or "lies"; a host without one is not in it.
+        clocks: by host, how fast its clock runs, where that is not 1.
+        alone: the VMs of which vmheal's configuration says nothing.
         settings: of the actuator's configuration, by section, what is otherwise.
     """
 
@@ -24,6 +26,8 @@ class Site:
     xen: bool = True
     agents: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    clocks: Mapping[str, float] = field(default_factory=dict)
+    alone: frozenset[str] = frozenset()
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -52,13 +56,17 @@ class Site:
                     }
                     for host in self.hosts
                 },
-                "domains": {name: {"host": on[0], "hosts": list(on)} for name, on in self.vms.items()},
+                "domains": {
+                    name: {"host": on[0], "hosts": list(on)}
+                    for name, on in self.vms.items()
+                    if name not in self.alone
+                },
                 **self.settings,
             }
         )
 
 
-WORDS = {"vm", "libvirt", "agent", "set"}
+WORDS = {"vm", "libvirt", "agent", "set", "clock", "alone"}
 
 
 def read(lines: list[list[str]]) -> Site:
@@ -66,6 +74,8 @@ def read(lines: list[list[str]]) -> Site:
     vms: dict[str, tuple[str, str]] = {}
     agents: dict[str, str] = {}
     settings: dict[str, dict[str, Any]] = {}
+    clocks: dict[str, float] = {}
+    alone: set[str] = set()
     xen = True
     for words in lines:
         match words:
@@ -77,9 +87,13 @@ def read(lines: list[list[str]]) -> Site:
                 agents[host] = how
             case ["set", section, key, value]:
                 settings.setdefault(section, {})[key] = json.loads(value)
+            case ["clock", host, rate]:
+                clocks[host] = float(rate)
+            case ["alone", name]:
+                alone.add(name)
             case _:
                 raise ValueError(f"{' '.join(words)!r} is not understood")
-    return Site(vms or {"vm1": ("v01", "v02")}, xen, agents, settings)
+    return Site(vms or {"vm1": ("v01", "v02")}, xen, agents, settings, clocks, frozenset(alone))
 
 
 def by_chance(random: Random) -> Site:
@@ -93,5 +107,10 @@ def by_chance(random: Random) -> Site:
         weights=(3, 1, 1),
     )[0]
     xen = random.random() < 0.5
-    agents = dict.fromkeys(("v01", "v02", "v03"), "works") if random.random() < 0.3 else {}
-    return Site(vms, xen, agents, {"move": {"cold": random.random() < 0.5}})
+    hosts = ("v01", "v02", "v03")
+    kinds = random.choices(("works", "fails", "hangs", "lies"), weights=(6, 1, 1, 1), k=len(hosts))
+    agents = dict(zip(hosts, kinds, strict=True)) if random.random() < 0.35 else {}
+    drift = random.choice((0.0, 0.0, 0.01))
+    clocks = {host: 1 + random.uniform(-drift, drift) for host in hosts} if drift else {}
+    alone = frozenset({"vm2"} & set(vms)) if random.random() < 0.3 else frozenset()
+    return Site(vms, xen, agents, {"move": {"cold": random.random() < 0.5}}, clocks, alone)

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from random import Random
 from typing import Any, Self, TypeVar
@@ -15,7 +15,7 @@ from actuator import orders, serve
 from actuator.model import DomainRecord
 from tests.simulator.actuator import SimulatedActuator
 from tests.simulator.domain import PAUSED, RUNNING, Domain
-from tests.simulator.drbd import Pair
+from tests.simulator.drbd import UP_TO_DATE, Pair
 from tests.simulator.fibers import Event, Killed, Loop, Process, Threading
 from tests.simulator.host import Host, hooks_on_simulated_hosts
 from tests.simulator.monitoring import Monitoring
@@ -25,8 +25,6 @@ from tests.simulator.site import Site
 
 T = TypeVar("T")
 RETRANSMIT_SECONDS = 0.2
-SETTLE_SECONDS = 40.0
-"""Until all VMs run, their replicas are admitted, and the actuator has seen it."""
 
 
 class World:
@@ -45,7 +43,10 @@ class World:
         self.loop = Loop(random)
         self.xen = site.xen
         self.agents = site.agents
+        self.agents_that_lied: set[str] = set()
+        self.clocks = site.clocks
         self.vms = site.vms
+        self.protected = sorted(set(site.vms) - site.alone)
         self.story: list[str] = []
         self.clock_jump = 0.0
         self.net = Network(self.loop.random)
@@ -87,8 +88,6 @@ class World:
         for vm, (home, _) in self.vms.items():
             self.loop.spawn(self.hosts[home].process, lambda vm=vm, home=home: self._first_start(vm, home))
         self.loop.call_in(0.0, self.actuator.start)
-        self.run(SETTLE_SECONDS)
-        self.story.clear()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -102,9 +101,7 @@ class World:
 
     def run(self, seconds: float) -> None:
         """Let time pass; stop at the first thing that breaks the promise."""
-        end = self.loop.now + seconds
-        while self.loop.now < end and not self.oracle.violations:
-            self.loop.run(min(0.25, end - self.loop.now))
+        self.loop.run(seconds)
 
     def log(self, sentence: str) -> None:
         self.story.append(f"{self.loop.now:9.3f} {sentence}")
@@ -162,6 +159,24 @@ class World:
             return value
         raise value
 
+    def ask(
+        self, net: str, source: str, target: str, process: Callable[[], Process], answer: Callable[[], T], seconds: float, what: str,
+    ) -> T:
+        """``call`` where the answer needs no time and changes nothing."""
+        loop, network = self.loop, self.net
+        there, back = network.latency(net, source, target), network.latency(net, target, source)
+        at_once = there + back <= seconds and network.both_ways(net, source, target)
+        if not at_once or not process().alive or process().frozen:
+            return self.call(net, source, target, process, answer, seconds, what)
+        loop.sleep(there)
+        now = process()
+        if not now.alive or now.frozen:
+            return self.call(net, source, target, process, answer, seconds, what)
+        said = answer()
+        loop.sleep(back)
+        self._until(lambda: network.passes(net, target, source), loop.now + seconds, what)
+        return said
+
     def _until(self, passes: Callable[[], bool], deadline: float, what: str) -> None:
         while not passes():
             if self.loop.now >= deadline:
@@ -184,6 +199,32 @@ class World:
             for host in self.hosts.values()
             if host.on and (it := host.domains.get(vm)) and it.state == RUNNING and it.has_disk
         ]
+
+    def seen(self) -> None:
+        """The run is over: what the journal tells of it."""
+        self.oracle.said(event for _, event in self.actuator.read().timeline(limit=100_000))
+
+    def acknowledged(self) -> dict[str, int]:
+        """How many records of each VM."""
+        return {vm: self.oracle.count(vm) for vm in self.vms}
+
+    def in_order(self, before: Mapping[str, int]) -> bool:
+        """Nothing is left to be done: each VM writes, on both disks, and may be moved to both."""
+        if not self.actuator.runs:
+            return False
+        records = self.records()
+        authorities = {it.resource: it for it in self.actuator.read().authorities()}
+        for vm, pair in self.pairs.items():
+            record, authority = records.get(vm), authorities.get(vm)
+            if (
+                (vm in self.protected and (len(self.where(vm)) != 1 or self.oracle.count(vm) == before[vm]))
+                or not all(node.together and node.disk == node.peer_disk == UP_TO_DATE for node in pair.nodes)
+                or (record is not None and (record.open_plan or record.escalation))
+                or authority is None
+                or len(authority.admitted) < len(pair.nodes)
+            ):
+                return False
+        return True
 
     def paused(self, vm: str) -> bool:
         """It is there, and stands still: the rule VMPaused says so, and vmheal leaves it alone."""
