@@ -131,6 +131,12 @@ def run(
     read_config(config)
     if hook == "fence-peer":
         return fence(resource, environment, config, proc)
+    if hook == "attach":
+        from exporter import release  # noqa: PLC0415  the hooks do not wait for it
+
+        if refusal := release.refuses_attach(resource, environment, proc):
+            say(f"attach {resource}: refused: {refusal}")
+            return DENIED
     question = question_of(hook, resource, environment)
     verdict = wait_for_verdict(
         lambda: read_config(config), question, lambda: read_state(environment, proc, resource)

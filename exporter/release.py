@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from exporter import fence_peer
 from exporter.fence_peer import (
     CONFIG,
+    NOT_CONNECTED,
     PROC,
     Config,
     Done,
@@ -71,6 +72,10 @@ class Local(NamedTuple):
     disks: tuple[str, ...] = ()
     suspended: bool = False
     """Its I/O is frozen."""
+    connected: bool = False
+    """To a peer at least."""
+    meets_diskless: bool = False
+    """It is connected to a peer that has no disk (DRBD 9: none any more, as it is no diskless client)."""
 
 
 class Step(IntEnum):
@@ -125,6 +130,11 @@ def _local_of_proc(text: str, minors: Sequence[str]) -> Local:
         stand_alone=all(fields.get("cs") == "StandAlone" for fields, _ in said),
         disks=tuple(fields.get("ds", "").partition("/")[0] for fields, _ in said),
         suspended=any(suspended for _, suspended in said),
+        connected=all(fields.get("cs") not in NOT_CONNECTED for fields, _ in said),
+        meets_diskless=any(
+            fields.get("cs") not in NOT_CONNECTED and fields.get("ds", "").endswith("/Diskless")
+            for fields, _ in said
+        ),
     )
 
 
@@ -146,7 +156,42 @@ def _local_of_events2(text: str) -> Local:
         stand_alone=all(connection == "StandAlone" for connection in connections),
         disks=tuple(fields.get("disk", "") for kind, fields in said if kind == "device"),
         suspended=resource.get("suspended", "no") != "no",
+        connected="Connected" in connections,
+        meets_diskless=any(
+            fields.get("peer-disk") == "Diskless" and fields.get("peer-client") != "yes" for _, fields in said
+        ),
     )
+
+
+def refuses_attach(resource: str, environment: Mapping[str, str], proc: str) -> str:
+    """Why the resource's disk must not be attached here now; "": nothing is against it.
+
+    DRBD takes a disk that is attached while its peer is connected without one for UpToDate, however old it is
+    (the arbiter's R4), also under a Primary. Disconnected it compares what it would have to. And a Primary that
+    has lost both disks has had I/O errors; with its own old disk back it would go on beside one elsewhere.
+
+    Raises:
+        HookError: drbdadm does not know the resource.
+        OSError: it cannot be looked at, or not in time.
+    """
+    known = environment if environment.get("DRBD_MINOR") or not _is_8(proc) else configured(resource)
+    local = local_of(known, proc, resource)
+    if local.meets_diskless:
+        return (
+            "its peer is connected and has no disk: the disk here would read UpToDate, however old it is; end its"
+            f" VM, 'drbdadm secondary {resource}' and 'drbdadm disconnect {resource}' on both hosts, ask and attach"
+            f" on both, then 'drbdadm connect {resource}'"
+        )
+    if local.role == "Primary" and not local.connected:
+        return (
+            "it is Primary here, without its disk and its peer: its VM has had I/O errors, and may run elsewhere;"
+            f" end it here and 'drbdadm secondary {resource}', then ask and attach"
+        )
+    return ""
+
+
+def _is_8(proc: str) -> bool:
+    return read_text(proc).startswith("version: 8")
 
 
 def configured(resource: str) -> dict[str, str]:

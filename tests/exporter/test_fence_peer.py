@@ -286,6 +286,28 @@ def test_the_other_hooks(v01, journal):
     assert journal.authority("voms01").admitted == {"v02"}
 
 
+def test_nothing_is_attached_while_the_peer_has_no_disk(v01, journal, monkeypatch):
+    said = []
+    monkeypatch.setattr(fence_peer, "say", said.append)
+    v01.proc.write_text(PROC.replace("ds:UpToDate/UpToDate", "ds:Diskless/Diskless"))
+    assert v01.run("attach", "voms01") == fence_peer.DENIED
+    assert journal.authority("voms01").admitted == {"v01", "v02"}
+    assert "its peer is connected and has no disk" in "".join(said)
+    v01.proc.write_text(PROMOTING.replace("ds:UpToDate/DUnknown", "ds:Diskless/DUnknown"))
+    assert v01.run("attach", "voms01") == 0
+
+
+def test_nothing_is_attached_under_a_primary_that_has_lost_both_disks(v01, journal, monkeypatch):
+    said = []
+    monkeypatch.setattr(fence_peer, "say", said.append)
+    v01.proc.write_text(LOST.replace("ds:UpToDate/DUnknown", "ds:Diskless/DUnknown"))
+    assert v01.run("attach", "voms01") == fence_peer.DENIED
+    assert journal.authority("voms01").admitted == {"v01", "v02"}
+    assert "may run elsewhere" in "".join(said)
+    v01.proc.write_text(PROC.replace("ds:UpToDate/UpToDate", "ds:Diskless/UpToDate"))
+    assert v01.run("attach", "voms01") == 0
+
+
 @pytest.mark.parametrize("hook", ["before-resync-source", "attach"])
 def test_without_an_answer_nothing_is_overwritten_or_attached(v01, hook):
     v01.config.write_text(v01.config.read_text().replace("actuator 127.0.0.1:", "actuator 127.0.0.1:1 #"))

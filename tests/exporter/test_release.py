@@ -270,6 +270,14 @@ def seen(resource):
         all(connection.connection_state == "StandAlone" for connection in resource.connections),
         tuple(device.disk_state.value for device in resource.devices),
         bool(resource.suspended),
+        connected=any(connection.connection_state == "Connected" for connection in resource.connections),
+        meets_diskless=any(
+            connection.connection_state == "Connected"
+            and device.peer_disk_state == "Diskless"
+            and not device.peer_client
+            for connection in resource.connections
+            for device in connection.peer_devices
+        ),
     )
 
 

@@ -25,10 +25,10 @@ STAND_ALONE, WAITS, CONNECTED = "StandAlone", "WFConnection", "Connected"
 BITMAP_S, BITMAP_T, SYNC_SOURCE, SYNC_TARGET = "WFBitMapS", "WFBitMapT", "SyncSource", "SyncTarget"
 OLD = {INCONSISTENT, OUTDATED}
 
-TICK_SECONDS = 0.2
+TICK_SECONDS = 0.4
 LOSS_SECONDS = (0.6, 1.9)
 """From the last sign of the peer until it counts as lost, with ping-int 1 and ping-timeout 5."""
-MEETS_WITHIN_TICKS = 8
+MEETS_WITHIN_TICKS = 4
 RESYNC_SECONDS = (0.3, 8.0)
 LATE_END_SECONDS = (0.05, 2.5)
 """H2: for so long the target of a resync says that it has ended before its source does."""
@@ -134,6 +134,11 @@ class Node:
         return self.peer.role if self.session is not None and self.peer.session is self.session else UNKNOWN
 
     @property
+    def without_data(self) -> bool:
+        """A Primary with neither its own disk nor its peer's."""
+        return self.role == PRIMARY and not self.attached and self.session is None
+
+    @property
     def together(self) -> bool:
         """Connected, and what is said arrives and is answered."""
         peer = self.peer
@@ -231,7 +236,7 @@ class Node:
 
     def lost_peer_disk(self) -> None:
         """The peer's disk is gone, not its link."""
-        if self.session is None or not self.attached:
+        if self.session is None:
             return
         if self.connection in {SYNC_SOURCE, SYNC_TARGET, BITMAP_S, BITMAP_T}:
             self.connection = CONNECTED
@@ -384,6 +389,8 @@ class Node:
         if self.md.broken:
             return Result(1, "open(/dev/vg0/disk) failed: Input/output error")
         md = self.md
+        if self.session is None and self.role == PRIMARY and self.exposed not in {0, md.current}:
+            return Result(10, "Failure: (165) Can only attach to data with current UUID", 165)
         with self.changing():
             self.crashed = self.crashed or md.primary
             self.disk = INCONSISTENT if not md.consistent else CONSISTENT if md.was_up_to_date else OUTDATED

@@ -3,14 +3,17 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from tests.simulator.fibers import Process
 from tests.simulator.network import MANAGEMENT, MONITOR, REPLICATION
 from tests.simulator.ports import MISHAPS
 from tests.simulator.site import Site
 
 if TYPE_CHECKING:
+    from tests.simulator.drbd import Node
     from tests.simulator.world import World
 
 Action = Callable[..., None]
@@ -324,9 +327,38 @@ def mend_everything(world: "World") -> None:
         host.exporter_works = True
         host.mishap = ""
         host.power_on()
-        for vm, node in host.nodes.items():
-            if node.md.broken or (node.up and not node.attached):
-                disk_mended(world, host.name, vm)
+    for vm, pair in world.pairs.items():
+        broken = [node for node in pair.nodes if node.md.broken or (node.up and not node.attached)]
+        if any(node.without_data for node in broken) or (
+            len(broken) == len(pair.nodes) and all(node.up for node in broken)
+        ):
+            world.loop.spawn(Process("person"), partial(_mend_from_scratch, vm, broken), "person")
+        else:
+            for node in broken:
+                disk_mended(world, node.host.name, vm)
+
+
+def _mend_from_scratch(vm: str, nodes: list["Node"]) -> None:
+    """As the docs say: end the VM, part, attach, and let them meet (docs/hosts.md)."""
+    loop = nodes[0].host.loop
+    for node in nodes:
+        node.md.broken = False
+        node.host.domains[vm].end("destroyed")
+    loop.sleep(2.0)
+    for node in nodes:
+        node.host.drbdadm("secondary", vm)
+        node.host.drbdadm("disconnect", vm)
+    for node in nodes:
+        node.host.hook("attach", node, partial(_attach, node))
+    loop.sleep(10.0)
+    for node in nodes:
+        if node.attached:
+            node.host.drbdadm("connect", vm)
+
+
+def _attach(node: "Node", status: int) -> None:
+    if status == 0:
+        node.host.drbdadm("attach", node.pair.name)
 
 
 # ---- schedules by chance -------------------------------------------------------------------------------------

@@ -48,7 +48,9 @@ class Intended:
             host, about = arguments[1:3] if name == "migrate" else (arguments + ("",))[:2]
             said = {it.domain for it in self._journal.records() if _says(it, KINDS[name], host, about)}
             if not said:
-                self._oracle.broken(f"{name} {about} on {host} is called, and no plan in the journal intends it")
+                self._oracle.broken(
+                    f"{name} {about} on {host} is called, and no plan in the journal intends it"
+                )
                 return method(*arguments, **more)
             if not said - self._underway:
                 self._oracle.broken(f"{name} {about} on {host} is called while another call is under way")

@@ -50,13 +50,14 @@ class Oracle:
     def _runs_twice(self, old: "Guest", new: "Guest") -> None:
         """Allowed while the old one's host stands still, and for some seconds after that.
 
-        And while one that woke has no libvirtd: nothing else can end the VM, whose disk stays frozen.
+        And while one that woke has no libvirtd: nothing else can end the VM, whose disk stays frozen. And (open:
+        docs/simulator.md) while it has neither its own disk nor its peer's: then DRBD runs no handler.
         """
         host = self._hosts[old.host]
         woken = host.woke_at > float("-inf")
         since = max(host.woke_at, host.libvirt_since) if woken else float("-inf")
         ends_late = woken and (not host.libvirt_works or self._loop.now - since <= WOKEN_SECONDS)
-        if host.works and not ends_late:
+        if host.works and not ends_late and not host.nodes[old.vm].without_data:
             self.broken(f"{new.vm} is started on {new.host} while it runs on {old.host}")
         else:
             self._loop.call_in(WOKEN_SECONDS, lambda: self._still_twice(old, new))
@@ -77,6 +78,10 @@ class Oracle:
         return [guest for guest in self.running.values() if guest.vm == vm]
 
     def found(self, guest: "Guest", records: frozenset[Record]) -> None:
+        latest, _ = self._found.get(guest.vm, (0, records))
+        if latest > guest.boot and self._loop.now - self._hosts[guest.host].woke_at <= WOKEN_SECONDS:
+            self._log(f"{guest.host}: guest {guest.vm}, its run {guest.boot}, has just woken and reads")
+            return  # what it writes is watched below
         if missing := self._acknowledged.get(guest.vm, set()) - records:
             self.broken(
                 f"{guest.vm} on {guest.host} reads an old disk: {len(missing)} acknowledged records are missing,"

@@ -1,7 +1,7 @@
 """The actuator's ports over the simulated world."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actuator.model import (
@@ -17,7 +17,7 @@ from actuator.model import (
     Parting,
 )
 from actuator.ports import Unanswered
-from exporter.drbd import ConnectionState, DiskState, Role, Snapshot, SuspendReason
+from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, SuspendReason
 from exporter.drbd_configuration import Generations
 from tests.actuator.build import connection, device, resource
 from tests.simulator.domain import DOWN
@@ -399,17 +399,41 @@ def snapshot_of(host: "Host") -> Snapshot:
     return Snapshot(tuple(_resource(node) for node in host.nodes.values() if node.shown))
 
 
-def _resource(node: Node) -> Any:
-    state = {STAND_ALONE: ConnectionState.STAND_ALONE, WAITS: ConnectionState.CONNECTING}.get(
-        node.connection, ConnectionState.CONNECTED
-    )
-    peer = connection(node.peer.host.name, state, Role(node.peer_role), DiskState(node.peer_disk))
-    return resource(
+def _resource(node: Node) -> Resource:
+    return _said(
         node.pair.name,
-        Role(node.role),
-        suspended=(SuspendReason.FENCING,) if node.suspended else (),
-        devices=(device(node.pair.minor, disk_state=DiskState(node.disk)),),
-        connections=(peer,),
+        node.pair.minor,
+        node.role,
+        node.disk,
+        node.suspended,
+        node.peer.host.name,
+        node.connection,
+        node.peer_role,
+        node.peer_disk,
+    )
+
+
+@cache
+def _said(
+    name: str,
+    minor: int,
+    role: str,
+    disk: str,
+    suspended: bool,
+    peer: str,
+    connected: str,
+    theirs: str,
+    there: str,
+) -> Resource:
+    state = {STAND_ALONE: ConnectionState.STAND_ALONE, WAITS: ConnectionState.CONNECTING}.get(
+        connected, ConnectionState.CONNECTED
+    )
+    return resource(
+        name,
+        Role(role),
+        suspended=(SuspendReason.FENCING,) if suspended else (),
+        devices=(device(minor, disk_state=DiskState(disk)),),
+        connections=(connection(peer, state, Role(theirs), DiskState(there)),),
     )
 
 

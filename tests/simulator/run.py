@@ -21,7 +21,7 @@ from tests.simulator.world import World
 
 END_SECONDS = 480.0
 """After all faults have ended; the longest wait of vmheal's own is release_timeout_seconds."""
-QUIET_SECONDS, QUIET_TIMES = 6.0, 2
+QUIET_SECONDS, QUIET_TIMES = 4.0, 2
 """For so long all must be in order, and each VM write, for a run to end before that."""
 
 

@@ -160,7 +160,14 @@ class World:
         raise value
 
     def ask(
-        self, net: str, source: str, target: str, process: Callable[[], Process], answer: Callable[[], T], seconds: float, what: str,
+        self,
+        net: str,
+        source: str,
+        target: str,
+        process: Callable[[], Process],
+        answer: Callable[[], T],
+        seconds: float,
+        what: str,
     ) -> T:
         """``call`` where the answer needs no time and changes nothing."""
         loop, network = self.loop, self.net
