@@ -1,6 +1,6 @@
 """The real actuator as a process of the simulator: everything behind its HTTP side, on its real journal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from actuator.adapters.sqlite import SqliteJournal
 from actuator.arbitrate import Arbiter
 from actuator.arbitrate import parse as parse_question
 from actuator.config import Settings
+from actuator.model import Event
 from actuator.orders import parse as parse_order
 from actuator.ports import JournalError, Ports
 from actuator.webhook import parse as parse_delivery
@@ -52,17 +53,20 @@ class Journal:
             if self.full:
                 raise JournalError("database or disk is full")
             self.writes += 1
+            events = more.get("events", ())
             if self.dies_at == self.writes:
-                self._die()
+                self._die("before", events)
             method(*arguments, **more)
             self._world.oracle.written(more.get("authorities", ()))
+            self._world.reach.wrote(self._world.actuator.starts, events)
             if self.dies_at == self.writes + 0.5:
-                self._die()
+                self._die("after", events)
 
         return write
 
-    def _die(self) -> None:
+    def _die(self, when: str, events: Sequence[Event]) -> None:
         """Its unit starts it again."""
+        self._world.reach.died(when, events)
         loop = self._world.loop
         loop.call_in(loop.random.uniform(*RESTART_SECONDS), self._world.actuator.start)
         self._world.actuator.kill()

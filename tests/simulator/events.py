@@ -361,6 +361,13 @@ def _attach(node: "Node", status: int) -> None:
         node.host.drbdadm("attach", node.pair.name)
 
 
+ENDS = {
+    *("nothing", "power-on", "wake", "libvirtd-starts", "exporter-starts", "heal-networks", "disk-mended"),
+    *("actuator-starts", "journal-has-room", "prometheus-starts", "alertmanager-starts"),
+}
+BEGINNINGS = sorted(set(ACTIONS) - ENDS)
+"""What goes wrong; the others are the ends of it."""
+
 # ---- schedules by chance -------------------------------------------------------------------------------------
 
 

@@ -1,12 +1,16 @@
 """`python -m tests.simulator.run`: schedules by chance, each checked; of one that fails the shortest is printed."""
 
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -15,10 +19,16 @@ import click
 from tests.simulator import events
 from tests.simulator import site as sites
 from tests.simulator.events import Happening
+from tests.simulator.reach import missing, report
 from tests.simulator.site import Site
 from tests.simulator.teeth import TEETH, taken_out
 from tests.simulator.world import World
 
+MOST = 6
+"""Faults in one schedule."""
+BATCH = 20
+"""Runs that a process does at a time."""
+TELL_SECONDS = 10.0
 END_SECONDS = 480.0
 """After all faults have ended; the longest wait of vmheal's own is release_timeout_seconds."""
 QUIET_SECONDS, QUIET_TIMES = 4.0, 2
@@ -35,9 +45,10 @@ class Outcome:
     excused: list[str] = field(default_factory=list)
     """What a fence agent has brought about that lied."""
     story: list[str] = field(default_factory=list)
+    reached: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: int = 6) -> Outcome:
+def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: int = MOST) -> Outcome:
     """Run one schedule to its end; without one, one by chance. The site is the seed's."""
     site = sites.by_chance(Random(f"site {seed}"))
     if schedule is None:
@@ -64,10 +75,11 @@ def play(random: Random, site: Site, schedule: Sequence[Happening]) -> Outcome:
                 come_to_rest(world)
                 world.seen()
             story = sorted([*world.story, *world.timeline()], key=lambda line: float(line.split()[0]))
-            broken = world.oracle.violations
+            world.reach.scheduled(schedule)
+            outcome = Outcome(0, tuple(schedule), world.oracle.violations, [], story, world.reach.seen)
             if world.agents_that_lied:
-                return Outcome(0, tuple(schedule), [], broken, story)
-            return Outcome(0, tuple(schedule), broken, [], story)
+                outcome.violations, outcome.excused = [], outcome.violations
+            return outcome
     finally:
         shutil.rmtree(folder)
 
@@ -125,42 +137,103 @@ def _memory() -> str | None:
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
+@dataclass
+class Batch:
+    """What came of several runs."""
+
+    runs: int = 0
+    broken: list[Outcome] = field(default_factory=list)
+    excused: int = 0
+    """Runs that broke the promise because a fence agent lied."""
+    reached: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: "Batch") -> None:
+        self.runs += other.runs
+        self.broken += other.broken
+        self.excused += other.excused
+        self.reached += other.reached
+
+    def line(self, seconds: float) -> str:
+        return (
+            f"{self.runs} schedules, {len(self.broken)} broke the promise; {self.excused} more did because a fence"
+            f" agent lied ({seconds:.0f} s, {self.runs / max(seconds, 0.001):.1f} a second)"
+        )
+
+
 @click.command(help=__doc__)
 @click.option("--seed", "first", type=int, default=1, show_default=True, help="The first one.")
 @click.option("--runs", type=int, default=100, show_default=True)
-@click.option("--most", type=int, default=6, show_default=True, help="Faults in one run.")
-@click.option("--workers", type=int, default=2, show_default=True)
+@click.option("--seconds", type=float, help="As many as fit into this, instead.")
+@click.option("--most", type=int, default=MOST, show_default=True, help="Faults in one run.")
+@click.option("--workers", type=int, default=os.cpu_count() or 1, show_default=True)
 @click.option("--story", is_flag=True, help="Tell all of each run.")
+@click.option("--reach", is_flag=True, help="Tell what was reached; what never was is a failure.")
 @click.option(
     "--without", type=click.Choice(sorted(TEETH)), help="A part of vmheal that is taken out: who notices?"
 )
 @click.option("--schedule", type=click.Path(exists=True, path_type=Path), help="This one instead of chance.")
 def main(
-    first: int, runs: int, most: int, workers: int, story: bool, without: str | None, schedule: Path | None
+    first: int,
+    runs: int,
+    seconds: float | None,
+    most: int,
+    workers: int,
+    story: bool,
+    reach: bool,
+    without: str | None,
+    schedule: Path | None,
 ) -> None:
     """Run them."""
-    seeds = range(first, first + runs)
     given = events.read(schedule.read_text()) if schedule else None
-    bad = excused = 0
+    begun = told = time.monotonic()
+    all_of_them = Batch()
+    seeds = range(first, sys.maxsize if seconds else first + runs)
     with ProcessPoolExecutor(workers) as pool:
-        for outcome in pool.map(_one, ((seed, given, most, without) for seed in seeds), chunksize=1):
+        for batch in _in_turn(pool, partial(_several, given, most, without, story), seeds, 2 * workers):
+            all_of_them.add(batch)
+            for outcome in batch.broken:
+                click.echo(f"seed {outcome.seed}: {outcome.violations[0]}")
+                click.echo("".join(f"    {line}\n" for line in outcome.schedule), nl=False)
+            now = time.monotonic()
+            if now - told > TELL_SECONDS:
+                told = now
+                click.echo(all_of_them.line(now - begun), err=True)
+            if seconds and now - begun > seconds:
+                break
+    click.echo(all_of_them.line(time.monotonic() - begun))
+    never = missing(all_of_them.reached) if reach else []
+    if reach:
+        click.echo("".join(report(all_of_them.reached)), nl=False)
+        click.echo("".join(f"never reached: {name}\n" for name in never), nl=False)
+    sys.exit(1 if all_of_them.broken or never else 0)
+
+
+def _in_turn(pool: Executor, work: Callable[[range], Batch], seeds: range, ahead: int) -> Iterator[Batch]:
+    """Do the work for all seeds, some batches ahead of who takes the outcome, in order."""
+    underway: deque[Future[Batch]] = deque()
+    for start in range(seeds.start, seeds.stop, BATCH):
+        underway.append(pool.submit(work, range(start, min(start + BATCH, seeds.stop))))
+        if len(underway) >= ahead:
+            yield underway.popleft().result()
+    for future in underway:
+        yield future.result()
+
+
+def _several(
+    given: tuple[Happening, ...] | None, most: int, without: str | None, story: bool, seeds: range
+) -> Batch:
+    batch = Batch()
+    with taken_out(without) if without else nullcontext():
+        for seed in seeds:
+            outcome = simulate(seed, given, most=most)
             if story:
                 click.echo("\n".join(outcome.story))
-            excused += bool(outcome.excused)
+            batch.runs += 1
+            batch.excused += bool(outcome.excused)
+            batch.reached += outcome.reached
             if outcome.violations:
-                bad += 1
-                click.echo(f"seed {outcome.seed}: {outcome.violations[0]}")
-                for line in outcome.schedule:
-                    click.echo(f"    {line}")
-    click.echo(f"{runs} runs, {bad} broke the promise; {excused} more did because a fence agent lied")
-    sys.exit(1 if bad else 0)
-
-
-def _one(what: tuple[int, tuple[Happening, ...] | None, int, str | None]) -> Outcome:
-    seed, schedule, most, without = what
-    with taken_out(without) if without else nullcontext():
-        outcome = simulate(seed, schedule, most=most)
-        return shortest(outcome) if outcome.violations and schedule is None else outcome
+                batch.broken.append(shortest(outcome) if given is None else outcome)
+    return batch
 
 
 if __name__ == "__main__":

@@ -76,6 +76,14 @@ def _releases_at_once(it: Any, ask: Any) -> Any:
     return after, (Answer(Verdict.RELEASE, "another host has it") if denied else answer)
 
 
+GUARDS = sorted(
+    {
+        guard.__name__
+        for guards in (*verbs._GUARDS.values(), verbs._LIVE, verbs._RESTART_RUNNING)
+        for guard in (*guards.begin, *guards.promote, *guards.start)
+    }
+)
+
 TEETH: Mapping[str, Patches] = {
     "R2: any version will do": [
         (arbiter, "_stale", lambda it, ask: _stale(it, replace(ask, version=it.version)))
@@ -109,17 +117,7 @@ TEETH: Mapping[str, Patches] = {
         (release, "next_step", lambda local, *, unused: _next_step(local, unused=True))
     ],
     "the release ends no VM": [(release, "end_users", lambda *_: True)],
-    **{
-        f"guard {name}": _guards(name)
-        for name in sorted(
-            {
-                guard.__name__
-                for guards in verbs._GUARDS.values()
-                for guard in (*guards.begin, *guards.promote, *guards.start)
-            }
-            - {"source_has_let_go"}
-        )
-    },
+    **{f"guard {name}": _guards(name) for name in GUARDS if name != "source_has_let_go"},
 }
 
 

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Self, TypeVar
@@ -12,7 +13,9 @@ from unittest import mock
 import structlog
 
 from actuator import orders, serve
-from actuator.model import DomainRecord
+from actuator.core import decide, progress
+from actuator.core.guards.situation import Guard, Situation
+from actuator.model import DomainRecord, Refusal
 from tests.simulator.actuator import SimulatedActuator
 from tests.simulator.domain import PAUSED, RUNNING, Domain
 from tests.simulator.drbd import UP_TO_DATE, Pair
@@ -21,6 +24,7 @@ from tests.simulator.host import Host, hooks_on_simulated_hosts
 from tests.simulator.monitoring import Monitoring
 from tests.simulator.network import Network
 from tests.simulator.oracle import Oracle
+from tests.simulator.reach import Reach
 from tests.simulator.site import Site
 
 T = TypeVar("T")
@@ -48,6 +52,7 @@ class World:
         self.vms = site.vms
         self.protected = sorted(set(site.vms) - site.alone)
         self.story: list[str] = []
+        self.reach = Reach()
         self.clock_jump = 0.0
         self.net = Network(self.loop.random)
         self.threading = Threading(self.loop)
@@ -71,6 +76,9 @@ class World:
     def __enter__(self) -> Self:
         self._opened.enter_context(hooks_on_simulated_hosts(self))
         self._opened.enter_context(mock.patch.object(serve, "threading", self.threading))
+        for module in (decide, progress):
+            told = partial(self._refused, module.check)
+            self._opened.enter_context(mock.patch.object(module, "check", told))
         words = mock.patch.object(
             orders.secrets, "token_hex", side_effect=lambda _: f"order{self.next_word()}"
         )
@@ -191,6 +199,11 @@ class World:
             self.loop.sleep(min(RETRANSMIT_SECONDS, max(0.001, deadline - self.loop.now)))
 
     # ---- what is seen
+
+    def _refused(
+        self, check: Callable[..., Refusal | None], guards: tuple[Guard, ...], it: Situation
+    ) -> Refusal | None:
+        return self.reach.refused(check(guards, it))
 
     def _heard(self, _logger: object, method: str, event: Any) -> Any:
         if method == "exception" or event.get("exc_info"):
