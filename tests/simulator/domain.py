@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from tests.simulator.drbd import Node
     from tests.simulator.host import Host
 
-RUNNING, SHUTOFF, PAUSED = "running", "shutoff", "paused"
-DOWN = {SHUTOFF}
+RUNNING, SHUTOFF, PAUSED, CRASHED = "running", "shutoff", "paused", "crashed"
+DOWN = {SHUTOFF, CRASHED}
 GUEST_BOOT_SECONDS = (2.0, 6.0)
 WRITE_SECONDS = (0.3, 2.0)
 MEMORY_KIB = 1048576
@@ -46,9 +46,13 @@ class Domain:
         self.reason = "unknown"
         self.id: int | None = None
         self.guest: Guest | None = None
+        self.left: Guest | None = None
+        """One that has crashed, and is preserved."""
         self.has_disk = False
         self.defined = True
         self.crashes = 0
+        self.deaf = False
+        """Its guest does not listen when it is told to shut down."""
         self.number = 0
         self.writing = False
         self.comes = False
@@ -69,6 +73,7 @@ class Domain:
         self.state, self.reason = RUNNING, "booted"
         self.writing = False
         self.has_disk = can_open
+        self.deaf = False
         self.guest = Guest(self.name, self.host.world.next_boot(), self.host.name)
         if can_open:
             self.node.holders.add(self.guest)
@@ -86,15 +91,31 @@ class Domain:
             self.host.loop.spawn(self.host.process, lambda: self._close(guest), f"close {self.name}")
 
     def crash(self) -> None:
-        """The guest panics; ``on_crash`` is destroy."""
-        if self.guest is not None:
-            self.crashes += 1
+        """The guest panics; ``on_crash`` is destroy, or preserve: then what is left of it holds its device."""
+        guest = self.guest
+        if guest is None:
+            return
+        self.crashes += 1
+        if not self.host.world.preserve:
             self.end("crashed")
+            return
+        left = self.id
+        self.gone("panicked")
+        self.state, self.id, self.left = CRASHED, left, guest
+
+    def destroy(self) -> None:
+        """End it, or what is left of it."""
+        if self.left is None:
+            self.end("destroyed")
+            return
+        guest, self.left = self.left, None
+        self.state, self.reason, self.id = SHUTOFF, "destroyed", None
+        self.host.loop.spawn(self.host.process, lambda: self._close(guest), f"close {self.name}")
 
     def gone(self, reason: str) -> None:
         if self.guest is not None:
             self.host.world.oracle.ended(self.guest)
-        self.state, self.reason, self.id, self.guest = SHUTOFF, reason, None, None
+        self.state, self.reason, self.id, self.guest, self.left = SHUTOFF, reason, None, None, None
 
     def _close(self, guest: Guest) -> None:
         node = self.node

@@ -7,8 +7,9 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
+from tests.simulator.drbd import PRIMARY
 from tests.simulator.fibers import Process
-from tests.simulator.network import MANAGEMENT, MONITOR, REPLICATION
+from tests.simulator.network import GATEWAY, MANAGEMENT, MONITOR, REPLICATION
 from tests.simulator.ports import MISHAPS
 from tests.simulator.site import Site
 
@@ -141,6 +142,7 @@ def cut_replication_one_way(world: "World", source: str, target: str) -> None:
 def cut_off(world: "World", host: str) -> None:
     """From everything."""
     cut_management(world, host)
+    world.net.cut_link(MANAGEMENT, GATEWAY, host)
     for other in world.hosts:
         if other != host:
             cut_replication(world, host, other)
@@ -189,6 +191,14 @@ def vm_crashes(world: "World", vm: str) -> None:
     for host in world.hosts.values():
         if host.works:
             host.domains[vm].crash() if vm in host.domains else None
+
+
+@action
+def guest_is_deaf(world: "World", vm: str) -> None:
+    """It does not shut down when it is told to."""
+    for host in world.hosts.values():
+        if vm in host.domains:
+            host.domains[vm].deaf = True
 
 
 # ---- the actuator and monitoring ---------------------------------------------------------------------------
@@ -284,7 +294,7 @@ def clock_jumps(world: "World", seconds: str) -> None:
 
 @action
 def by_hand(world: "World", host: str, verb: str, vm: str) -> None:
-    """`drbdadm VERB RESOURCE`, or `virsh start|destroy VM`."""
+    """`drbdadm VERB RESOURCE`, `virsh start|destroy|undefine VM`, or a program that opens the device and closes it."""
     there = world.hosts[host]
     if not there.on:
         return
@@ -294,7 +304,17 @@ def by_hand(world: "World", host: str, verb: str, vm: str) -> None:
             case "start":
                 world.log(f"{host}: virsh start {vm}: {there.domains[vm].start() or 'done'}")
             case "destroy":
-                there.domains[vm].end("destroyed")
+                there.domains[vm].destroy()
+            case "undefine" if there.domains[vm].id is None:
+                there.domains[vm].defined = False
+            case "undefine":
+                pass  # it would be a transient domain then; the model knows none
+            case "open" if there.nodes[vm].role == PRIMARY:
+                there.nodes[vm].holders.add("a program")
+            case "open":
+                pass  # DRBD lets nobody open a Secondary
+            case "close":
+                there.nodes[vm].holders.discard("a program")
             case _:
                 there.drbdadm(verb, vm)
 
@@ -327,6 +347,8 @@ def mend_everything(world: "World") -> None:
         host.exporter_works = True
         host.mishap = ""
         host.power_on()
+        for domain in host.domains.values():
+            domain.node.holders.discard("a program")
     for vm, pair in world.pairs.items():
         broken = [node for node in pair.nodes if node.md.broken or (node.up and not node.attached)]
         if any(node.without_data for node in broken) or (
@@ -374,8 +396,8 @@ BEGINNINGS = sorted(set(ACTIONS) - ENDS)
 WEIGHTS = {
     "power": 5, "freeze": 4, "management": 2, "management1": 1, "replication": 6, "replication1": 2, "off": 4,
     "disk": 4, "crash": 2, "crashes": 1, "actuator": 2, "write": 4, "libvirtd": 1, "exporter": 1, "lost": 1,
-    "doubled": 1, "full": 1, "clock": 1, "hand": 2, "migrate": 3, "drain": 1, "slow": 1,
-    "call": 4, "prometheus": 1, "alertmanager": 1, "late": 1, "ended": 1,
+    "doubled": 1, "full": 1, "clock": 1, "hand": 4, "migrate": 3, "drain": 1, "slow": 1,
+    "call": 4, "prometheus": 1, "alertmanager": 1, "late": 1, "ended": 1, "deaf": 1,
 }  # fmt: skip
 """How often each kind of fault: what DRBD and the arbiter must get right comes most."""
 
@@ -437,9 +459,15 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
             return [_line(at + number * 25, "vm-crashes", vm) for number in range(5)]
         case "actuator":
             return pair("actuator-dies", "actuator-starts")
-        case "write":
+        case "write":  # in what comes next
             number = random.randint(1, 14) + random.choice([0, 0.5])
-            return [_line(at, "actuator-dies-at-write", f"{number:g}")]
+            then = random.choice(
+                ["power", "crash", "replication", "off", "migrate", "disk", "freeze", "drain"]
+            )
+            dies = _line(at, "actuator-dies-at-write", f"{number:g}")
+            return [dies, *_fault(random, site, vm, at + 0.1, then)]
+        case "deaf":
+            return [_line(at, "guest-is-deaf", vm), *_fault(random, site, vm, at + 0.1, "migrate")]
         case "libvirtd":
             return pair("libvirtd-dies", "libvirtd-starts", host)
         case "exporter":
@@ -470,7 +498,10 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
         case _:
             verb = random.choice(
                 ["primary", "secondary", "disconnect", "connect", "start", "destroy", "down", "detach"]
+                + ["undefine", "open"]
             )
+            if verb == "open":
+                return [_line(at, "by-hand", host, verb, vm), _line(at + lasts, "by-hand", host, "close", vm)]
             return [_line(at, "by-hand", random.choice(site.vms[vm]), verb, vm)]
 
 

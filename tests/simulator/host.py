@@ -15,7 +15,7 @@ from exporter import fence_peer, release
 from exporter.fence_peer import Done, HookError
 from tests.simulator.domain import DOWN, Domain
 from tests.simulator.fibers import Loop, Process, Threading, Time
-from tests.simulator.network import MANAGEMENT, MONITOR
+from tests.simulator.network import GATEWAY, MANAGEMENT, MONITOR
 
 if TYPE_CHECKING:
     from tests.simulator.drbd import Node
@@ -28,7 +28,7 @@ DESTROY_SECONDS = (0.1, 1.5)
 
 CONFIG = """\
 actuator 127.0.0.1:10811
-token_file /etc/vmheal/token
+{witness}token_file /etc/vmheal/token
 libvirt_uri sim:///system
 isolation_timeout_seconds {isolation}
 hard_timeout_seconds {hard}
@@ -217,7 +217,7 @@ class Host:
                 if domain is None or domain.id is None:
                     return Done(1, "", "error: Domain not found")
                 self.loop.sleep(self.loop.random.uniform(*DESTROY_SECONDS))
-                domain.end("destroyed")
+                domain.destroy()
                 return Done(0, "", "")
             case [text] if text.startswith("dumpxml "):
                 wanted = [word.removeprefix("dumpxml ") for word in text.split("; ")]
@@ -228,7 +228,11 @@ class Host:
     def read_text(self, path: str) -> str:
         match path:
             case fence_peer.CONFIG:
-                return CONFIG.format(isolation=self.world.isolation_seconds, hard=self.world.hard_seconds)
+                return CONFIG.format(
+                    witness="witness 192.0.2.1:22\n" if self.world.witness else "",
+                    isolation=self.world.isolation_seconds,
+                    hard=self.world.hard_seconds,
+                )
             case "/etc/vmheal/token":
                 return f"token-of-{self.name}"
             case "/proc/sys/kernel/random/boot_id":
@@ -257,6 +261,11 @@ class Host:
             fence_peer.ASK_SECONDS,
             f"{body['hook']} of {self.name}",
         )
+
+    def reaches_witness(self) -> bool:
+        """A gateway that answers whoever reaches it."""
+        self.loop.sleep(0.01)
+        return self.net.both_ways(MANAGEMENT, self.name, GATEWAY)
 
     # ---- libvirt
 
@@ -311,7 +320,7 @@ def hooks_on_simulated_hosts(world: "World") -> Iterator[None]:
         "_holders": lambda minor: [],
         "_alone": alone,
         "begin": lambda resource, environment: here().begin_release(resource, environment),
-        "reaches": lambda address: False,
+        "reaches": lambda address: here().reaches_witness(),
     }
     with contextlib.ExitStack() as stack:
         for name, value in replaced.items():

@@ -6,6 +6,8 @@ from random import Random
 MANAGEMENT, REPLICATION = "management", "replication"
 MONITOR = "monitor"
 """Where Prometheus, Alertmanager and the actuator run."""
+GATEWAY = "gateway"
+"""A witness, on the management network."""
 
 
 @dataclass

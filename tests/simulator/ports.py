@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 START_SECONDS = (0.3, 3.0)
+DESTROY_SECONDS = (0.1, 1.5)
 SHUT_DOWN_SECONDS = (0.5, 6.0)
 MIGRATE_SECONDS = (1.0, 9.0)
 POLL_SECONDS = 0.05
@@ -149,6 +150,8 @@ class Hypervisor(_OnHosts):
                 return Done()
             if found.id != domain_id or found.state not in DOWN:
                 return Failed(f"{domain} is {found.state}, id {found.id}")
+            it.loop.sleep(it.loop.random.uniform(*DESTROY_SECONDS))
+            found.destroy()
             return Done()
 
         return self._do(host, timeout_seconds, "destroy", effect)
@@ -171,7 +174,9 @@ class Hypervisor(_OnHosts):
             found = it.domains[domain]
             if found.id is not None and found.id != domain_id:
                 return Failed(f"{domain} has the id {found.id} now")
-            it.loop.sleep(it.loop.random.uniform(*SHUT_DOWN_SECONDS))
+            it.loop.sleep(timeout_seconds if found.deaf else it.loop.random.uniform(*SHUT_DOWN_SECONDS))
+            if found.deaf:
+                return Indeterminate(f"{domain} has not shut down within {timeout_seconds:g} s")
             if found.id == domain_id:
                 found.end("shutdown")
             return Done()

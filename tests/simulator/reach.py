@@ -27,7 +27,7 @@ NOT_HERE = {
     "guard has_quorum": "quorum is DRBD 9's; the model is 8.4's",
     "guard quorum_is_here": "quorum is DRBD 9's; the model is 8.4's",
     "guard writes_reached_the_peer": "all resources use protocol C",
-    "guard is_not_standalone": "who is StandAlone is not armed, and another guard says that first",
+    "guard source_is_armed": "every Primary of the model asks the arbiter",
     "guard is_defined": "what is not defined at its own host is another guard's refusal first",
 }
 

@@ -18,6 +18,8 @@ class Site:
         vms: by name: the host where it runs, and the one with its mirror.
         agents: by host: "works", "fails", "hangs" or "lies"; a host without one is not in it.
         clocks: by host, how fast its clock runs, where that is not 1.
+        preserve: ``on_crash`` is preserve, and not destroy.
+        witness: each host asks a gateway too, before it ends a VM that is cut off.
         alone: the VMs of which vmheal's configuration says nothing.
         settings: of the actuator's configuration, by section, what is otherwise.
     """
@@ -28,6 +30,8 @@ class Site:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clocks: Mapping[str, float] = field(default_factory=dict)
     alone: frozenset[str] = frozenset()
+    preserve: bool = False
+    witness: bool = False
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -66,7 +70,9 @@ class Site:
         )
 
 
-WORDS = {"vm", "libvirt", "agent", "set", "clock", "alone"}
+HARD_SECONDS = 20.0
+"""After so long a host that is cut off ends its VMs, whatever a witness says."""
+WORDS = {"vm", "libvirt", "agent", "set", "clock", "alone", "with"}
 
 
 def read(lines: list[list[str]]) -> Site:
@@ -76,6 +82,7 @@ def read(lines: list[list[str]]) -> Site:
     settings: dict[str, dict[str, Any]] = {}
     clocks: dict[str, float] = {}
     alone: set[str] = set()
+    more: dict[str, bool] = {}
     xen = True
     for words in lines:
         match words:
@@ -89,11 +96,13 @@ def read(lines: list[list[str]]) -> Site:
                 settings.setdefault(section, {})[key] = json.loads(value)
             case ["clock", host, rate]:
                 clocks[host] = float(rate)
+            case ["with", "preserve" | "witness" as what]:
+                more[what] = True
             case ["alone", name]:
                 alone.add(name)
             case _:
                 raise ValueError(f"{' '.join(words)!r} is not understood")
-    return Site(vms or {"vm1": ("v01", "v02")}, xen, agents, settings, clocks, frozenset(alone))
+    return Site(vms or {"vm1": ("v01", "v02")}, xen, agents, settings, clocks, frozenset(alone), **more)
 
 
 def by_chance(random: Random) -> Site:
@@ -113,4 +122,8 @@ def by_chance(random: Random) -> Site:
     drift = random.choice((0.0, 0.0, 0.01))
     clocks = {host: 1 + random.uniform(-drift, drift) for host in hosts} if drift else {}
     alone = frozenset({"vm2"} & set(vms)) if random.random() < 0.3 else frozenset()
-    return Site(vms, xen, agents, {"move": {"cold": random.random() < 0.5}}, clocks, alone)
+    settings: dict[str, dict[str, Any]] = {"move": {"cold": random.random() < 0.5}}
+    if witness := random.random() < 0.2:
+        settings["failover"] = {"witnesses": True, "hard_timeout_seconds": HARD_SECONDS}
+    preserve = random.random() < 0.3
+    return Site(vms, xen, agents, settings, clocks, alone, preserve, witness)

@@ -25,7 +25,7 @@ from tests.simulator.monitoring import Monitoring
 from tests.simulator.network import Network
 from tests.simulator.oracle import Oracle
 from tests.simulator.reach import Reach
-from tests.simulator.site import Site
+from tests.simulator.site import HARD_SECONDS, Site
 
 T = TypeVar("T")
 RETRANSMIT_SECONDS = 0.2
@@ -41,7 +41,7 @@ class World:
     """
 
     isolation_seconds = 5.0
-    hard_seconds = 60.0
+    hard_seconds = HARD_SECONDS
 
     def __init__(self, random: Random, folder: Path, site: Site) -> None:
         self.loop = Loop(random)
@@ -49,6 +49,8 @@ class World:
         self.agents = site.agents
         self.agents_that_lied: set[str] = set()
         self.clocks = site.clocks
+        self.preserve = site.preserve
+        self.witness = site.witness
         self.vms = site.vms
         self.protected = sorted(set(site.vms) - site.alone)
         self.story: list[str] = []
