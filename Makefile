@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # How often `make bench-loss` loses a host, and `make bench-pause` cuts a link.
 RUNS ?= 10
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause soak-arbiter soak-simulator lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak-simulator lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -81,6 +81,9 @@ bench-failover: test-packages dev  ## kill a host with three VMs ten times, with
 
 bench-pause: test-packages dev  ## cut a VM's replication link RUNS (10) times; takes a quarter of an hour
 	$(ROOT) $(BIN)/python -m tests.bench.pause --runs $(RUNS)
+
+bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack of them lost at once
+	$(BIN)/python -m tests.bench.scale
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
 	cd requirements && for name in exporter actuator dev; do \

@@ -138,7 +138,7 @@ def _status(settings: Settings, actuator: Actuator, ports: Ports) -> Mapping[str
     return status(
         settings,
         actuator.protected,
-        ports.journal.authorities(),
+        [it for _, it in sorted(ports.journal.authorities().items())],
         actuator.reconciler.last_at,
         actuator.worker.busy,
         hosts=ports.journal.hosts(),

@@ -368,13 +368,10 @@ class Executor:
         lost_at: float | None = None,
     ) -> Situation:
         # Before the look: R2. One without DRBD, as to confirm a start, rests on nothing of the journal.
-        written = {it.resource: it for it in self._ports.journal.authorities()} if storage else {}
+        written = self._ports.journal.authorities() if storage else {}
         source = plan.source if plan else record.host
         settings = self._settings
         arbitrated = settings.hosts[record.host].arbiter_token_file is not None
-        asks = arbitrated and all(
-            source in it.armed for it in written.values() if source in {*it.hosts, *it.voters}
-        )
         kept = self._kept_disks(record.domain) if storage else ()
         failed = self._failed()
         evidence = self._observer.look(
@@ -382,7 +379,7 @@ class Executor:
             asked,
             storage=storage,
             lost=failed | {source} if lost else failed,
-            history=None if asks or lost_at is None else (source, lost_at),
+            history=None if lost_at is None or (arbitrated and _asks(source, written)) else (source, lost_at),
             identify=() if lost_at is None else kept,
         )
         situation = Situation(
@@ -453,6 +450,11 @@ def claims(plan: PlanRecord, written: Callable[[str], Authority | None]) -> tupl
             after = intended(authority)
         changed += [after] if after is not authority else []
     return tuple(changed)
+
+
+def _asks(host: str, written: Mapping[str, Authority]) -> bool:
+    """Whether DRBD on the host asks the arbiter when it loses a peer, for each resource that it has."""
+    return all(host in it.armed for it in written.values() if host in it.hosts or host in it.voters)
 
 
 def _of_plan(it: Situation, plan: Plan) -> Situation:

@@ -61,7 +61,7 @@ class Keeper:
         """Look at all hosts once, and write down what follows. Handles its own errors."""
         try:
             # Both before the look (R2): a plan that is opened later raises the version.
-            known = {it.resource: it for it in self._ports.journal.authorities()}
+            known = self._ports.journal.authorities()
             moving = _moving(self._ports.journal.records())
             self._look_at_fencing()
             sides = self._look()

@@ -564,7 +564,7 @@ class Orders:
         found = self._journal.authority(resource)
         if found is not None and found.hosts:
             return found
-        known = [it.resource for it in self._journal.authorities() if it.hosts]
+        known = [it.resource for it in self._journal.authorities().values() if it.hosts]
         return Refused(f"nothing is known of a resource {resource}{_near(resource, known)}")
 
     def _busy(self, resource: str) -> Refused | None:

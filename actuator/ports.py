@@ -305,8 +305,8 @@ class Journal(Protocol):
     def definition(self, domain: str) -> Definition | None:
         """The domain's definition as it was last seen where it ran; None when it has not been yet."""
 
-    def authorities(self) -> tuple[Authority, ...]:
-        """What is written about every DRBD resource."""
+    def authorities(self) -> Mapping[str, Authority]:
+        """What is written about every DRBD resource, by its name."""
 
     def authority(self, resource: str) -> Authority | None:
         """What is written about one resource; None when nothing is yet."""

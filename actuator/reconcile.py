@@ -5,7 +5,10 @@ lost is lost. So the sources and the live system are asked again and again, and 
 way as a webhook does.
 """
 
+import contextlib
 import functools
+import math
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -37,6 +40,8 @@ BACK_SECONDS = 60.0
 """Between two attempts to send domains back to their own hosts."""
 DEFINITIONS_SECONDS = 60.0
 """Between two readings of how the domains are defined."""
+SPARE_SECONDS = 1.0
+"""For a host that answers to the last moment: what it has said is not thrown away."""
 
 MEASURE_SECONDS = 1.0
 """A host that is too busy to tell its free memory in time is asked again in the next turn."""
@@ -64,6 +69,8 @@ class Reconciler:
         self._contacts = contacts
         self._down_since: dict[str, float] = {}
         self._definitions_at = float("-inf")
+        self._read_at: dict[tuple[str, str], float] = {}
+        """By host and domain: when its definition there was last asked for."""
         self._well_since: dict[str, float] = {}
         self._back_at = float("-inf")
         self._odd: frozenset[str] = frozenset()
@@ -124,7 +131,7 @@ class Reconciler:
             self._look_at(record, seen)
             self._leaves(record, known.get(record.host))
         self._send_back(records, {it.host for it in known.values() if it.failed_at or it.drained})
-        self._keep_definitions(records, answers)
+        self._keep_definitions(records)
 
     def _look_for_monitoring(self, answers: Mapping[str, object]) -> None:
         """Let the worker know whether Prometheus and Alertmanager work; a change is said once."""
@@ -193,44 +200,64 @@ class Reconciler:
             self._worker.rooms.measured(host, capacity, now)
         return ()
 
-    def _keep_definitions(self, records: tuple[DomainRecord, ...], answers: Mapping[str, object]) -> None:
+    def _keep_definitions(self, records: tuple[DomainRecord, ...]) -> None:
         """Now and then read how each domain is defined: its host may be gone when that is needed."""
         now = self._ports.clock.monotonic()
         if now - self._definitions_at < DEFINITIONS_SECONDS:
             return
         self._definitions_at = now
-        timeout = self._settings.evidence.timeout_seconds
-        asked = {
-            record.domain: functools.partial(
-                self._ports.hypervisor.definition, record.host, record.domain, timeout_seconds=timeout
-            )
-            for record in records
-            if not isinstance(answers[_of(record.host)], Unanswered)
-        }
-        found = self._ports.tasks.gather(asked, timeout_seconds=timeout)
+        found = self._read_definitions(records, now)
         for record in records:
-            if isinstance(xml := found.get(record.domain), str):
+            if isinstance(xml := found.get((record.host, record.domain)), str):
                 self._keep_definition(record, xml)
-        self._look_for_drift(records, now)
+        self._look_for_drift(records, found)
 
-    def _look_for_drift(self, records: tuple[DomainRecord, ...], now: float) -> None:
-        """Let the worker know where a domain is defined otherwise than as kept; what is new is said once."""
+    def _read_definitions(
+        self, records: tuple[DomainRecord, ...], now: float
+    ) -> Mapping[tuple[str, str], str | None]:
+        """By host and domain, as far as the hosts answer: each is asked for one after the other.
+
+        All at once would be a thread for each, and the looks at failures would find none left.
+        """
+        on: defaultdict[str, list[str]] = defaultdict(list)
+        for record in records:
+            for host in self._protected.hosts(record):
+                if self._contacts.silent_for(host, now) < DARK_SECONDS:
+                    on[host].append(record.domain)
+        found: dict[tuple[str, str], str | None] = {}
         timeout = self._settings.evidence.timeout_seconds
-        asked = {
-            (record.domain, host): functools.partial(
-                self._ports.hypervisor.definition, host, record.domain, timeout_seconds=timeout
-            )
-            for record in records
-            for host in self._protected.hosts(record)
-            if host != record.host and self._contacts.silent_for(host, now) < DARK_SECONDS
+        calls = {
+            host: functools.partial(self._read_on, host, domains, timeout) for host, domains in on.items()
         }
+        for host, answer in self._ports.tasks.gather(calls, timeout_seconds=timeout + SPARE_SECONDS).items():
+            if not isinstance(answer, Unanswered):
+                found |= {(host, domain): xml for domain, xml in answer.items()}
+        return found
+
+    def _read_on(self, host: str, domains: list[str], timeout_seconds: float) -> Mapping[str, str | None]:
+        """What there is time for, those first that were not read for the longest."""
+        clock, found = self._ports.clock, dict[str, str | None]()
+        deadline = clock.monotonic() + timeout_seconds
+        for domain in sorted(domains, key=lambda it: self._read_at.get((host, it), -math.inf)):
+            left_seconds = deadline - clock.monotonic()
+            if left_seconds <= 0:
+                break
+            self._read_at[host, domain] = clock.monotonic()
+            with contextlib.suppress(Unanswered):
+                found[domain] = self._ports.hypervisor.definition(host, domain, timeout_seconds=left_seconds)
+        return found
+
+    def _look_for_drift(
+        self, records: tuple[DomainRecord, ...], found: Mapping[tuple[str, str], str | None]
+    ) -> None:
+        """Let the worker know where a domain is defined otherwise than as kept; what is new is said once."""
+        home = {record.domain: record.host for record in records}
         drifted = {
-            record.domain: self._worker.drifted.get(record.domain, frozenset()) - {record.host}
-            for record in records
+            domain: self._worker.drifted.get(domain, frozenset()) - {host} for domain, host in home.items()
         }
-        for (domain, host), xml in self._ports.tasks.gather(asked, timeout_seconds=timeout).items():
+        for (host, domain), xml in found.items():
             kept = self._ports.journal.definition(domain)
-            if isinstance(xml, Unanswered) or kept is None:
+            if host == home[domain] or kept is None:
                 continue
             if xml is None or not differ(xml, kept.xml):
                 drifted[domain] -= {host}

@@ -216,7 +216,7 @@ class WatchedJournal:
         """See ``ports.Journal``."""
         return self._journal.definition(domain)
 
-    def authorities(self) -> tuple[Authority, ...]:
+    def authorities(self) -> Mapping[str, Authority]:
         """See ``ports.Journal``."""
         return self._journal.authorities()
 

@@ -157,7 +157,6 @@ class Worker:
             JournalError: they cannot be read.
         """
         records = self._protected.records()
-        self.rooms.saw(*records)
         for record in records:
             if record.open_plan is not None:
                 self.suspect(record.domain, f"plan {record.open_plan.id} was left open")
@@ -299,8 +298,7 @@ class Worker:
         if not due:
             return min(later, default=IDLE_SECONDS)
         failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
-        records = {it.domain: it for it in self._protected.records()}
-        self.rooms.saw(*records.values())
+        records = {domain: self._protected.record(domain) for domain in due}
         for domain in sorted(due, key=lambda it: self._turn_of(records[it], failed)):
             host = self._where_it_is_handled(records[domain], failed)
             if self._slots.begin(domain, host, self._settings.domains[domain].priority):
@@ -545,6 +543,7 @@ class Worker:
         if after is not None or received:
             self._ports.journal.commit(record=after, events=events, settled=received)
         if after is not None:
+            self.rooms.changed(record, after)
             self._alarm.changed(record, after)
         if refusal.guard in RETRIED:
             self.suspect(record.domain, "it was refused a moment ago", after_seconds=RETRY_SECONDS)
@@ -621,14 +620,14 @@ class Worker:
             events=[*said, decided, *following(opened, now)],
             settled=received,
         )
-        self.rooms.saw(claimed)
+        self.rooms.changed(record, claimed)
         # Written over what was read before the look, so the look still holds.
         written = {**(seen.authorities or {}), **{it.resource: it for it in authorities}}
         return claimed, replace(seen, authorities=written)
 
     def _run(self, record: DomainRecord, seen: Situation | None) -> DomainRecord:
         after = self._executor.run(record, seen=seen)
-        self.rooms.saw(after)
+        self.rooms.changed(record, after)
         self._alarm.changed(record, after)
         if after.plan is not None and after.plan.status is PlanStatus.FAILED:
             self.suspect(record.domain, "the last plan failed", after_seconds=RETRY_SECONDS)

@@ -2,6 +2,9 @@
 
 Writers that come together share one transaction and so one fsync: each queues its change, and whoever gets
 the lock next writes all that wait. No thread of its own, no polling.
+
+What stands about domains, hosts and resources is read whole again and again, and changes one by one. So the
+process that writes keeps it parsed, as it reads back what it has just made durable.
 """
 
 import contextlib
@@ -10,7 +13,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +85,7 @@ COMMIT;
 }
 """From each older schema to the next."""
 
-_ALL = "SELECT body FROM record WHERE kind = ? ORDER BY name"
+_ALL = "SELECT name, body FROM record WHERE kind = ? ORDER BY name"
 _ONE = "SELECT body FROM record WHERE kind = ? AND name = ?"
 _OLDEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq LIMIT ?3"
 _NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq DESC LIMIT ?3"
@@ -97,6 +100,8 @@ _EVENT = TypeAdapter(Event)
 
 DOMAIN, RESOURCE, HOST, DEFINITION, RUN = "domain", "resource", "host", "definition", "run"
 """The kinds of records."""
+_KEPT: Mapping[str, TypeAdapter[Any]] = {DOMAIN: _RECORD, RESOURCE: _AUTHORITY, HOST: _HOST}
+"""Those that are kept parsed, and how to parse each."""
 
 Change = Callable[[sqlite3.Connection], None]
 
@@ -116,6 +121,8 @@ class _Ticket:
     """One change that waits to be written, and what became of it."""
 
     change: Change
+    puts: Sequence[_Put] = ()
+    """The records that it writes."""
     written: bool = False
     error: JournalError | None = None
 
@@ -143,6 +150,10 @@ class SqliteJournal:
         self._queue_lock = threading.Lock()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
+        self._keeping = threading.Lock()
+        self._keeps = not read_only
+        self._kept: dict[str, dict[str, Any]] = {}
+        """By kind and name: what is durable. A kind is read when it is first asked for."""
         self._pruned_at = 0
         with contextlib.ExitStack() as opened, self._named("cannot be opened"):
             if not read_only:
@@ -187,16 +198,16 @@ class SqliteJournal:
 
     def records(self) -> tuple[DomainRecord, ...]:
         """See ``ports.Journal``."""
-        return tuple(_RECORD.validate_json(row[0]) for row in self._read(_ALL, DOMAIN))
+        return tuple(self._all(DOMAIN).values())
 
     def record(self, domain: str) -> DomainRecord | None:
         """See ``ports.Journal``."""
-        rows = self._read(_ONE, DOMAIN, domain)
-        return _RECORD.validate_json(rows[0][0]) if rows else None
+        found: DomainRecord | None = self._one(DOMAIN, domain)
+        return found
 
     def hosts(self) -> tuple[HostRecord, ...]:
         """See ``ports.Journal``."""
-        return tuple(_HOST.validate_json(row[0]) for row in self._read(_ALL, HOST))
+        return tuple(self._all(HOST).values())
 
     def run(self, fingerprint: str) -> ProgramRun | None:
         """See ``ports.Journal``."""
@@ -208,14 +219,14 @@ class SqliteJournal:
         rows = self._read(_ONE, DEFINITION, domain)
         return _DEFINITION.validate_json(rows[0][0]) if rows else None
 
-    def authorities(self) -> tuple[Authority, ...]:
+    def authorities(self) -> Mapping[str, Authority]:
         """See ``ports.Journal``."""
-        return tuple(_AUTHORITY.validate_json(row[0]) for row in self._read(_ALL, RESOURCE))
+        return self._all(RESOURCE)
 
     def authority(self, resource: str) -> Authority | None:
         """See ``ports.Journal``."""
-        rows = self._read(_ONE, RESOURCE, resource)
-        return _AUTHORITY.validate_json(rows[0][0]) if rows else None
+        found: Authority | None = self._one(RESOURCE, resource)
+        return found
 
     def commit(
         self,
@@ -248,7 +259,7 @@ class SqliteJournal:
             connection.executemany("DELETE FROM inbox WHERE id = ?", [(it.id,) for it in settled])
             _append(connection, rows)
 
-        self._write(change)
+        self._write(change, puts)
 
     def timeline(
         self, *, domain: str = "", after: int = 0, limit: int = 1000, newest: bool = False
@@ -260,8 +271,8 @@ class SqliteJournal:
 
     # ---- writing -----------------------------------------------------------------------------------------
 
-    def _write(self, change: Change) -> None:
-        ticket = _Ticket(change)
+    def _write(self, change: Change, puts: Sequence[_Put] = ()) -> None:
+        ticket = _Ticket(change, puts)
         with self._queue_lock:
             self._queue.append(ticket)
         if not self._writing.acquire(timeout=self._timeout_seconds):
@@ -285,10 +296,13 @@ class SqliteJournal:
                 for ticket in batch:
                     self._apply(ticket)
                 self._prune()
+            self._keep(put for ticket in batch if ticket.error is None for put in ticket.puts)
         except JournalError as error:
+            self._forget()
             for ticket in batch:
                 ticket.error = error
         except BaseException as error:
+            self._forget()
             # A surprise is raised to one of them; none of them has been written, and each is told so.
             for ticket in batch:
                 ticket.error = JournalError(f"{self._path}: cannot be written: {error!r}")
@@ -333,6 +347,43 @@ class SqliteJournal:
                 return self._reader.execute(statement, values).fetchall()
         finally:
             self._reading.release()
+
+    # ---- what is kept parsed -----------------------------------------------------------------------------
+
+    def _all(self, kind: str) -> dict[str, Any]:
+        """Every record of the kind, by name; the caller's own."""
+        with self._keeping:
+            return dict(self._of(kind))
+
+    def _one(self, kind: str, name: str) -> Any:
+        with self._keeping:
+            return self._of(kind).get(name)
+
+    def _of(self, kind: str) -> dict[str, Any]:
+        """What stands of a kind. What is written while it is read is taken after that, by its version."""
+        if kind in self._kept:
+            return self._kept[kind]
+        parse = _KEPT[kind].validate_json
+        found = {name: parse(body) for name, body in self._read(_ALL, kind)}
+        if self._keeps:
+            self._kept[kind] = found
+        return found
+
+    def _keep(self, puts: Iterator[_Put]) -> None:
+        """Take what is durable now, as a restart would read it."""
+        with self._keeping:
+            for put in puts:
+                kept = self._kept.get(put.kind)
+                if kept is None:
+                    continue
+                before = kept.get(put.name)
+                if before is None or before.version < put.version:
+                    kept[put.name] = _KEPT[put.kind].validate_json(put.body)
+
+    def _forget(self) -> None:
+        """After a failure nobody knows what is durable: it is read anew."""
+        with self._keeping:
+            self._kept.clear()
 
     # ---- the file ----------------------------------------------------------------------------------------
 

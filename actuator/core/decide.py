@@ -10,7 +10,7 @@ from actuator.core.guards.memory import authority_may_be_taken, replica_was_curr
 from actuator.core.guards.replicas import disk_is_up_to_date, disks_are_on_drbd, is_secondary_here
 from actuator.core.guards.situation import RUNNING, Guard, Situation
 from actuator.core.guards.verbs import AGAIN, FAILOVER, KNOWN, LIVE, MOVE, RESTART, check
-from actuator.core.place import Choice, Leaving, Room, past, place_one
+from actuator.core.place import Choice, Leaving, Placement, past
 from actuator.core.sight import Sight, not_blind
 from actuator.model import (
     AllowTwo,
@@ -107,10 +107,10 @@ class Hosts:
     """DRBD's quorum may be taken for a proof."""
     drbd_only: bool = False
     """DRBD's word alone is proof enough: the site has said so."""
-    rooms: Mapping[str, Room] = field(default_factory=dict)
-    """What each has for further domains."""
-    leaving: tuple[Leaving, ...] = ()
-    """The domain of the question, and all that are to leave a failed or drained host with it."""
+    leaving: Leaving | None = None
+    """The domain of the question, as it would leave its host."""
+    placement: Placement = field(default_factory=Placement)
+    """What room each has for further domains, and all that are to leave a failed or drained one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -394,10 +394,9 @@ def _target(
 
 
 def _choice(it: Question, fit: Iterable[str], *, down: bool) -> Choice:
-    domain, leaving = it.record.domain, it.hosts.leaving
-    known = next((each for each in leaving if each.domain == domain), Leaving(domain))
+    known = it.hosts.leaving or Leaving(it.record.domain)
     hosts = {host: past(it.record, host, now=it.now) for host in fit}
-    return place_one(replace(known, hosts=hosts, down=down), leaving, it.hosts.rooms)
+    return it.hosts.placement.choose(replace(known, hosts=hosts, down=down))
 
 
 def _unwanted(it: Question, host: str) -> Refusal | None:

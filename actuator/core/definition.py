@@ -9,7 +9,7 @@ def differ(one: str, other: str) -> bool:
     Not by the order of attributes, by spaces, or by the UUID: who defines a domain by hand on each host may
     have let libvirt choose one.
     """
-    return _canonical(one) != _canonical(other)
+    return one != other and _canonical(one) != _canonical(other)
 
 
 def with_uuid(xml: str, uuid: str) -> str:

@@ -12,8 +12,12 @@ where it is.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
+from typing import TypeVar
 
 from actuator.model import DomainRecord, PlanStatus, Refusal
+
+T = TypeVar("T")
 
 
 class Past(IntEnum):
@@ -87,10 +91,50 @@ def place(leaving: Iterable[Leaving], rooms: Mapping[str, Room]) -> Iterator[tup
         yield it.domain, choice
 
 
-def place_one(one: Leaving, others: Iterable[Leaving], rooms: Mapping[str, Room]) -> Choice:
-    """Choose for one domain, among the others that leave at the same time."""
-    leaving = [one, *(it for it in others if it.domain != one.domain)]
-    return next(choice for domain, choice in place(leaving, rooms) if domain == one.domain)
+@dataclass(frozen=True)
+class Placement:
+    """All that leave at one moment, and where each goes: worked out once, however many of them ask."""
+
+    leaving: Mapping[str, Leaving] = field(default_factory=dict)
+    """By domain."""
+    rooms: Mapping[str, Room] = field(default_factory=dict)
+
+    @cached_property
+    def choices(self) -> Mapping[str, Choice]:
+        """By domain."""
+        return dict(place(self.leaving.values(), self.rooms))
+
+    def choose(self, one: Leaving) -> Choice:
+        """Choose for one domain among the others; for one that leaves otherwise than was thought, anew."""
+        if not one.hosts:
+            return Choice()
+        if self.leaving.get(one.domain) == one:
+            return self.choices[one.domain]
+        return dict(place({**self.leaving, one.domain: one}.values(), self.rooms))[one.domain]
+
+    def went(self, domain: str) -> "Placement":
+        """What is left when the domain is on its way to its choice: those of the others fit beside it."""
+        host = self.choices[domain].host
+        room = _with(self.rooms.get(host, Room()), self.leaving[domain])
+        return self._left(domain, {**self.rooms, host: room}, _without(self.choices, domain))
+
+    def stays(self, domain: str) -> "Placement":
+        """What is left when the domain does not leave after all: room that was meant for it is free."""
+        known: Mapping[str, Choice] | None = self.__dict__.get("choices")
+        stand = known is not None and not known[domain].host
+        return self._left(domain, self.rooms, _without(known, domain) if known and stand else None)
+
+    def _left(
+        self, domain: str, rooms: Mapping[str, Room], choices: Mapping[str, Choice] | None
+    ) -> "Placement":
+        left = Placement(_without(self.leaving, domain), rooms)
+        if choices is not None:
+            left.__dict__["choices"] = choices
+        return left
+
+
+def _without(of: Mapping[str, T], domain: str) -> dict[str, T]:
+    return {name: it for name, it in of.items() if name != domain}
 
 
 def _order(it: Leaving) -> tuple[bool, int, int, str]:

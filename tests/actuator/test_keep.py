@@ -110,14 +110,14 @@ def test_a_resource_in_order_is_adopted(keeper, hosts, journal):
 def test_a_resource_in_disorder_is_not_adopted(keeper, hosts, journal, label):
     hosts.says(label)
     keeper.turn()
-    assert journal.authorities() == ()
+    assert journal.authorities() == {}
 
 
 def test_one_side_alone_is_not_believed(keeper, hosts, journal):
     hosts.says("14-connected-primary-secondary")
     del hosts.said["v02"]
     keeper.turn()
-    assert journal.authorities() == ()
+    assert journal.authorities() == {}
 
 
 def test_a_peer_without_its_disk_is_excluded_and_readmitted(keeper, hosts, journal):
@@ -254,7 +254,7 @@ def test_a_journal_that_fails_is_said_and_survived(keeper, hosts, journal, monke
     with monkeypatch.context() as patch:
         patch.setattr(journal, "commit", fail)
         keeper.turn()
-    assert journal.authorities() == ()
+    assert journal.authorities() == {}
     keeper.turn()
     assert journal.authority("voms01") is not None
 

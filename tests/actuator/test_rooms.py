@@ -374,37 +374,28 @@ def test_a_plan_takes_memory_until_a_later_figure_has_it(start, status, finished
     machine = start(Mesh(4096, a="v01", b="v01"))
     plan = Plan("failover", "b", "v02", "v01 is dead", (), source="v01")
     rooms = rooms_of(machine)
-    rooms.saw(
-        replace(
+    machine.journal.commit(
+        record=replace(
             machine.protected.record("b"),
+            version=1,
             host="v02",
             plan=PlanRecord("b-1", plan, status, EPOCH - 10, (), finished_at),
         )
     )
     rooms.measured("v02", Capacity(4096 << 20, 8192 << 20, 4), 8.0)
-    room = around(rooms, machine, now=10.0).rooms["v02"]
+    room = around(rooms, machine, now=10.0).placement.rooms["v02"]
     assert (room.free_bytes >> 20, room.taken_bytes >> 20) == (4096, 1024 if counts else 0)
     assert room.domains == {"b"}
-
-
-def test_an_older_record_takes_nothing_back(start):
-    machine = start(Mesh(4096, a="v01", b="v01"))
-    plan = PlanRecord("b-1", Plan("failover", "b", "v02", "", ()), PlanStatus.OPEN, EPOCH, ())
-    before = machine.protected.record("b")
-    rooms = rooms_of(machine)
-    rooms.saw(replace(before, version=7, plan=plan))
-    rooms.saw(replace(before, version=6))
-    assert around(rooms, machine, now=10.0).rooms["v02"].domains == {"b"}
 
 
 def test_an_old_figure_is_not_believed_and_says_why(start):
     machine = start(Mesh(4096, a="v01"))
     rooms = rooms_of(machine)
-    assert around(rooms, machine, now=10.0).rooms["v02"].unknown == "it has not been measured yet"
+    assert around(rooms, machine, now=10.0).placement.rooms["v02"].unknown == "it has not been measured yet"
     rooms.measured("v02", Capacity(4096 << 20, 8192 << 20, 4), 10.0)
     rooms.not_measured("v02", "no route")
-    assert around(rooms, machine, now=70.0).rooms["v02"].free_bytes == 4096 << 20
-    old = around(rooms, machine, now=71.0).rooms["v02"]
+    assert around(rooms, machine, now=70.0).placement.rooms["v02"].free_bytes == 4096 << 20
+    old = around(rooms, machine, now=71.0).placement.rooms["v02"]
     assert (old.free_bytes, old.unknown) == (None, "it was last measured 61 s ago: no route")
 
 
@@ -426,7 +417,7 @@ def test_reconcile_measures_every_host_that_answers(start):
     mesh.calls.clear()
     machine.reconciler.turn()
     assert mesh.calls.count("capacity") == 1, "one that says nothing of what runs there is not asked more"
-    assert around(machine.worker.rooms, machine, now=0.0).rooms["v02"].free_bytes == 4096 << 20
+    assert around(machine.worker.rooms, machine, now=0.0).placement.rooms["v02"].free_bytes == 4096 << 20
     assert set(machine.reconciler.answered) == {
         "Alertmanager",
         "Prometheus",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actuator.core import place as core
-from actuator.core.place import Choice, Leaving, Past, Room, place, place_one
+from actuator.core.place import Choice, Leaving, Past, Placement, Room, place
 
 MIB = 1 << 20
 HOSTS = ("v01", "v02", "v03", "v04")
@@ -44,6 +44,10 @@ def domains_that_leave(draw):
         )
         for name in names
     ]
+
+
+def place_one(one, others, rooms):
+    return Placement({it.domain: it for it in others}, rooms).choose(one)
 
 
 def order(it):

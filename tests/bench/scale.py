@@ -1,0 +1,203 @@
+"""`make bench-scale`: how the actuator grows, from 10 to 200 hosts of 20 VMs, when a tenth of them is lost at once.
+
+The real actuator on its real journal, over hosts in memory (tests/actuator/mesh.py) that answer at once: what is
+measured is what it computes and writes by itself, in one thread. Each size in a process of its own.
+"""
+
+import json
+import logging
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import click
+import structlog
+from prometheus_client import generate_latest
+from rich.console import Console
+from rich.table import Table
+
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.core.decide import decide
+from actuator.core.place import place
+from actuator.model import Decision, HostRecord, Plan
+from actuator.ports import Ports
+from actuator.report import Report, WatchedJournal
+from actuator.serve import Actuator
+from tests.actuator.mesh import Mesh, fill, host_failures, mesh, settings_of
+from tests.actuator.world import Clock, Serial
+
+SIZES = (10, 25, 50, 100, 200)
+ONE_MINUTE_SECONDS = 61.0
+
+
+PARTS = {
+    "vms": "VMs",
+    "lost": "of them lost",
+    "decide": "decide: each lost VM, s",
+    "place": "place: all lost VMs once, s",
+    "worker": "worker: from the alerts to the last start call, s",
+    "keeper": "keeper: one turn (each second), s",
+    "reconcile": "reconcile: one turn (each 5 s), s",
+    "definitions": "reading all definitions (each minute), s",
+    "metrics": "metrics: one scrape, s",
+    "peak_mib": "peak memory, MiB",
+    "events_kib": "journal: events of one failover, KiB",
+}
+TIMES = ("decide", "place", "worker", "keeper", "reconcile", "definitions", "metrics")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one size: see ``PARTS``."""
+
+    hosts: int
+    vms: int
+    lost: int
+    decide: float
+    place: float
+    worker: float
+    keeper: float
+    reconcile: float
+    definitions: float
+    metrics: float
+    peak_mib: float
+    events_kib: float
+
+
+class Run:
+    """The actuator on a mesh, driven by hand."""
+
+    def __init__(self, hosts: int, folder: Path) -> None:
+        self.mesh: Mesh = mesh(hosts)
+        self.clock, self.tasks = Clock(), Serial()
+        settings = settings_of(self.mesh, folder / "journal", agents=True)
+        self.journal = SqliteJournal(folder / "journal", timeout_seconds=60)
+        self.mesh.journal = self.journal
+        report = Report(settings)
+        it, journal = self.mesh, WatchedJournal(self.journal, report)
+        ports = Ports(it, it, it, it, it, it, journal, self.clock, self.tasks)
+        self.registry = report.registry
+        self.actuator = Actuator(ports, settings, report, threading.Event())
+        report.show(self.actuator.protected)
+
+    def settle(self) -> None:
+        """Work until there is nothing left to do."""
+        while True:
+            self.actuator.worker.turn()
+            if not self.tasks.queue:
+                return
+            while self.tasks.queue:
+                self.tasks.queue.popleft()()
+
+
+def seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def measure(hosts: int, folder: Path) -> Measured:
+    """Let a site of that size run, then lose a rack."""
+    run = Run(hosts, folder)
+    actuator, clock, site = run.actuator, run.clock, run.mesh
+    with closing(run.journal):
+        fill(run.journal, site)
+        for _ in range(3):  # reconcile measures the hosts, and the keeper has read all that it keeps
+            actuator.reconciler.turn()
+            actuator._keeper.turn()
+            clock.now += 1
+        keeper = min(seconds(actuator._keeper.turn) for _ in range(3))
+        reconcile = min(seconds(actuator.reconciler.turn) for _ in range(3))
+        clock.now += ONE_MINUTE_SECONDS
+        actuator._keeper.turn()  # all hosts are heard of
+        definitions = max(0.0, seconds(actuator.reconciler.turn) - reconcile)
+        metrics = min(seconds(lambda: generate_latest(run.registry)) for _ in range(3))
+
+        site.lose_rack()
+        clock.now += 6
+        actuator._keeper.turn()
+        failed = [HostRecord(it, 2, failed_at=clock.wall()) for it in site.rack]
+        run.journal.commit(hosts=failed)
+        questions = [actuator.worker.question(actuator.protected.record(domain)) for domain in site.leaving]
+        decisions: list[Decision] = []
+        decided = seconds(lambda: decisions.extend(map(decide, questions)))
+        assert all(isinstance(it, Plan) for it in decisions)
+        placement = questions[0].hosts.placement
+        placed = seconds(lambda: list(place(placement.leaving.values(), placement.rooms)))
+
+        before = _events_bytes(run.journal)
+        run.journal.receive(host_failures(site, clock.wall()), at=clock.wall())
+        worker = seconds(run.settle)
+        assert len(site.starts) == len(site.leaving)
+        events_kib = (_events_bytes(run.journal) - before) / 1024 / len(site.leaving)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Measured(
+        hosts,
+        len(site.vms),
+        len(site.leaving),
+        decided,
+        placed,
+        worker,
+        keeper,
+        reconcile,
+        definitions,
+        metrics,
+        peak_mib,
+        events_kib,
+    )
+
+
+def _events_bytes(journal: SqliteJournal) -> int:
+    return journal._read("SELECT coalesce(sum(length(body)), 0) FROM event")[0][0]
+
+
+def exponent(found: list[Measured], field: str) -> float:
+    """The slope of a part's time over the hosts, both in logarithms, by least squares: n log n is about 1.2."""
+    points = [(math.log(it.hosts), math.log(max(getattr(it, field), 1e-6))) for it in found]
+    x_mean, y_mean = (sum(column) / len(points) for column in zip(*points, strict=True))
+    over = sum((x - x_mean) * (y - y_mean) for x, y in points)
+    return over / sum((x - x_mean) ** 2 for x, _ in points)
+
+
+def table(found: list[Measured]) -> Table:
+    """All sizes side by side, a part in each line, and how it grows."""
+    shown = Table(title="The actuator alone, a tenth of the hosts lost at once")
+    shown.add_column("")
+    for it in found:
+        shown.add_column(f"{it.hosts} hosts", justify="right")
+    shown.add_column("grows with n to the", justify="right")
+    for name, label in PARTS.items():
+        values = [getattr(it, name) for it in found]
+        grows = "" if name not in TIMES else f"{exponent(found, name):.2f}"
+        shown.add_row(label, *(f"{it:.3f}" if name in TIMES else f"{it:.0f}" for it in values), grows)
+    return shown
+
+
+@click.command(help=__doc__)
+@click.option("--hosts", "sizes", type=click.IntRange(10, 1000), multiple=True, default=SIZES)
+@click.option("--one", is_flag=True, help="Measure the size given in this process, and print it as JSON.")
+def main(sizes: tuple[int, ...], one: bool) -> None:
+    """Run the benchmark."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    if one:
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(asdict(measure(sizes[0], Path(folder)))))
+        return
+    found = []
+    for size in sizes:
+        argv = [sys.executable, "-m", "tests.bench.scale", "--one", "--hosts", str(size)]
+        done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
+        found.append(Measured(**json.loads(done.stdout)))
+    Console(width=120).print(table(found))
+
+
+if __name__ == "__main__":
+    main()
