@@ -85,7 +85,9 @@ class Model:
         def call() -> Outcome:
             result = self._run(host, verb)
             outcome = Outcome(result.status, result.error)
-            assert str(outcome).endswith(f"({result.code})") or result.code is None, f"{result} is read {outcome}"
+            assert str(outcome).endswith(f"({result.code})") or result.code is None, (
+                f"{result} is read {outcome}"
+            )
             return outcome
 
         return _Pending(self, self.hosts[host], call)

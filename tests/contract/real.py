@@ -64,7 +64,9 @@ class Real:
         self._lab = lab
         self._hosts = {name: lab.host(name) for name in HOSTS}
         self._resource = Resource(f"c{number:02}", number, HOSTS, fenced=fencing)
-        self._answers = {host: {hook: DENIED if hook == "fence-peer" else "0" for hook in HOOKS} for host in HOSTS}
+        self._answers = {
+            host: {hook: DENIED if hook == "fence-peer" else "0" for hook in HOOKS} for host in HOSTS
+        }
         self._broken: set[str] = set()
         self._off: set[str] = set()
         self._pause = threading.Event()
@@ -101,7 +103,10 @@ class Real:
             volume = ["--size", f"{SIZE_MIB}M", "--name", resource.name, VOLUME_GROUP]
             host.run(["lvcreate", "--quiet", "--yes", *unwiped, *volume], timeout_seconds=120)
         zeros = bytes(BLOCK_BYTES * BLOCKS)
-        host.run(["dd", f"of={resource.backing}", "oflag=direct", f"bs={BLOCK_BYTES}", "iflag=fullblock"], stdin=zeros)
+        host.run(
+            ["dd", f"of={resource.backing}", "oflag=direct", f"bs={BLOCK_BYTES}", "iflag=fullblock"],
+            stdin=zeros,
+        )
         host.run(["drbdadm", "create-md", "--force", resource.name], timeout_seconds=120)
         host.drbd_up(resource.name)
 
@@ -159,7 +164,10 @@ class Real:
 
     def blocks(self, host: str) -> set[int]:
         disk = self._hosts[host].read_disk(self._resource, BLOCK_BYTES * BLOCKS)
-        words = (disk[at : at + BLOCK_BYTES].split(b"\n", 1)[0] for at in range(0, BLOCK_BYTES * BLOCKS, BLOCK_BYTES))
+        words = (
+            disk[at : at + BLOCK_BYTES].split(b"\n", 1)[0]
+            for at in range(0, BLOCK_BYTES * BLOCKS, BLOCK_BYTES)
+        )
         return {int(word) for word in words if word.isdigit()}
 
     def generations(self, host: str) -> Generations:
@@ -228,5 +236,3 @@ class Real:
         if host in self._broken:
             self._broken.discard(host)
             self._hosts[host].mend_disk(self._resource)
-
-

@@ -55,6 +55,8 @@ class Domain:
         """Its guest does not listen when it is told to shut down."""
         self.number = 0
         self.writing = False
+        self.ended_unseen = False
+        """While there was no libvirtd: for the next one it has crashed."""
         self.comes = False
         """A live migration brings it here: libvirt has it active already."""
 
@@ -116,6 +118,14 @@ class Domain:
         if self.guest is not None:
             self.host.world.oracle.ended(self.guest)
         self.state, self.reason, self.id, self.guest, self.left = SHUTOFF, reason, None, None, None
+        if not self.host.libvirt_works:
+            self.reason, self.ended_unseen = "crashed", True
+
+    def found_again(self) -> None:
+        """By a libvirtd that has just started: it knows no more than what is gone since it ended."""
+        if self.id is None and not self.ended_unseen:
+            self.reason = "unknown"
+        self.ended_unseen = False
 
     def _close(self, guest: Guest) -> None:
         node = self.node

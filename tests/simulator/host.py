@@ -87,7 +87,7 @@ class Host:
         self.on = False
         self.world.log(f"{self.name}: power off")
         for domain in self.domains.values():
-            domain.gone("host")
+            domain.gone("unknown")
         for node in self.nodes.values():
             node.settle()
             node.dead()
@@ -120,9 +120,15 @@ class Host:
             self.process.thaw(self.loop)
 
     def start_libvirtd(self) -> None:
-        if not self.libvirt_works:
-            self.libvirt_works = True
-            self.libvirt_since = self.loop.now
+        """It has forgotten why a domain ended before, and counts on from the ids that it finds."""
+        if self.libvirt_works:
+            return
+        self.libvirt_works = True
+        self.libvirt_since = self.loop.now
+        active = [it.id for it in self.domains.values() if it.id is not None]
+        self.ids = itertools.count(max(active, default=0) + 1)
+        for domain in self.domains.values():
+            domain.found_again()
 
     # ---- hooks
 

@@ -154,12 +154,10 @@ class Hypervisor(_OnHosts):
             found.destroy()
             return Done()
 
-        return self._do(host, timeout_seconds, "destroy", effect)
+        return self._change(host, timeout_seconds, "destroy", effect)
 
     def start(self, host: str, domain: str, *, timeout_seconds: float) -> CallOutcome:
         def effect(it: "Host") -> CallOutcome:
-            if not it.libvirt_works:
-                return Failed("failed to connect to the hypervisor")
             it.loop.sleep(it.loop.random.uniform(*START_SECONDS))
             found = it.domains[domain]
             if not found.defined:
@@ -167,7 +165,7 @@ class Hypervisor(_OnHosts):
             said = found.start()
             return Failed(said, 55) if said else Done()
 
-        return self._do(host, timeout_seconds, "start", effect)
+        return self._change(host, timeout_seconds, "start", effect)
 
     def shut_down(self, host: str, domain: str, domain_id: int, *, timeout_seconds: float) -> CallOutcome:
         def effect(it: "Host") -> CallOutcome:
@@ -181,7 +179,7 @@ class Hypervisor(_OnHosts):
                 found.end("shutdown")
             return Done()
 
-        return self._do(host, timeout_seconds + 5, "shut down", effect)
+        return self._change(host, timeout_seconds + 5, "shut down", effect)
 
     def definition(self, host: str, domain: str, *, timeout_seconds: float) -> str | None:
         def answer(it: "Host") -> str | None:
@@ -198,7 +196,7 @@ class Hypervisor(_OnHosts):
                 found.defined, found.xml = True, xml
             return Done()
 
-        return self._do(host, timeout_seconds, "define", effect)
+        return self._change(host, timeout_seconds, "define", effect)
 
     def capacity(self, host: str, *, timeout_seconds: float) -> Capacity:
         def answer(it: "Host") -> Capacity:
@@ -237,7 +235,15 @@ class Hypervisor(_OnHosts):
                     return Done()
                 it.loop.sleep(POLL_SECONDS)
 
-        return self._do(source, timeout_seconds + 10, "migrate", effect)
+        return self._change(source, timeout_seconds + 10, "migrate", effect)
+
+    def _change(
+        self, host: str, seconds: float, what: str, effect: Callable[["Host"], CallOutcome]
+    ) -> CallOutcome:
+        def by_libvirt(it: "Host") -> CallOutcome:
+            return effect(it) if it.libvirt_works else Failed("failed to connect to the hypervisor")
+
+        return self._do(host, seconds, what, by_libvirt)
 
     @staticmethod
     def _libvirt(it: "Host") -> None:
