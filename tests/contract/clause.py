@@ -83,8 +83,8 @@ class Subject(Protocol):
 
     def generations(self, host: str) -> Generations: ...
 
-    def answer(self, host: str, hook: str, status: str) -> None:
-        """From now on this handler ends so (`HANGS`: not before this is said again)."""
+    def answer(self, host: str, hook: str, status: str, seconds: int) -> None:
+        """From now on this handler ends so (`HANGS`: not before this is said again), so long after it began."""
 
     def ran(self, host: str) -> list[str]:
         """Which handlers have been run there since this was asked last."""
@@ -250,8 +250,8 @@ class _Player:
         seen = relation_of(one, other)
         return "" if seen == relation else f"they are {seen}: {one}, {other}"
 
-    def answer(self, host: str, hook: str, status: str) -> str:
-        self.subject.answer(host, hook, status)
+    def answer(self, host: str, hook: str, status: str, seconds: str | None) -> str:
+        self.subject.answer(host, hook, status, int(seconds or 0))
         return ""
 
     def cut(self, source: str | None = None, target: str | None = None) -> str:
@@ -295,7 +295,7 @@ def relation_of(one: Generations, other: Generations) -> str:
 
 
 VERBS = (
-    "primary|secondary|up|down|attach|detach|connect|disconnect|resume-io|outdate|invalidate"
+    "primary|secondary|up|down|attach|detach|detach --force|connect|disconnect|resume-io|outdate"
     "|allow-two-primaries|forbid-two-primaries"
 )
 _HOST = "(?P<host>v0[12])"
@@ -311,7 +311,7 @@ STEPS: dict[str, Callable[..., str]] = {
     rf"{_HOST} is {_STATE}": _Player.reaches,
     rf"{_HOST} stays {_STATE}": _Player.stays,
     rf"{_HOST} ran (?P<hooks>nothing|[a-z, -]+)": _Player.ran,
-    rf"{_HOST} answers (?P<hook>{'|'.join(HOOKS)}) (?P<status>\d+|{HANGS})": _Player.answer,
+    rf"{_HOST} answers (?P<hook>{'|'.join(HOOKS)}) (?P<status>\d+|{HANGS})(?: after (?P<seconds>\d+) s)?": _Player.answer,
     r"generations (?P<relation>same|v01 newer|v02 newer|split|unrelated)": _Player.generations,
     r"cut(?: (?P<source>v0[12]) > (?P<target>v0[12]))?": _Player.cut,
     "heal": _Player.heal,

@@ -20,16 +20,19 @@ class _Host(Host):
 
     def __init__(self, world: "Model", name: str) -> None:
         super().__init__(world, name)  # type: ignore[arg-type]
-        self.answers = {hook: DENIED if hook == "fence-peer" else "0" for hook in HOOKS}
+        self.answers = {hook: (DENIED if hook == "fence-peer" else "0", 0) for hook in HOOKS}
         self.ran: list[str] = []
 
     def hook(self, hook: str, node: Node, then: Callable[[int], None]) -> None:
         def run() -> None:
             self.loop.sleep(self.loop.random.uniform(*PROGRAM_SECONDS))
             self.ran.append(hook)
-            while self.answers[hook] == HANGS:
+            status, seconds = self.answers[hook]
+            self.loop.sleep(seconds)
+            while status == HANGS:
                 self.loop.sleep(STEP_SECONDS)
-            then(int(self.answers[hook]))
+                status, _ = self.answers[hook]
+            then(int(status))
 
         self.loop.spawn(self.process, run, hook)
 
@@ -97,7 +100,8 @@ class Model:
             case "allow-two-primaries" | "forbid-two-primaries":
                 return self.nodes[host].allow_two(allowed=verb.startswith("allow"))
             case _:
-                result: Any = self.hosts[host].drbdadm(verb, "r0")
+                verb, *options = verb.split()
+                result: Any = self.hosts[host].drbdadm(verb, "r0", options)
                 return Result(*result)
 
     def begin_write(self, host: str, number: int) -> _Pending:
@@ -116,8 +120,8 @@ class Model:
         (found,) = parse_get_gi(f"{':'.join(f'{it << 4:016X}' for it in uuids)}:{flags}")
         return found
 
-    def answer(self, host: str, hook: str, status: str) -> None:
-        self.hosts[host].answers[hook] = status
+    def answer(self, host: str, hook: str, status: str, seconds: int) -> None:
+        self.hosts[host].answers[hook] = status, seconds
 
     def ran(self, host: str) -> list[str]:
         ran, self.hosts[host].ran = self.hosts[host].ran, []

@@ -23,7 +23,9 @@ folder={_FOLDER}/$DRBD_RESOURCE
 hook=${{1:-fence-peer}}
 echo "$hook" >> $folder/ran
 left=600
-while read -r answer < $folder/$hook && [ "$answer" = {HANGS} ] && [ $left -gt 0 ]; do
+read -r answer seconds < $folder/$hook
+[ "$answer" = {HANGS} ] || {{ sleep "$seconds"; exit "$answer"; }}
+while read -r answer seconds < $folder/$hook && [ "$answer" = {HANGS} ] && [ $left -gt 0 ]; do
     left=$((left - 1))
     sleep 0.3
 done
@@ -118,14 +120,14 @@ class Real:
         host.write(FENCE_PEER, _HANDLER)
         host.run(["chmod", "755", FENCE_PEER])
         host.write(f"{folder}/ran", "")
-        for hook, status in self._answers[name].items():
-            host.write(f"{folder}/{hook}", f"{status}\n")
+        for hook, answer in self._answers[name].items():
+            host.write(f"{folder}/{hook}", answer)
 
     def _take_down(self, name: str) -> bool:
         """End the resource on a host, whatever the clause has left of it; whether it is gone."""
         host, resource = self._hosts[name], self._resource.name
         for hook in HOOKS:
-            self.answer(name, hook, "0")
+            self.answer(name, hook, "0", 0)
         self.mend_disk(name)
         self.close(name)
         for verb in (["disconnect"], ["detach", "--force"], ["resume-io"], ["secondary"], ["down"]):
@@ -147,7 +149,7 @@ class Real:
         words = {
             "allow-two-primaries": ["net-options", f"{_OPTION}=yes"],
             "forbid-two-primaries": ["net-options", f"{_OPTION}=no"],
-        }.get(verb, [verb])
+        }.get(verb, verb.split())
         return self._begin(host, ["drbdadm", *words, self._resource.name])
 
     def begin_write(self, host: str, number: int) -> _Pending:
@@ -174,9 +176,9 @@ class Real:
         (found,) = parse_get_gi(self._hosts[host].run(["drbdadm", "get-gi", self._resource.name]).text)
         return found
 
-    def answer(self, host: str, hook: str, status: str) -> None:
-        self._answers[host][hook] = status
-        self._hosts[host].write(f"{_FOLDER}/{self._resource.name}/{hook}", f"{status}\n")
+    def answer(self, host: str, hook: str, status: str, seconds: int) -> None:
+        self._answers[host][hook] = f"{status} {seconds}\n"
+        self._hosts[host].write(f"{_FOLDER}/{self._resource.name}/{hook}", self._answers[host][hook])
 
     def ran(self, host: str) -> list[str]:
         log = f"{_FOLDER}/{self._resource.name}/ran"

@@ -22,7 +22,7 @@ PRIMARY, SECONDARY, UNKNOWN = "Primary", "Secondary", "Unknown"
 DISKLESS, INCONSISTENT, OUTDATED, D_UNKNOWN = "Diskless", "Inconsistent", "Outdated", "DUnknown"
 CONSISTENT, UP_TO_DATE = "Consistent", "UpToDate"
 STAND_ALONE, WAITS, CONNECTED = "StandAlone", "WFConnection", "Connected"
-BITMAP_S, BITMAP_T, SYNC_SOURCE, SYNC_TARGET = "WFBitMapS", "WFBitMapT", "SyncSource", "SyncTarget"
+BITMAP_S, BITMAP_T, SYNC_SOURCE, SYNC_TARGET = "WFBitMapS", "WFSyncUUID", "SyncSource", "SyncTarget"
 OLD = {INCONSISTENT, OUTDATED}
 
 TICK_SECONDS = 0.4
@@ -56,6 +56,19 @@ class Result(NamedTuple):
 
 def refused(status: int, code: int, text: str) -> Result:
     return Result(status, f"0: State change failed: ({code}) {text}", code)
+
+
+def failed(code: int, text: str) -> Result:
+    return Result(10, f"0: Failure: ({code}) {text}", code)
+
+
+NO_MINOR = failed(127, "Device minor not allocated")
+NO_RESOURCE = failed(158, "Unknown resource")
+NO_CONNECTION = failed(162, "Invalid configuration request")
+HAS_DISK = failed(124, "Device is attached to a disk (use detach first)")
+HAS_PEER = failed(125, "Device has a net-config (use disconnect first)")
+NO_DATA = refused(17, -2, "Need access to UpToDate data")
+REFUSED_BY_PEER = refused(11, -10, "State change was refused by peer node")
 
 
 @dataclass
@@ -167,7 +180,7 @@ class Node:
     def settle(self) -> None:
         if self.attached:
             md = self.md
-            md.primary = self.role == PRIMARY
+            md.primary = self.role == PRIMARY or (self.peer_disk == DISKLESS and self.peer_role == PRIMARY)
             md.consistent = self.disk != INCONSISTENT
             md.was_up_to_date = self.disk in {CONSISTENT, UP_TO_DATE}
             md.peer_outdated = self.peer_disk in OLD
@@ -211,13 +224,21 @@ class Node:
                 return
             if self.disk == UP_TO_DATE and self.md.bitmap == 0 and before not in {*OLD, D_UNKNOWN, DISKLESS}:
                 self.new_generation = True
-            if self.pair.fencing and self.peer_disk == D_UNKNOWN and not self.suspended:
+            asks = self.pair.fencing and self.peer_disk == D_UNKNOWN and self.disk not in OLD
+            if asks and not self.suspended:
                 self.suspended = True
                 self.pair.log(f"{self}: frozen")
             if self.new_generation and not self.suspended:
                 self.new_current()
         if self.suspended:
-            self.run_handler("fence-peer", self._outdated)
+            self._ask_for_grant()
+
+    def _ask_for_grant(self) -> None:
+        """What it is told then is of no use any more when both have met meanwhile."""
+        met = self.pair.meetings
+        self.run_handler(
+            "fence-peer", lambda status: self._outdated(status if met == self.pair.meetings else 1)
+        )
 
     def run_handler(self, hook: str, then: Callable[[int], None]) -> None:
         """Beside all else; `then` gets its exit status."""
@@ -248,20 +269,21 @@ class Node:
 
     def primary(self) -> Result:  # noqa: PLR0911  as its refusals are
         if not self.up:
-            return Result(10, f"{self.pair.name}: Failure: (127) Device minor not allocated", 127)
+            return NO_MINOR
         if self.role == PRIMARY:
             return Result(0)
-        noticed_just_now = False
+        last_try = False
         for _ in range(TRIES):
             if self.session is not None and not self.together:
+                # One that was Primary is looked at only once more.
+                last_try = self.peer_role == PRIMARY and not self.two
                 self.pair.loop.sleep(PROBE_SECONDS)
                 if self.session is not None and not self.together:
                     self.lose()
-                    noticed_just_now = True
             if self.session is not None:
                 return self._primary_together()
             if self.disk not in {UP_TO_DATE, CONSISTENT}:
-                return refused(17, -2, "Need access to UpToDate data")
+                return NO_DATA
             if (self.disk == UP_TO_DATE and self.peer_disk in OLD) or not self.pair.fencing:
                 return self._primary_alone()
             status = self._ask()
@@ -270,11 +292,12 @@ class Node:
             if self.session is None and status == 4:
                 with self.changing():
                     self.peer_disk = OUTDATED
-                    self.disk = UP_TO_DATE
-                if noticed_just_now:
-                    break  # seen 4 of 4: granted, and refused all the same
-                return self._primary_alone()
-            noticed_just_now = False
+                if not last_try:
+                    return self._primary_alone()
+            if last_try:
+                break  # granted or not
+        if self.disk == CONSISTENT:
+            return NO_DATA
         return refused(11, -7, "Refusing to be Primary while peer is not outdated")
 
     def _ask(self) -> int:
@@ -294,9 +317,12 @@ class Node:
         if self.peer.role == PRIMARY and not (self.two and self.peer.two):
             return refused(11, -1, "Multiple primaries not allowed by config")
         if UP_TO_DATE not in {self.disk, self.peer_disk}:
-            return refused(17, -2, "Need access to UpToDate data")
+            return NO_DATA
         with self.changing():
             self.role = PRIMARY
+            for one, other in ((self, self.peer), (self.peer, self)):
+                if one.attached and not other.attached and one.md.bitmap == 0:
+                    one.new_current()
         return Result(0)
 
     def _primary_alone(self) -> Result:
@@ -310,29 +336,37 @@ class Node:
 
     def secondary(self) -> Result:
         if not self.up:
-            return Result(10, f"{self.pair.name}: Failure: (127) Device minor not allocated", 127)
+            return NO_MINOR
         if self.role == SECONDARY:
             return Result(0)
-        if self.holders or self.suspended:
+        if self.holders:
             return refused(11, -12, "Device is held open by someone")
         with self.changing():
             self.role = SECONDARY
         return Result(0)
 
     def connect(self) -> Result:
-        if self.up and self.connection == STAND_ALONE:
-            with self.changing():
-                self.connection = WAITS
-        return Result(0 if self.up else 10)
+        if not self.up:
+            return NO_RESOURCE
+        if self.connection != STAND_ALONE:
+            return HAS_PEER
+        with self.changing():
+            self.connection = WAITS
+        return Result(0)
 
     def disconnect(self) -> Result:
         """In order: a Secondary of a Primary knows from now on that it is Outdated (fact 10)."""
         if not self.up or self.connection == STAND_ALONE:
-            return Result(0 if self.up else 10)
+            return NO_CONNECTION
+        if self.role == PRIMARY and self.session is not None and self.disk != UP_TO_DATE:
+            return NO_DATA
         if self.together:
+            if self.peer.role == PRIMARY and self.peer.disk != UP_TO_DATE:
+                return REFUSED_BY_PEER
             for one, other in ((self, self.peer), (self.peer, self)):
-                if one.role == PRIMARY and other.role == SECONDARY and other.disk in {UP_TO_DATE, CONSISTENT}:
-                    other.disk = OUTDATED
+                if self.pair.fencing and one.role == PRIMARY and other.role == SECONDARY:
+                    if other.disk in {UP_TO_DATE, CONSISTENT}:
+                        other.disk = OUTDATED
                     one.peer_disk = OUTDATED
                     if one.attached and one.md.bitmap == 0:
                         one.new_current()
@@ -340,17 +374,39 @@ class Node:
         if self.session is not None:
             self.lose()
         with self.changing():
-            self.connection = STAND_ALONE
+            self.stand_alone()
         if was_together:
             self.peer.lose()
         if self.suspended:
-            self.run_handler("fence-peer", self._outdated)  # asks again on StandAlone
+            self._ask_for_grant()  # again, on StandAlone
         return Result(0)
 
-    def detach(self) -> Result:
-        """By hand, or the disk below has failed."""
+    def outdate(self) -> Result:
+        if not self.up:
+            return NO_MINOR
+        if self.session is not None:
+            return refused(17, -6, "Need a connection for this operation")
+        with self.changing():
+            self.disk = OUTDATED if self.disk in {UP_TO_DATE, CONSISTENT} else self.disk
+        return Result(0)
+
+    def stand_alone(self) -> None:
+        """Give the connection up, and what was allowed for it alone."""
+        self.connection, self.two = STAND_ALONE, False
+
+    def detach(self, *, force: bool = False) -> Result:
+        """By hand; by force also where nobody else has current data."""
         if not self.attached:
-            return Result(0 if self.up else 10)
+            return Result(0) if self.up else NO_MINOR
+        if not force and self.role == PRIMARY and not (self.session and self.peer_disk == UP_TO_DATE):
+            return NO_DATA
+        if not force and self.together and self.peer.role == PRIMARY and self.peer.disk != UP_TO_DATE:
+            return REFUSED_BY_PEER
+        self.disk_gone()
+        return Result(0)
+
+    def disk_gone(self) -> None:
+        """Detached, or the disk below has failed."""
         with self.changing():
             if self.role == PRIMARY and self.together:
                 self.exposed = self.md.current
@@ -360,23 +416,26 @@ class Node:
                 if self.connection in {SYNC_SOURCE, SYNC_TARGET, BITMAP_S, BITMAP_T}:
                     self.connection = CONNECTED
                 self.peer.lost_peer_disk()
-        return Result(0)
 
     def resume_io(self) -> Result:
         if not self.up:
-            return Result(10)
+            return NO_MINOR
         with self.changing():
-            if self.suspended and self.attached and self.session is None:
+            if self.new_generation and self.attached:
                 self.new_current()
+            elif self.new_generation:
+                # "Please tear down before attempting to re-configure": it meets no data and no peer as it is.
+                self.exposed, self.new_generation = next(self.pair.generations), False
             self.suspended = False
         return Result(0)
 
     def down(self) -> Result:
         if not self.up:
             return Result(0)
-        if self.holders or self.role == PRIMARY:
-            return refused(11, -12, "Device is held open by someone")
-        self.disconnect()
+        if (demoted := self.secondary()).status:
+            return demoted
+        if self.connection != STAND_ALONE and (parted := self.disconnect()).status:
+            return parted
         with self.changing():
             self.settle()
             self.dead()
@@ -384,8 +443,12 @@ class Node:
 
     def attach(self) -> Result:
         """With what its metadata say (drbd_adm_attach)."""
-        if not self.up or self.attached:
-            return Result(0 if self.up else 10)
+        if not self.up:
+            return NO_MINOR
+        if self.attached:
+            return HAS_DISK
+        if self.role == PRIMARY and self.session is None and self.exposed not in {0, self.md.current}:
+            return failed(150, "Can only attach to the data we lost last (see kernel log).")
         if self.md.broken:
             return Result(1, "open(/dev/vg0/disk) failed: Input/output error")
         md = self.md
@@ -403,11 +466,10 @@ class Node:
         return Result(0)
 
     def bring_up(self) -> Result:
-        if self.up:
-            return Result(0)
-        with self.changing():
-            self.up = True
-            self.connection = STAND_ALONE
+        if not self.up:
+            with self.changing():
+                self.up = True
+                self.connection = STAND_ALONE
         attached = self.attach()
         if attached.status:
             return attached
@@ -415,9 +477,9 @@ class Node:
 
     def allow_two(self, *, allowed: bool) -> Result:
         if not self.up:
-            return Result(10)
+            return NO_RESOURCE
         if not allowed and self.role == PRIMARY and self.together and self.peer.role == PRIMARY:
-            return Result(10, "(164) cannot clear allow_two_primaries while both are Primary", 164)
+            return failed(164, "cannot clear allow_two_primaries while both are Primary")
         with self.changing():
             self.two = allowed
             if self.together:
@@ -435,6 +497,10 @@ class Node:
                 self.wait_change()
             if self.role != PRIMARY or not self.up:
                 return False
+            if UP_TO_DATE not in {self.disk, self.peer_disk}:
+                return False
+            if self.attached and self.md.broken:
+                self.disk_gone()
             if not done_here and self.attached:
                 self.md.data.add(record)
                 done_here = True
@@ -487,6 +553,7 @@ class Pair:
         self.minor = minor
         self.fencing = fencing
         self.generations = count(minor * 1_000_000 + 1)
+        self.meetings = 0
         first = next(self.generations)
         self.nodes = tuple(Node(self, host, Metadata(first)) for host in hosts)
         self.log: Callable[[str], None] = hosts[0].world.log
@@ -555,10 +622,10 @@ class Pair:
         with one.changing():
             self._join()
             if source is None:
-                disk = OUTDATED if one.disk == two.disk == OUTDATED else UP_TO_DATE
                 for node in self.nodes:
-                    node.connection, node.disk, node.peer_disk = CONNECTED, disk, disk
-                    node.crashed = False
+                    node.connection, node.crashed = CONNECTED, False
+                    node.disk = _when_connected(node.disk)
+                one.peer_disk, two.peer_disk = two.disk, one.disk
                 return
             target = source.peer
             target.disk = target.disk if target.disk in OLD else OUTDATED
@@ -569,6 +636,7 @@ class Pair:
 
     def _join(self) -> None:
         session = Session()
+        self.meetings += 1
         for node in self.nodes:
             node.session = session
             node.unheard_at = None
@@ -585,7 +653,7 @@ class Pair:
                 node.lose()
         with one.changing():
             for node in self.nodes:
-                node.connection = STAND_ALONE
+                node.stand_alone()
 
     def _meet_diskless(self) -> None:
         one, two = self.nodes
@@ -597,14 +665,14 @@ class Pair:
                 and node.exposed != node.peer.md.current
             ):
                 self.log(f"{self.name}: {node.host.name} can only connect to data with its current UUID")
-                node.connection = STAND_ALONE
+                with node.changing():
+                    node.stand_alone()
                 return
         with one.changing():
             self._join()
             for node in self.nodes:
                 node.connection = CONNECTED
-                if node.disk == CONSISTENT:
-                    node.disk = UP_TO_DATE
+                node.disk = _when_connected(node.disk)
             one.peer_disk, two.peer_disk = two.disk, one.disk
 
     def _source(self) -> tuple[Node | None, str]:
@@ -612,12 +680,10 @@ class Pair:
         one, two = self.nodes
         verdict = _compare(one, two)
         states = [one.disk == INCONSISTENT, two.disk == INCONSISTENT]
-        if states == [True, True]:
-            return None, "both are Inconsistent"
-        if any(states):
+        if any(states) and not all(states):
             return (two if states[0] else one), ""
-        if verdict == "same" and (one.disk == OUTDATED) != (two.disk == OUTDATED):
-            return (two if one.disk == OUTDATED else one), ""
+        if all(states) and verdict in {"one", "two"}:
+            return None, "shall become SyncSource, but it is Inconsistent"
         match verdict:
             case "same":
                 return None, ""
@@ -636,7 +702,7 @@ class Pair:
                 self.log(f"{self.name}: before-resync-source on {source.host.name} has failed")
                 source.lose()
                 with source.changing():
-                    source.connection = STAND_ALONE
+                    source.stand_alone()
                 target.lose()
                 return
             with source.changing():
@@ -682,9 +748,13 @@ def _compare(one: Node, two: Node) -> str:  # noqa: PLR0911  a table
             return "one"
         if b.bitmap and not a.bitmap:
             return "two"
-        if one.crashed or two.crashed:
-            return "one" if one.crashed else "two"
-        return "same"
+        if not (one.crashed or two.crashed):
+            return "same"
+        if one.role == two.role == PRIMARY:
+            return "split"
+        if PRIMARY in {one.role, two.role}:
+            return "one" if one.role == PRIMARY else "two"
+        return "one" if one.crashed else "two"
     if a.current == b.bitmap or a.current in b.history:
         return "two"
     if b.current == a.bitmap or b.current in a.history:
@@ -692,3 +762,8 @@ def _compare(one: Node, two: Node) -> str:  # noqa: PLR0911  a table
     if {a.bitmap, *a.history} & {b.bitmap, *b.history} - {0}:
         return "split"
     return "unrelated"
+
+
+def _when_connected(disk: str) -> str:
+    """Consistent and Outdated vanish then, whoever the peer is (sanitize_state)."""
+    return UP_TO_DATE if disk in {CONSISTENT, OUTDATED} else disk

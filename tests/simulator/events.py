@@ -161,7 +161,7 @@ def disk_fails(world: "World", host: str, vm: str) -> None:
     node = world.hosts[host].nodes[vm]
     node.md.broken = True
     if world.hosts[host].works and node.attached:
-        node.detach()
+        node.disk_gone()
         world.log(f"{node}: its disk has failed")
 
 

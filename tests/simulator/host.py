@@ -180,21 +180,22 @@ class Host:
                 return Done(0, " ".join(self.nodes), "")
             case ["dump-xml", name]:
                 return Done(0, self._dump_xml(self.nodes[name]), "")
-            case [verb, *_, name]:
-                result = self.drbdadm(verb, name)
+            case [verb, *options, name]:
+                result = self.drbdadm(verb, name, options)
                 return Done(result.status, "", result.error)
         raise AssertionError(f"the simulator knows no drbdadm {' '.join(words)}")
 
-    def drbdadm(self, verb: str, name: str) -> Any:
+    def drbdadm(self, verb: str, name: str, options: Sequence[str] = ()) -> Any:
         """Do it, in a fiber of this host."""
         node = self.nodes[name]
         calls = {
             "primary": node.primary,
             "secondary": node.secondary,
             "connect": node.connect,
+            "outdate": node.outdate,
             "disconnect": node.disconnect,
             "attach": node.attach,
-            "detach": node.detach,
+            "detach": lambda: node.detach(force="--force" in options),
             "resume-io": node.resume_io,
             "down": node.down,
             "up": node.bring_up,
