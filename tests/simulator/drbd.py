@@ -452,8 +452,6 @@ class Node:
         if self.md.broken:
             return Result(1, "open(/dev/vg0/disk) failed: Input/output error")
         md = self.md
-        if self.session is None and self.role == PRIMARY and self.exposed not in {0, md.current}:
-            return Result(10, "Failure: (165) Can only attach to data with current UUID", 165)
         with self.changing():
             self.crashed = self.crashed or md.primary
             self.disk = INCONSISTENT if not md.consistent else CONSISTENT if md.was_up_to_date else OUTDATED

@@ -235,7 +235,7 @@ class World:
         if not self.actuator.runs:
             return False
         records = self.records()
-        authorities = {it.resource: it for it in self.actuator.read().authorities()}
+        authorities = self.actuator.read().authorities()
         for vm, pair in self.pairs.items():
             record, authority = records.get(vm), authorities.get(vm)
             if (
