@@ -653,6 +653,8 @@ class Authority:
     """All hosts of a resource with more than two, which has no holder, as those that vote see them."""
     voting: frozenset[str] = frozenset()
     """Hosts whose DRBD was last seen to stop without a quorum of exactly these voters."""
+    behind: frozenset[str] = frozenset()
+    """Whose replica lacks what a Primary wrote on its peer's alone: it must not be the source of a resync."""
 
     @property
     def votes(self) -> bool:

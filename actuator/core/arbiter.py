@@ -187,6 +187,11 @@ def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answ
         return it, stale
     if target == it.holder and it.granted and target in it.admitted:
         return it, _refuse(f"{target} was granted {it.resource}: its data are newer than those of {ask.host}")
+    if ask.host in it.behind:
+        return it, _refuse(
+            f"{ask.host} lacks what was written on {target} while its own disk was away: 'drbdadm invalidate"
+            f" {it.resource}' on {ask.host} has it resynced from {target}"
+        )
     allowed = Answer(Verdict.ALLOW, f"{target} is excluded until its resync has ended")
     if target not in it.admitted and not it.newest:
         return it, allowed
@@ -285,7 +290,8 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     """The holder, Primary and not frozen: the peer that it sees UpToDate is admitted, and nothing else.
 
     What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
-    lost its own disk and goes on over the network. A grant is over once it sees its peer UpToDate. Its own
+    lost its own disk and goes on over the network: that disk is behind then, whatever DRBD's generations say of
+    it later (8.4 begins no new one where the disk was lost before the peer was back). A grant is over once it sees its peer UpToDate. Its own
     disk, attached again, is UpToDate for it before it is so for the peer, which was the resync's source and
     would write on without it, and ask nobody: that takes the word of both (``met``).
     """
@@ -293,13 +299,15 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
         return it
     met_again = primary.connected and primary.peer_up_to_date
     admitted = it.admitted | {primary.peer} if met_again else it.admitted - {primary.peer}
+    behind = it.behind - admitted
     if not primary.up_to_date:
         admitted -= {primary.host}
+        behind = behind | {primary.host} if met_again else behind
     granted = it.granted and not met_again
     newest = it.newest and granted and primary.up_to_date
-    if (admitted, granted, newest) == (it.admitted, it.granted, it.newest):
+    if (admitted, granted, newest, behind) == (it.admitted, it.granted, it.newest, it.behind):
         return it
-    return _changed(it, admitted=admitted, granted=granted, newest=newest)
+    return _changed(it, admitted=admitted, granted=granted, newest=newest, behind=behind)
 
 
 def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
@@ -470,7 +478,12 @@ def _changed(it: Authority, **changes: object) -> Authority:
     # the identifiers were read; a person's word overrules them. All of these forget them.
     if changes.keys() & {"holder", "admitted", "granted"}:
         changes = {"generations": (), **changes}
-    return replace(it, version=it.version + 1, **changes)  # type: ignore[arg-type]
+    after = replace(it, version=it.version + 1, **changes)  # type: ignore[arg-type]
+    return (
+        after
+        if after.behind.isdisjoint(after.admitted)
+        else replace(after, behind=after.behind - after.admitted)
+    )
 
 
 def _wait(sentence: str) -> Answer:

@@ -58,9 +58,14 @@ FENCE, RESYNC, ATTACH, UNFENCE = "fence-peer", "before-resync-source", "attach",
 RUNS = {f"{host} {hook}": RUN for host in HOSTS for hook in (FENCE, RESYNC, ATTACH, UNFENCE)}
 STATES = [
     Authority(
-        "voms01", HOSTS, 7, holder, admitted, granted, newest, RUNS, generations=known(admitted, granted)
+        *("voms01", HOSTS, 7, holder, admitted, granted, newest, RUNS),
+        generations=known(admitted, granted),
+        behind=behind,
     )
-    for holder, admitted, granted, newest in product(HOSTS, subsets(HOSTS), YES_NO, YES_NO)
+    for holder, admitted, granted, newest, behind in product(
+        HOSTS, subsets(HOSTS), YES_NO, YES_NO, subsets(HOSTS)
+    )
+    if behind.isdisjoint(admitted)
 ]
 FENCE_ASKS = [
     FencePeer(host, FENCE, run, version, peer, role, up_to_date, connected)
@@ -102,6 +107,7 @@ def check_step(before, after):
     assert (after.resource, after.hosts) == (before.resource, before.hosts)
     assert after.admitted <= set(after.hosts)
     assert after.holder in after.hosts
+    assert after.behind.isdisjoint(after.admitted)
     assert after.generations in ((), before.generations)
     assert not after.generations or known(after.admitted, after.granted)
 
@@ -186,9 +192,24 @@ def test_a_resync_excludes_its_target_first_and_never_overwrites_a_granted_holde
             assert after.admitted == it.admitted - {target}
             assert (after.holder, after.granted, after.newest) == (it.holder, it.granted, False)
             assert not (target == it.holder and it.granted and target in it.admitted)
+            assert ask.host not in it.behind
         else:
             assert after is it
     assert verdicts == {Verdict.ALLOW, Verdict.WAIT, Verdict.REFUSE}
+
+
+def test_a_disk_that_missed_writes_never_overwrites_the_one_that_has_them():
+    """8.4 would have it: lost before its peer was back, it has the same generation and was Primary last."""
+    it = Authority("voms01", HOSTS, 7, "v01", frozenset(HOSTS), runs=RUNS)
+    lost = as_primary_sees(it, Side("v01", Role.PRIMARY, False, "v02", True, True, False))
+    assert (lost.admitted, lost.behind) == ({"v02"}, {"v01"})
+    _, answer = before_resync(lost, Ask("v01", RESYNC, RUN, lost.version), "v02")
+    assert answer.verdict is Verdict.REFUSE
+    assert "'drbdadm invalidate voms01' on v01" in answer.sentence
+    _, answer = before_resync(lost, Ask("v02", RESYNC, RUN, lost.version), "v01")
+    assert answer.verdict is Verdict.ALLOW
+    both = [Side(one, Role.SECONDARY, True, other, True, True, False) for one, other in (HOSTS, HOSTS[::-1])]
+    assert met(lost, *both).behind == frozenset()
 
 
 def test_who_attaches_is_excluded_unless_its_disk_is_known_to_be_the_newest():
@@ -293,8 +314,10 @@ def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_
         assert (side.peer in after.admitted) == mirrored
         assert after.granted == (it.granted and not mirrored)
         assert after.newest == (it.newest and after.granted and side.up_to_date)
-        # Its own disk: never admitted on its own word.
+        # Its own disk: never admitted on its own word, and behind once its peer's had writes without it.
         assert (side.host in after.admitted) == (side.up_to_date and side.host in it.admitted)
+        alone = mirrored and not side.up_to_date
+        assert (side.host in after.behind) == (alone or side.host in it.behind)
 
 
 def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only():
