@@ -193,13 +193,17 @@ def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answ
             f" {it.resource}' on {ask.host} has it resynced from {target}"
         )
     allowed = Answer(Verdict.ALLOW, f"{target} is excluded until its resync has ended")
-    if target not in it.admitted and not it.newest:
+    if target not in it.admitted | it.behind and not it.newest:
         return it, allowed
-    return _changed(it, admitted=it.admitted - {target}, newest=False), allowed
+    excluded, behind = it.admitted - {target}, it.behind - {target}
+    return _changed(it, admitted=excluded, newest=False, behind=behind), allowed
 
 
 def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
-    """The host is about to attach its disk: its replica is excluded first (R6)."""
+    """The host is about to attach its disk: its replica is excluded first (R6).
+
+    Without a resync DRBD may take it for UpToDate: after a grant that proves nothing any more.
+    """
     if not it.hosts:
         return _changed(it), _nobody_yet(it)
     if foreign := _foreign(it, ask.host):
@@ -209,9 +213,10 @@ def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
     if ask.host == it.holder and it.newest:
         return it, Answer(Verdict.ALLOW, f"{ask.host} was granted {it.resource}: its disk is the newest")
     allowed = Answer(Verdict.ALLOW, f"{ask.host} is excluded until it has met its peer")
-    if ask.host not in it.admitted:
+    behind = it.behind | {ask.host} if it.granted and ask.host != it.holder else it.behind
+    if ask.host not in it.admitted and behind == it.behind:
         return it, allowed
-    return _changed(it, admitted=it.admitted - {ask.host}), allowed
+    return _changed(it, admitted=it.admitted - {ask.host}, behind=behind), allowed
 
 
 def unfence_peer(it: Authority, ask: Ask, side: Side) -> tuple[Authority, Answer]:
@@ -297,12 +302,13 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     """
     if not _writes(it, primary) or primary.peer not in set(it.hosts) - {it.holder}:
         return it
-    met_again = primary.connected and primary.peer_up_to_date
+    mirrored = primary.connected and primary.peer_up_to_date
+    met_again = mirrored and primary.peer not in it.behind
     admitted = it.admitted | {primary.peer} if met_again else it.admitted - {primary.peer}
-    behind = it.behind - admitted
+    behind = it.behind
     if not primary.up_to_date:
         admitted -= {primary.host}
-        behind = behind | {primary.host} if met_again else behind
+        behind = behind | {primary.host} if mirrored else behind
     granted = it.granted and not met_again
     newest = it.newest and granted and primary.up_to_date
     if (admitted, granted, newest, behind) == (it.admitted, it.granted, it.newest, it.behind):
@@ -371,7 +377,7 @@ def to_connect(it: Authority, side: Side, peer: Side) -> bool:
 def _met(it: Authority, side: Side, holder: str) -> Authority:
     """Both are current, the holder being one of them; others that the holder has not met are not."""
     pair = frozenset({side.host, side.peer})
-    if it.holder not in pair or not pair <= set(it.hosts):
+    if it.holder not in pair or not pair <= set(it.hosts) or pair & it.behind:
         return it
     if pair <= it.admitted and not it.granted and holder == it.holder:
         return it
@@ -401,14 +407,19 @@ def why_not(it: Authority, host: str) -> str | None:
     if it.holder != host:
         return f"{it.holder} holds the authority over {it.resource}, not {host}"
     if host not in it.admitted:
-        return f"the replica of {it.resource} on {host} is excluded: it may lack what another one wrote"
+        return _excluded(it, host, "another one")
     return None
+
+
+def _excluded(it: Authority, host: str, writer: str) -> str:
+    mend = f"; 'drbdadm invalidate {it.resource}' there has it resynced" if host in it.behind else ""
+    return f"the replica of {it.resource} on {host} is excluded: it may lack what {writer} wrote{mend}"
 
 
 def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
     """The target gets the authority, or the sentence that says why not. Nobody is excluded by that (R8)."""
     if target not in it.admitted:
-        return f"the replica of {it.resource} on {target} is excluded: it may lack what {it.holder} wrote"
+        return _excluded(it, target, it.holder)
     if target == it.holder:
         return it
     if it.granted and proof not in {Proof.POWER, Proof.OPERATOR}:
@@ -465,7 +476,8 @@ def intended(it: Authority) -> Authority:
 
 def accepted(it: Authority, host: str) -> Authority:
     """A named person takes this replica for the current one, whatever it may lack."""
-    return _changed(it, holder=host, admitted=frozenset({host}), granted=False, newest=False)
+    behind = it.behind - {host}
+    return _changed(it, holder=host, admitted=frozenset({host}), granted=False, newest=False, behind=behind)
 
 
 def forgotten(it: Authority) -> Authority:

@@ -300,7 +300,8 @@ def _may_be_open(plan: PlanRecord) -> tuple[str, ...]:
 
 def _limited(it: Question) -> Refusal | Postpone | None:
     record, limits, now = it.record, it.limits, it.now
-    # An attempt in the future means that the wall clock went back: it counts as just now.
+    # An attempt in the future means that the wall clock went back. It counts, but nobody knows how long ago it
+    # was: to wait for the clock to come to it again could take hours.
     recent = [at for at in record.attempts_at if now - at < limits.window_seconds]
     if len(recent) >= limits.max_attempts:
         dead = record.host in it.hosts.failed
@@ -311,9 +312,9 @@ def _limited(it: Question) -> Refusal | Postpone | None:
             f" hold{_last_failure(record)}: find out why and start it by hand; until it was seen running"
             " vmheal does not restart it any more",
         )
-    if recent:
+    if recent and recent[-1] <= now:
         wait = limits.backoff_seconds * 2 ** (len(recent) - 1)
-        until = min(recent[-1], now) + wait
+        until = recent[-1] + wait
         if now < until:
             return Postpone(until, f"{record.domain}: attempt {len(recent) + 1} is made after {wait:g} s")
     return None
@@ -468,9 +469,10 @@ def _limited_move(it: Question) -> Refusal | Postpone | None:
         or last.status is not PlanStatus.FAILED
         or not last.plan.source
         or last.finished_at is None
+        or last.finished_at > it.now  # the wall clock went back
     ):
         return None
-    until = min(last.finished_at, it.now) + it.limits.backoff_seconds
+    until = last.finished_at + it.limits.backoff_seconds
     sentence = f"{it.record.domain}: the last move failed; the next one is tried later"
     return Postpone(until, sentence) if it.now < until else None
 

@@ -209,7 +209,21 @@ def test_a_disk_that_missed_writes_never_overwrites_the_one_that_has_them():
     _, answer = before_resync(lost, Ask("v02", RESYNC, RUN, lost.version), "v01")
     assert answer.verdict is Verdict.ALLOW
     both = [Side(one, Role.SECONDARY, True, other, True, True, False) for one, other in (HOSTS, HOSTS[::-1])]
-    assert met(lost, *both).behind == frozenset()
+    assert met(lost, *both) is lost
+    resynced, _ = before_resync(lost, Ask("v02", RESYNC, RUN, lost.version), "v01")
+    assert met(resynced, *both).admitted == set(HOSTS)
+
+
+def test_who_attaches_after_a_grant_is_admitted_after_a_resync_only():
+    """8.4 begins none where it came back without its disk, and the granted one wrote on before it attached."""
+    it = Authority("voms01", HOSTS, 7, "v01", frozenset({"v01"}), granted=True, newest=True, runs=RUNS)
+    attached, answer = before_attach(it, Ask("v02", ATTACH, RUN, 7))
+    assert answer.verdict is Verdict.ALLOW
+    primary = Side("v01", Role.PRIMARY, True, "v02", True, True, False)
+    assert as_primary_sees(attached, primary) is attached
+    assert "'drbdadm invalidate voms01' there" in str(taken(attached, "v02", Proof.POWER))
+    resynced, _ = before_resync(attached, Ask("v01", RESYNC, RUN, attached.version), "v02")
+    assert as_primary_sees(resynced, primary).admitted == set(HOSTS)
 
 
 def test_who_attaches_is_excluded_unless_its_disk_is_known_to_be_the_newest():
@@ -311,8 +325,9 @@ def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_
             assert after is it
             continue
         mirrored = side.connected and side.peer_up_to_date
-        assert (side.peer in after.admitted) == mirrored
-        assert after.granted == (it.granted and not mirrored)
+        met_again = mirrored and side.peer not in it.behind
+        assert (side.peer in after.admitted) == met_again
+        assert after.granted == (it.granted and not met_again)
         assert after.newest == (it.newest and after.granted and side.up_to_date)
         # Its own disk: never admitted on its own word, and behind once its peer's had writes without it.
         assert (side.host in after.admitted) == (side.up_to_date and side.host in it.admitted)

@@ -28,6 +28,8 @@ class Guest:
     vm: str
     boot: int
     host: str
+    by_hand: bool = False
+    """Started by a person: that it may run elsewhere is theirs to know."""
 
 
 class Domain:
@@ -64,7 +66,7 @@ class Domain:
     def node(self) -> "Node":
         return self.host.nodes[self.name]
 
-    def start(self) -> str:
+    def start(self, *, by_hand: bool = False) -> str:
         """Open the device and run the guest; what libvirt says against it."""
         if self.id is not None or self.comes:
             return "domain is already active"
@@ -76,7 +78,7 @@ class Domain:
         self.writing = False
         self.has_disk = can_open
         self.deaf = False
-        self.guest = Guest(self.name, self.host.world.next_boot(), self.host.name)
+        self.guest = Guest(self.name, self.host.world.next_boot(), self.host.name, by_hand)
         if can_open:
             self.node.holders.add(self.guest)
             self.host.world.oracle.started(self.guest)

@@ -302,7 +302,7 @@ def by_hand(world: "World", host: str, verb: str, vm: str) -> None:
     def types() -> None:
         match verb:
             case "start":
-                world.log(f"{host}: virsh start {vm}: {there.domains[vm].start() or 'done'}")
+                world.log(f"{host}: virsh start {vm}: {there.domains[vm].start(by_hand=True) or 'done'}")
             case "destroy":
                 there.domains[vm].destroy()
             case "undefine" if there.domains[vm].id is None:
