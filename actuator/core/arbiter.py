@@ -75,6 +75,8 @@ class Side:
     """It has given the connection up, and waits to be told to connect."""
     attached: bool = True
     """It has its own disk."""
+    peer_attached: bool = True
+    """As far as it knows, its peer has one."""
 
 
 def side_of(host: str, resource: Resource, peer: str) -> Side:
@@ -91,7 +93,8 @@ def side_of(host: str, resource: Resource, peer: str) -> Side:
         peer_up_to_date=len(theirs) == len(disks) and _all_up_to_date(theirs),
         frozen=bool(resource.suspended),
         standalone=connection is not None and connection.connection_state is ConnectionState.STAND_ALONE,
-        attached=bool(disks) and not any(disk in _WITHOUT_DISK for disk in disks),
+        attached=_all_attached(disks),
+        peer_attached=_all_attached(theirs) if connection and theirs else True,
     )
 
 
@@ -102,6 +105,10 @@ _WITHOUT_DISK = {
     DiskState.FAILED,
     DiskState.NEGOTIATING,
 }
+
+
+def _all_attached(disks: Sequence[DiskState | UnknownWord]) -> bool:
+    return bool(disks) and not any(disk in _WITHOUT_DISK for disk in disks)
 
 
 def _all_up_to_date(disks: Sequence[DiskState | UnknownWord]) -> bool:
@@ -295,8 +302,8 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     """The holder, Primary and not frozen: the peer that it sees UpToDate is admitted, and nothing else.
 
     What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
-    lost its own disk and goes on over the network: that disk is behind then, whatever DRBD's generations say of
-    it later (8.4 begins no new one where the disk was lost before the peer was back). A grant is over once it sees its peer UpToDate. Its own
+    lost its own disk and goes on over the network. Such a disk is behind, whatever DRBD's generations say of it
+    later: 8.4 begins no new one where it was lost before the two met. A grant is over once it sees its peer UpToDate. Its own
     disk, attached again, is UpToDate for it before it is so for the peer, which was the resync's source and
     would write on without it, and ask nobody: that takes the word of both (``met``).
     """
@@ -305,7 +312,7 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     mirrored = primary.connected and primary.peer_up_to_date
     met_again = mirrored and primary.peer not in it.behind
     admitted = it.admitted | {primary.peer} if met_again else it.admitted - {primary.peer}
-    behind = it.behind
+    behind = it.behind if primary.peer_attached or not primary.connected else it.behind | {primary.peer}
     if not primary.up_to_date:
         admitted -= {primary.host}
         behind = behind | {primary.host} if mirrored else behind

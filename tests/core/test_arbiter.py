@@ -316,7 +316,10 @@ def sees_both(side):
 
 
 def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_else():
-    for it, side in product(STATES, SIDES):
+    for it, seen, peer_attached in product(STATES, SIDES, YES_NO):
+        side = replace(seen, peer_attached=peer_attached)
+        if side.peer_up_to_date and not peer_attached:
+            continue
         after = as_primary_sees(it, side)
         check_step(it, after)
         assert after.holder == it.holder
@@ -333,6 +336,9 @@ def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_
         assert (side.host in after.admitted) == (side.up_to_date and side.host in it.admitted)
         alone = mirrored and not side.up_to_date
         assert (side.host in after.behind) == (alone or side.host in it.behind)
+        # The peer's, once it had none while this one wrote.
+        without = side.connected and not peer_attached
+        assert (side.peer in after.behind) == (without or side.peer in it.behind)
 
 
 def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only():
@@ -600,8 +606,9 @@ def test_sides_of_real_drbd(label, host, role, up_to_date, connected, peer_up_to
     )
     resource = parse_events2(text).resource("voms01")
     side = side_of(host, resource, peer)
-    attached = (label, host) != ("41-diskless-secondary", "v01")
-    assert side == Side(host, role, up_to_date, peer, connected, peer_up_to_date, frozen, attached=attached)
+    without = "v01" if label == "41-diskless-secondary" else ""
+    seen = (host, role, up_to_date, peer, connected, peer_up_to_date, frozen)
+    assert side == Side(*seen, attached=host != without, peer_attached=peer != without)
     stranger = side_of(host, resource, "v09")
     assert (stranger.connected, stranger.peer_up_to_date) == (False, False)
 

@@ -99,6 +99,17 @@ def libvirtd_starts(world: "World", host: str) -> None:
 
 
 @action
+def drbd_hangs(world: "World", host: str) -> None:
+    """drbdadm and drbdsetup do not come back; what runs, runs."""
+    world.hosts[host].drbd_answers = False
+
+
+@action
+def drbd_answers(world: "World", host: str) -> None:
+    world.hosts[host].drbd_answers = True
+
+
+@action
 def exporter_dies(world: "World", host: str) -> None:
     world.hosts[host].exporter_works = False
 
@@ -146,6 +157,12 @@ def cut_off(world: "World", host: str) -> None:
     for other in world.hosts:
         if other != host:
             cut_replication(world, host, other)
+
+
+@action
+def heal_replication(world: "World", one: str, other: str) -> None:
+    """That link alone."""
+    world.net.cut -= {(REPLICATION, one, other), (REPLICATION, other, one)}
 
 
 @action
@@ -344,7 +361,7 @@ def mend_everything(world: "World") -> None:
     for host in world.hosts.values():
         host.wake()
         host.start_libvirtd()
-        host.exporter_works = True
+        host.exporter_works = host.drbd_answers = True
         host.mishap = ""
         host.power_on()
         for domain in host.domains.values():
@@ -385,7 +402,14 @@ def _attach(node: "Node", status: int) -> None:
 
 ENDS = {
     *("nothing", "power-on", "wake", "libvirtd-starts", "exporter-starts", "heal-networks", "disk-mended"),
-    *("actuator-starts", "journal-has-room", "prometheus-starts", "alertmanager-starts"),
+    *(
+        "heal-replication",
+        "drbd-answers",
+        "actuator-starts",
+        "journal-has-room",
+        "prometheus-starts",
+        "alertmanager-starts",
+    ),
 }
 BEGINNINGS = sorted(set(ACTIONS) - ENDS)
 """What goes wrong; the others are the ends of it."""
@@ -397,7 +421,7 @@ WEIGHTS = {
     "power": 5, "freeze": 4, "management": 2, "management1": 1, "replication": 6, "replication1": 2, "off": 4,
     "disk": 4, "crash": 2, "crashes": 1, "actuator": 2, "write": 4, "libvirtd": 1, "exporter": 1, "lost": 1,
     "doubled": 1, "full": 1, "clock": 1, "hand": 4, "migrate": 3, "drain": 1, "slow": 1,
-    "call": 4, "prometheus": 1, "alertmanager": 1, "late": 1, "ended": 1, "deaf": 1,
+    "call": 4, "prometheus": 1, "alertmanager": 1, "late": 1, "drbd": 1, "ended": 1, "deaf": 1,
 }  # fmt: skip
 """How often each kind of fault: what DRBD and the arbiter must get right comes most."""
 
@@ -468,6 +492,8 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
             return [dies, *_fault(random, site, vm, at + 0.1, then)]
         case "deaf":
             return [_line(at, "guest-is-deaf", vm), *_fault(random, site, vm, at + 0.1, "migrate")]
+        case "drbd":
+            return pair("drbd-hangs", "drbd-answers", host)
         case "libvirtd":
             return pair("libvirtd-dies", "libvirtd-starts", host)
         case "exporter":

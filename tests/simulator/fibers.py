@@ -83,6 +83,7 @@ class Loop:
         self._numbers = itertools.count()
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._hub = greenlet.getcurrent()
+        self._fibers: set[Fiber] = set()
         self.stopped = False
         """Set to have ``run`` come back at once."""
 
@@ -93,6 +94,7 @@ class Loop:
     def spawn(self, process: Process, call: Callable[[], Any], name: str = "") -> Fiber:
         """Begin a fiber, as soon as all that is due before has been done."""
         fiber = Fiber(process, call, name, self._hub)
+        self._fibers.add(fiber)
         self.call_in(0.0, self._resume, fiber, 0)
         return fiber
 
@@ -121,6 +123,15 @@ class Loop:
                 self._throw(fiber)
         if this is not None and this.process is process:
             raise Killed
+
+    def close(self) -> None:
+        """End all that still waits: a greenlet that is left in the middle keeps all that it knows."""
+        for fiber in sorted(self._fibers, key=lambda it: it.name):
+            fiber.process.alive = False
+            if not fiber.ended:
+                self._throw(fiber)
+        self._fibers.clear()
+        self._due.clear()
 
     def park(self, seconds: float | None) -> Callable[[], None]:
         """Register this fiber's next wait; what wakes it. Then ``wait_parked``."""
@@ -162,6 +173,8 @@ class Loop:
         before, self.current = self.current, fiber
         fiber.glet.switch()
         self.current = before
+        if fiber.ended:
+            self._fibers.discard(fiber)
 
     def _throw(self, fiber: Fiber) -> None:
         if not fiber.glet:

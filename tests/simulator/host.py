@@ -58,6 +58,8 @@ class Host:
         self.libvirt_works = True
         self.libvirt_since = float("-inf")
         self.exporter_works = True
+        self.drbd_answers = True
+        """drbdadm and drbdsetup come back."""
         self.mishap = ""
         """What becomes of the next call that changes something here (ports.MISHAPS)."""
         self.clock_rate = world.clocks.get(name, 1.0)

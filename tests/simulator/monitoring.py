@@ -110,7 +110,7 @@ class Monitoring:
         if not up:
             return
         scraped = _Scrape(world.loop.now)
-        for name, node in host.nodes.items():
+        for name, node in host.nodes.items() if host.drbd_answers else ():
             if node.shown:
                 key = name, node.peer.host.name
                 tries = node.connection != STAND_ALONE

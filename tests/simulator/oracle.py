@@ -29,6 +29,8 @@ class Oracle:
         self._hosts = hosts
         self._log = log
         self.violations: list[str] = []
+        self.agents_that_lied: set[str] = set()
+        """Hosts that were said to be off, and were not: then no software can keep the promise."""
         self.running: dict[int, Guest] = {}
         """By boot."""
         self._acknowledged: dict[str, set[Record]] = {}
@@ -39,7 +41,8 @@ class Oracle:
     def broken(self, what: str) -> None:
         self.violations.append(what)
         self._loop.stopped = True
-        self._log(f"BROKEN: {what}")
+        liars = ", ".join(sorted(self.agents_that_lied))
+        self._log(f"BROKEN{liars and f' by the fence agent of {liars}, which has lied'}: {what}")
 
     def started(self, guest: "Guest") -> None:
         self._log(f"{guest.host}: guest {guest.vm} starts, its run {guest.boot}")

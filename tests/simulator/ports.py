@@ -263,6 +263,9 @@ class Storage(_OnHosts):
     """``ports.Storage``."""
 
     def status(self, host: str, *, timeout_seconds: float) -> Snapshot:
+        if not self._world.hosts[host].drbd_answers:
+            self._world.loop.sleep(timeout_seconds)
+            raise Unanswered(f"drbdsetup on {host}: no answer within {timeout_seconds:g} s")
         return self._ask(host, timeout_seconds, "events2", snapshot_of)
 
     def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, Parting]:
@@ -318,6 +321,11 @@ class Storage(_OnHosts):
         return self._do(host, timeout_seconds, "disconnect", effect)
 
     def _run(self, host: str, verb: str, resource: str, timeout_seconds: float) -> CallOutcome:
+        if not self._world.hosts[host].drbd_answers:
+            self._world.loop.sleep(timeout_seconds)
+            return Indeterminate(
+                f"drbdadm {verb} {resource} on {host}: no answer within {timeout_seconds:g} s"
+            )
         return self._do(
             host, timeout_seconds, f"drbdadm {verb}", lambda it: _outcome(it.drbdadm(verb, resource))
         )
@@ -342,7 +350,7 @@ class Fencing:
             case "lies":
                 if world.hosts[host].on:
                     world.log(f"the fence agent of {host} lies: it is not off")
-                    world.agents_that_lied.add(host)
+                    world.oracle.agents_that_lied.add(host)
                 return Done()
             case "fails":
                 return Failed("the agent's device does not answer")

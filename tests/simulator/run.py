@@ -77,7 +77,7 @@ def play(random: Random, site: Site, schedule: Sequence[Happening]) -> Outcome:
             story = sorted([*world.story, *world.timeline()], key=lambda line: float(line.split()[0]))
             world.reach.scheduled(schedule)
             outcome = Outcome(0, tuple(schedule), world.oracle.violations, [], story, world.reach.seen)
-            if world.agents_that_lied:
+            if world.oracle.agents_that_lied:
                 outcome.violations, outcome.excused = [], outcome.violations
             return outcome
     finally:

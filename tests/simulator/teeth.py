@@ -97,7 +97,10 @@ TEETH: Mapping[str, Patches] = {
     ],
     "R5: released before another is granted": [(arbitrate, "fence_peer", _releases_at_once)],
     "R6: an attach excludes nobody": [(arbitrate, "before_attach", _allowed)],
-    "R7: a lost host is not waited for": _guards("source_has_let_go"),
+    "R7: a lost host is not waited for": [
+        (progress, "source_has_let_go", lambda it: None),
+        *_guards("source_has_let_go"),
+    ],
     "R7: an isolated host keeps its VM": [(release.Isolation, "_is_to_end", lambda self, config: False)],
     "R8: a grant excludes nobody": [(arbitrate, "fence_peer", _grants_without_excluding)],
     "R8: a resync excludes nobody": [(arbitrate, "before_resync", _allowed)],

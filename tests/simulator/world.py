@@ -47,7 +47,6 @@ class World:
         self.loop = Loop(random)
         self.xen = site.xen
         self.agents = site.agents
-        self.agents_that_lied: set[str] = set()
         self.clocks = site.clocks
         self.preserve = site.preserve
         self.witness = site.witness
@@ -101,6 +100,8 @@ class World:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.actuator.process.alive = False
+        self.loop.close()
         self._opened.close()
 
     def _first_start(self, vm: str, home: str) -> None:
