@@ -167,8 +167,8 @@ def refuses_attach(resource: str, environment: Mapping[str, str], proc: str) -> 
     """Why the resource's disk must not be attached here now; "": nothing is against it.
 
     DRBD takes a disk that is attached while its peer is connected without one for UpToDate, however old it is
-    (the arbiter's R4), also under a Primary. Disconnected it compares what it would have to. And a Primary that
-    has lost both disks has had I/O errors; with its own old disk back it would go on beside one elsewhere.
+    (the arbiter's R4), also under a Primary. Disconnected it compares what it would have to. And a Primary
+    that has lost both disks has had I/O errors; with its own old disk back it would go on beside another.
 
     Raises:
         HookError: drbdadm does not know the resource.
@@ -178,14 +178,14 @@ def refuses_attach(resource: str, environment: Mapping[str, str], proc: str) -> 
     local = local_of(known, proc, resource)
     if local.meets_diskless:
         return (
-            "its peer is connected and has no disk: the disk here would read UpToDate, however old it is; end its"
-            f" VM, 'drbdadm secondary {resource}' and 'drbdadm disconnect {resource}' on both hosts, ask and attach"
-            f" on both, then 'drbdadm connect {resource}'"
+            "its peer is connected and has no disk: the disk here would read UpToDate, however old it is; end"
+            f" its VM, 'drbdadm secondary {resource}' and 'drbdadm disconnect {resource}' on both hosts, ask"
+            f" and attach on both, then 'drbdadm connect {resource}'"
         )
     if local.role == "Primary" and not local.connected:
         return (
-            "it is Primary here, without its disk and its peer: its VM has had I/O errors, and may run elsewhere;"
-            f" end it here and 'drbdadm secondary {resource}', then ask and attach"
+            "it is Primary here, without its disk and its peer: its VM has had I/O errors, and may run"
+            f" elsewhere; end it here and 'drbdadm secondary {resource}', then ask and attach"
         )
     return ""
 

@@ -184,7 +184,7 @@ def _unfit(it: Authority, ask: FencePeer) -> Answer | None:
     return None if ask.up_to_date else _wait(f"the disk of {it.resource} on {ask.host} is not UpToDate")
 
 
-def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answer]:
+def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answer]:  # noqa: PLR0911  a table
     """The host is about to overwrite a peer's blocks: it is excluded first (R8)."""
     if not it.hosts:
         return _changed(it), _nobody_yet(it)
@@ -302,10 +302,10 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     """The holder, Primary and not frozen: the peer that it sees UpToDate is admitted, and nothing else.
 
     What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
-    lost its own disk and goes on over the network. Such a disk is behind, whatever DRBD's generations say of it
-    later: 8.4 begins no new one where it was lost before the two met. A grant is over once it sees its peer UpToDate. Its own
-    disk, attached again, is UpToDate for it before it is so for the peer, which was the resync's source and
-    would write on without it, and ask nobody: that takes the word of both (``met``).
+    lost its own disk and goes on over the network. Such a disk is behind, whatever DRBD's generations say of
+    it later: 8.4 begins no new one where it was lost before the two met. A grant is over once it sees its
+    peer UpToDate. Its own disk, attached again, is UpToDate for it before it is so for the peer, which was the
+    resync's source and would write on without it, and ask nobody: that takes the word of both (``met``).
     """
     if not _writes(it, primary) or primary.peer not in set(it.hosts) - {it.holder}:
         return it

@@ -300,8 +300,8 @@ def _may_be_open(plan: PlanRecord) -> tuple[str, ...]:
 
 def _limited(it: Question) -> Refusal | Postpone | None:
     record, limits, now = it.record, it.limits, it.now
-    # An attempt in the future means that the wall clock went back. It counts, but nobody knows how long ago it
-    # was: to wait for the clock to come to it again could take hours.
+    # An attempt in the future means that the wall clock went back. It counts, but how long ago it was nobody
+    # knows: to wait for the clock to come to it again could take hours.
     recent = [at for at in record.attempts_at if now - at < limits.window_seconds]
     if len(recent) >= limits.max_attempts:
         dead = record.host in it.hosts.failed

@@ -57,7 +57,7 @@ class Journal:
             if self.dies_at == self.writes:
                 self._die("before", events)
             method(*arguments, **more)
-            self._world.oracle.written(more.get("authorities", ()))
+            self._world.oracle.written(more.get("authorities", ()), events)
             self._world.reach.wrote(self._world.actuator.starts, events)
             if self.dies_at == self.writes + 0.5:
                 self._die("after", events)

@@ -45,7 +45,7 @@ class Intended:
     def _compared(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
             # A live migration is called on its source, and is a step of the target's.
-            host, about = arguments[1:3] if name == "migrate" else (arguments + ("",))[:2]
+            host, about = arguments[1:3] if name == "migrate" else (*arguments, "")[:2]
             said = {it.domain for it in self._journal.records() if _says(it, KINDS[name], host, about)}
             if not said:
                 self._oracle.broken(

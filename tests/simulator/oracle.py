@@ -102,18 +102,15 @@ class Oracle:
             self.broken(f"{guest.vm} writes on {guest.host} although it has read its disk elsewhere since")
         self._acknowledged.setdefault(guest.vm, set()).add(record)
 
-    def written(self, authorities: Iterable[Authority]) -> None:
-        """The journal has them now: what was decided later is of a higher version."""
+    def written(self, authorities: Iterable[Authority], events: Iterable[Event]) -> None:
+        """The journal has them now: what was decided later is of a higher version, and all has its sentence."""
         for it in authorities:
             if it.version <= self._versions.get(it.resource, 0):
                 self.broken(f"the authority of {it.resource} goes back to version {it.version}")
             self._versions[it.resource] = it.version
-
-    def said(self, events: Iterable[Event]) -> None:
-        """All that the journal tells has its sentence."""
-        for it in events:
-            if not it.sentence.strip():
-                self.broken(f"the journal tells {it.kind} of {it.domain or it.host} without a sentence")
+        for event in events:
+            if not event.sentence.strip():
+                self.broken(f"{event.kind} of {event.domain or event.host} is told without a sentence")
 
     def count(self, vm: str) -> int:
         return len(self._acknowledged.get(vm, ()))

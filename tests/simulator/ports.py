@@ -110,24 +110,34 @@ class _OnHosts:
         mishap, there.mishap = there.mishap, ""
         if mishap:
             self._world.log(f"{what} on {host}: the call {mishap.replace('-', ' ')}")
-        if mishap == "fails-before":
-            return Failed(f"{what} on {host}: Connection reset by peer")
-        if mishap == "hangs":
-            self._world.loop.sleep(seconds)
-            return Indeterminate(f"{what} on {host}: no answer within {seconds:g} s")
-        if mishap == "lies-done":
-            return Done()
+        match mishap:
+            case "fails-before":
+                return Failed(f"{what} on {host}: Connection reset by peer")
+            case "hangs":
+                self._world.loop.sleep(seconds)
+                return Indeterminate(f"{what} on {host}: no answer within {seconds:g} s")
+            case "lies-done":
+                return Done()
+        outcome = self._called(there, seconds, what, effect)
+        match mishap:
+            case "fails-after":
+                return Indeterminate(f"{what} on {host}: Connection reset by peer")
+            case "lies-failed":
+                return Failed(f"{what} on {host}: an unexpected error")
+        return outcome
+
+    def _called(
+        self, there: "Host", seconds: float, what: str, effect: Callable[["Host"], CallOutcome]
+    ) -> CallOutcome:
+        host = there.name
         try:
-            outcome = self._world.call(
+            return self._world.call(
                 MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: effect(there), seconds, what
             )
         except ConnectionRefusedError as error:
             return Failed(f"{what} on {host}: {error}")
         except (TimeoutError, ConnectionError) as error:
             return Indeterminate(f"{what} on {host}: {error}")
-        if mishap == "fails-after":
-            return Indeterminate(f"{what} on {host}: Connection reset by peer")
-        return Failed(f"{what} on {host}: an unexpected error") if mishap == "lies-failed" else outcome
 
 
 class Hypervisor(_OnHosts):

@@ -48,16 +48,22 @@ class Outcome:
     reached: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int, schedule: Sequence[Happening] | None = None, *, most: int = MOST) -> Outcome:
+def simulate(
+    seed: int, schedule: Sequence[Happening] | None = None, *, most: int = MOST, tell: bool = False
+) -> Outcome:
     """Run one schedule to its end; without one, one by chance. The site is the seed's."""
     site = sites.by_chance(Random(f"site {seed}"))
     if schedule is None:
         schedule = events.by_chance(Random(f"schedule {seed}"), site, most)
-    return replace(play(Random(seed), site, schedule), seed=seed)
+    return replace(play(Random(seed), site, schedule, tell=tell), seed=seed)
 
 
-def play(random: Random, site: Site, schedule: Sequence[Happening]) -> Outcome:
-    """Run a schedule on a site, have all be mended, and see to what comes of it."""
+def play(random: Random, site: Site, schedule: Sequence[Happening], *, tell: bool = True) -> Outcome:
+    """Run a schedule on a site, have all be mended, and see to what comes of it.
+
+    Args:
+        tell: what was seen is told, not only where the promise was broken.
+    """
     folder = Path(tempfile.mkdtemp(prefix="vmheal-simulator-", dir=_memory()))
     try:
         world = World(random, folder, site)
@@ -73,10 +79,10 @@ def play(random: Random, site: Site, schedule: Sequence[Happening]) -> Outcome:
                 world.log("-- all is mended")
                 events.mend_everything(world)
                 come_to_rest(world)
-                world.seen()
-            story = sorted([*world.story, *world.timeline()], key=lambda line: float(line.split()[0]))
             world.reach.scheduled(schedule)
-            outcome = Outcome(0, tuple(schedule), world.oracle.violations, [], story, world.reach.seen)
+            broken = world.oracle.violations
+            story = world.told() if tell or broken else []
+            outcome = Outcome(0, tuple(schedule), broken, [], story, world.reach.seen)
             if world.oracle.agents_that_lied:
                 outcome.violations, outcome.excused = [], outcome.violations
             return outcome
@@ -225,7 +231,7 @@ def _several(
     batch = Batch()
     with taken_out(without) if without else nullcontext():
         for seed in seeds:
-            outcome = simulate(seed, given, most=most)
+            outcome = simulate(seed, given, most=most, tell=story)
             if story:
                 click.echo("\n".join(outcome.story))
             batch.runs += 1

@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -19,7 +19,7 @@ from actuator.model import DomainRecord, Refusal
 from tests.simulator.actuator import SimulatedActuator
 from tests.simulator.domain import PAUSED, RUNNING, Domain
 from tests.simulator.drbd import UP_TO_DATE, Pair
-from tests.simulator.fibers import Event, Killed, Loop, Process, Threading
+from tests.simulator.fibers import EPOCH, Event, Killed, Loop, Process, Threading
 from tests.simulator.host import Host, hooks_on_simulated_hosts
 from tests.simulator.monitoring import Monitoring
 from tests.simulator.network import Network
@@ -223,10 +223,6 @@ class World:
             if host.on and (it := host.domains.get(vm)) and it.state == RUNNING and it.has_disk
         ]
 
-    def seen(self) -> None:
-        """The run is over: what the journal tells of it."""
-        self.oracle.said(event for _, event in self.actuator.read().timeline(limit=100_000))
-
     def acknowledged(self) -> dict[str, int]:
         """How many records of each VM."""
         return {vm: self.oracle.count(vm) for vm in self.vms}
@@ -261,7 +257,10 @@ class World:
     def records(self) -> dict[str, DomainRecord]:
         return {it.domain: it for it in self.actuator.read().records()}
 
-    def timeline(self) -> Iterator[str]:
-        """The journal's, for people."""
-        for _, event in self.actuator.read().timeline(limit=100_000):
-            yield f"{event.at - 1_700_000_000:9.3f} journal {event.domain or event.host}: {event.kind}: {event.sentence}"
+    def told(self) -> list[str]:
+        """The story, and the journal's timeline within it, for people."""
+        journal = [
+            f"{event.at - EPOCH:9.3f} journal {event.domain or event.host}: {event.kind}: {event.sentence}"
+            for _, event in self.actuator.read().timeline(limit=100_000)
+        ]
+        return sorted([*self.story, *journal], key=lambda line: float(line.split()[0]))
