@@ -7,8 +7,10 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,KEEP)
 SHELL := /bin/bash
 # How often `make bench-loss` loses a host, and `make bench-pause` cuts a link.
 RUNS ?= 10
+# How many schedules of faults `make test` plays in virtual time.
+SCHEDULES ?= 20000
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak-simulator lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -35,8 +37,9 @@ lint: dev  ## ruff, mypy --strict, import-linter
 test-fast: dev lint  ## the tests that start no daemon
 	$(BIN)/pytest -m "not daemons and not lab and not drill and not bench"
 
-test: test-packages dev lint  ## fast tests first, then real programs, then the core drills on whole hosts
+test: test-packages dev lint  ## fast tests first, then simulated schedules, real programs, the core drills on whole hosts
 	$(BIN)/pytest -n 2 -m "not daemons and not lab and not drill and not bench"
+	$(BIN)/python -m tests.simulator.run --runs $(SCHEDULES) --reach
 	$(ROOT) $(BIN)/pytest -m "daemons"
 	$(ROOT) $(BIN)/pytest -m "drill and core"
 
@@ -55,8 +58,11 @@ soak-arbiter: dev  ## search the arbiter further: EVENTS=3 SECONDS=3600, RULE="R
 	$(BIN)/python -m tests.sim.search --no-stuck --events $(EVENTS) --seconds $(SECONDS) $(if $(RULE),--without "$(RULE)")
 
 SEED ?= 1
-soak-simulator: dev  ## schedules of faults by chance, in virtual time: SEED=1 RUNS=1000, WITHOUT="..." takes something out
-	$(BIN)/python -m tests.simulator.run --seed $(SEED) --runs $(RUNS) $(if $(WITHOUT),--without "$(WITHOUT)")
+soak: dev  ## schedules of faults by chance, in virtual time, for SECONDS=3600 from SEED=1 on; WITHOUT="..." takes something out
+	$(BIN)/python -m tests.simulator.run --seed $(SEED) --seconds $(SECONDS) --reach $(if $(WITHOUT),--without "$(WITHOUT)")
+
+hunt: dev  ## what keeps the promise is taken out, part by part: which schedule breaks it then?
+	$(BIN)/python -m tests.simulator.hunt
 
 demo: test-packages dev  ## the main job on whole hosts, told line by line; KEEP=1 leaves it running
 	$(ROOT) $(BIN)/python -m tests.demo

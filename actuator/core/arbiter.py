@@ -304,8 +304,8 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
     lost its own disk and goes on over the network. Such a disk is behind, whatever DRBD's generations say of
     it later: 8.4 begins no new one where it was lost before the two met. A grant is over once it sees its
-    peer UpToDate. Its own disk, attached again, is UpToDate for it before it is so for the peer, which was the
-    resync's source and would write on without it, and ask nobody: that takes the word of both (``met``).
+    peer UpToDate. Its own disk, attached again, is UpToDate for it before it is so for the peer, which was
+    the resync's source and would write on without it, and ask nobody: that takes the word of both (``met``).
     """
     if not _writes(it, primary) or primary.peer not in set(it.hosts) - {it.holder}:
         return it
