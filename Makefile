@@ -24,7 +24,7 @@ $(VENV)/.ready: requirements/dev.txt pyproject.toml tests/install-debian.sh
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: test-packages
+.PHONY: test-packages test-contract
 test-packages:
 	@tests/install-debian.sh dev test
 
@@ -44,7 +44,11 @@ test: test-packages dev lint  ## fast tests first, then simulated schedules, rea
 	$(ROOT) $(BIN)/pytest -m "drill and core"
 
 test-lab: test-packages dev  ## the lab's own tests, on whole hosts
-	$(ROOT) $(BIN)/pytest -m "lab"
+	$(ROOT) $(BIN)/pytest -m "lab" tests/lab
+
+test-contract: test-packages dev  ## what the simulator's models say of DRBD and libvirt, against the real ones; half an hour
+	$(BIN)/pytest -m "not daemons and not lab" tests/contract
+	$(ROOT) $(BIN)/pytest -m "daemons or lab" tests/contract
 
 drill: test-packages dev  ## one drill alone: make drill NAME=test_a_host_is_killed
 	$(ROOT) $(BIN)/pytest -m "drill" -k "$(NAME)" tests/lab

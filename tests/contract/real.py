@@ -3,18 +3,17 @@
 import contextlib
 import threading
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from exporter.drbd_configuration import Generations, parse_get_gi
 from tests.contract.clause import COMMAND_SECONDS, DENIED, HANGS, HOOKS, HOSTS, Outcome
 from tests.lab.lab import Lab, in_parallel
-from tests.lab.network import tap
 from tests.lab.vm import FENCE_PEER, VOLUME_GROUP, Resource
 from tests.lab.waiting import LabError
 
 BLOCK_BYTES = 4096
 BLOCKS = 16
 SIZE_MIB = 8
-BOOT_SECONDS = 120.0
 _FOLDER = "/run/contract"
 # Says what it was called as, and ends as it is told; a loop and not a sleep, so that it may be told later.
 _HANDLER = f"""\
@@ -22,12 +21,13 @@ _HANDLER = f"""\
 folder={_FOLDER}/$DRBD_RESOURCE
 hook=${{1:-fence-peer}}
 echo "$hook" >> $folder/ran
-left=600
 read -r answer seconds < $folder/$hook
-[ "$answer" = {HANGS} ] || {{ sleep "$seconds"; exit "$answer"; }}
-while read -r answer seconds < $folder/$hook && [ "$answer" = {HANGS} ] && [ $left -gt 0 ]; do
+sleep "$seconds"
+left=600
+while [ "$answer" = {HANGS} ] && [ $left -gt 0 ]; do
     left=$((left - 1))
     sleep 0.3
+    read -r answer seconds < $folder/$hook
 done
 exit "$answer"
 """
@@ -78,7 +78,7 @@ class Real:
     def minor(self) -> int:
         return self._resource.minor
 
-    def __enter__(self) -> "Real":
+    def __enter__(self) -> Self:
         in_parallel(self._create, HOSTS)
         first = self._hosts[HOSTS[0]]
         first.wait_for_drbd(self._resource, connection="Connected")
@@ -120,8 +120,8 @@ class Real:
         host.write(FENCE_PEER, _HANDLER)
         host.run(["chmod", "755", FENCE_PEER])
         host.write(f"{folder}/ran", "")
-        for hook, answer in self._answers[name].items():
-            host.write(f"{folder}/{hook}", answer)
+        for hook in HOOKS:
+            self._tell(name, hook)
 
     def _take_down(self, name: str) -> bool:
         """End the resource on a host, whatever the clause has left of it; whether it is gone."""
@@ -178,7 +178,13 @@ class Real:
 
     def answer(self, host: str, hook: str, status: str, seconds: int) -> None:
         self._answers[host][hook] = f"{status} {seconds}\n"
-        self._hosts[host].write(f"{_FOLDER}/{self._resource.name}/{hook}", self._answers[host][hook])
+        self._tell(host, hook)
+
+    def _tell(self, host: str, hook: str) -> None:
+        """At once: a handler that reads it sees all of it or what was there before."""
+        path = f"{_FOLDER}/{self._resource.name}/{hook}"
+        self._hosts[host].write(f"{path}.new", self._answers[host][hook])
+        self._hosts[host].run(["mv", f"{path}.new", path])
 
     def ran(self, host: str) -> list[str]:
         log = f"{_FOLDER}/{self._resource.name}/ran"
@@ -188,19 +194,11 @@ class Real:
         return said
 
     def cut(self, source: str, target: str) -> None:
-        """The bridge neither floods to the target's port nor learns who is behind it: nothing gets there."""
-        self._port(target, "off")
+        self._lab.network.deafen(target, "replication")
 
     def heal(self) -> None:
         for host in HOSTS:
-            self._port(host, "on")
-
-    def _port(self, host: str, word: str) -> None:
-        device = tap(host, "replication")
-        settings = [it for kind in ("flood", "mcast_flood", "bcast_flood", "learning") for it in (kind, word)]
-        self._lab.network.run(["bridge", "link", "set", "dev", device, *settings])
-        if word == "off":
-            self._lab.network.run(["bridge", "fdb", "flush", "dev", device])
+            self._lab.network.undeafen(host, "replication")
 
     def power_off(self, host: str) -> None:
         self._off.add(host)

@@ -115,6 +115,12 @@ class Model(Side):
         )
         self.wait(SOON)
 
+    def disk_is_closed(self):
+        self.domain.node.role = "Secondary"
+
+    def disk_is_open(self):
+        self.domain.node.role = "Primary"
+
     def undefine(self):
         self.domain.defined = False
 
@@ -174,6 +180,12 @@ class Real(Side):
     def destroy_by_hand(self):
         self.ask(lambda handle: handle.lookupByName(VM).destroy())
 
+    def disk_is_closed(self):
+        self.disk().rename(self.disk().with_suffix(".away"))
+
+    def disk_is_open(self):
+        self.disk().with_suffix(".away").rename(self.disk())
+
     def undefine(self):
         self.ask(lambda handle: handle.lookupByName(VM).undefine())
 
@@ -226,6 +238,16 @@ def test_what_is_defined_again_is_there(it):
     it.undefine()
     assert it.define() == "done"
     assert it.seen() == "shutoff unknown"
+
+
+def test_a_start_whose_disk_cannot_be_opened(it):
+    """In the model a Secondary's; the real one's file is away."""
+    it.disk_is_closed()
+    assert it.start() == "refused 38"
+    assert it.comes_to("shutoff failed") is True
+    assert it.id() is None
+    it.disk_is_open()
+    assert it.started() > 0
 
 
 def test_ids_grow_with_each_start(it):

@@ -122,6 +122,22 @@ class Network:
         """Put the cable back; without effect when it is in."""
         ip("-n", self.namespace, "link", "set", tap(name, cable), "master", f"br-{DEVICES[cable]}")
 
+    def deafen(self, name: str, cable: Cable) -> None:
+        """Cut one way: nothing that others send arrives at a machine any more; what it sends does.
+
+        Its port of the bridge is not flooded to, and nobody learns who is behind it.
+        """
+        self._flood(name, cable, "off")
+
+    def undeafen(self, name: str, cable: Cable) -> None:
+        """Have both ways again; without effect when they are there."""
+        self._flood(name, cable, "on")
+
+    def _flood(self, name: str, cable: Cable, word: str) -> None:
+        settings = [it for kind in ("flood", "mcast_flood", "bcast_flood", "learning") for it in (kind, word)]
+        port = ["dev", tap(name, cable), "type", "bridge_slave", *settings, "fdb_flush"]
+        ip("-n", self.namespace, "link", "set", *port)
+
     def command(self, argv: Sequence[str]) -> list[str]:
         """Return the argv that runs a program inside the namespace."""
         return ["ip", "netns", "exec", self.namespace, *argv]

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 RUNNING, SHUTOFF, PAUSED, CRASHED = "running", "shutoff", "paused", "crashed"
 DOWN = {SHUTOFF, CRASHED}
+ACTIVE, WRONG_MEDIUM = "domain is already active", "Wrong medium type"
+CODES = {ACTIVE: 55, WRONG_MEDIUM: 38}
+"""libvirt's number of what it says."""
 GUEST_BOOT_SECONDS = (2.0, 6.0)
 WRITE_SECONDS = (0.3, 2.0)
 MEMORY_KIB = 1048576
@@ -69,10 +72,11 @@ class Domain:
     def start(self, *, by_hand: bool = False) -> str:
         """Open the device and run the guest; what libvirt says against it."""
         if self.id is not None or self.comes:
-            return "domain is already active"
+            return ACTIVE
         can_open = self.node.role == PRIMARY
         if not can_open and not self.host.world.xen:
-            return "Wrong medium type"
+            self.reason = "failed"
+            return WRONG_MEDIUM
         self.id = next(self.host.ids)
         self.state, self.reason = RUNNING, "booted"
         self.writing = False

@@ -62,7 +62,8 @@ class Host:
         """drbdadm and drbdsetup come back."""
         self.mishap = ""
         """What becomes of the next call that changes something here (ports.MISHAPS)."""
-        self.clock_rate = world.clocks.get(name, 1.0)
+        self.clock_rate = 1.0
+        """How fast its clock runs."""
         self._start()
 
     def _start(self) -> None:

@@ -20,7 +20,7 @@ from actuator.ports import Unanswered
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, SuspendReason
 from exporter.drbd_configuration import Generations
 from tests.actuator.build import connection, device, resource
-from tests.simulator.domain import DOWN
+from tests.simulator.domain import CODES, DOWN
 from tests.simulator.drbd import STAND_ALONE, WAITS, Node, Result
 from tests.simulator.fibers import EPOCH, Event, Loop, Process
 from tests.simulator.network import MANAGEMENT, MONITOR
@@ -173,7 +173,7 @@ class Hypervisor(_OnHosts):
             if not found.defined:
                 return Failed("Domain not found", 42)
             said = found.start()
-            return Failed(said, 55) if said else Done()
+            return Failed(said, CODES[said]) if said else Done()
 
         return self._change(host, timeout_seconds, "start", effect)
 
@@ -220,10 +220,16 @@ class Hypervisor(_OnHosts):
         self, source: str, target: str, domain: str, domain_id: int, options: Any, *, timeout_seconds: float
     ) -> CallOutcome:
         def effect(it: "Host") -> CallOutcome:
-            there = self._world.hosts[target]
+            here, there = it.domains[domain], self._world.hosts[target]
+            if here.id is None:
+                return Indeterminate(f"{domain} does not run on {source}")
+            if here.id != domain_id:
+                return Failed(f"{domain} has the id {here.id} now")
+            if there.domains[domain].id is not None:
+                return Indeterminate(f"{domain} is on {target} already")
             begun = it.loop.now
             ends = begun + it.loop.random.uniform(*MIGRATE_SECONDS)
-            there.domains[domain].comes = there.domains[domain].id is None
+            there.domains[domain].comes = True
             try:
                 return move(it, there, begun, ends)
             finally:
@@ -231,17 +237,19 @@ class Hypervisor(_OnHosts):
 
         def move(it: "Host", there: "Host", begun: float, ends: float) -> CallOutcome:
             while True:
-                here, guest_there = it.domains[domain], there.domains[domain]
-                if here.id != domain_id or here.guest is None:
+                here = it.domains[domain]
+                if not it.libvirt_works:
+                    return Indeterminate(f"libvirtd on {source} is gone")
+                if here.id != domain_id:
                     return Failed(f"{domain} does not run on {source} any more")
                 if not (there.works and it.net.both_ways(MANAGEMENT, source, target)):
-                    return Failed("the migration was aborted: the target is not reached")
-                if there.nodes[domain].role != "Primary" or guest_there.id is not None:
+                    return Indeterminate("the migration was aborted: the target is not reached")
+                if there.nodes[domain].role != "Primary":
                     return Failed("the target cannot open the disk")
                 if it.loop.now - begun > timeout_seconds:
                     return Failed("the migration was cancelled: it did not end in time")
                 if it.loop.now >= ends and not here.writing:
-                    here.move_to(guest_there)
+                    here.move_to(there.domains[domain])
                     return Done()
                 it.loop.sleep(POLL_SECONDS)
 

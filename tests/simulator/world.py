@@ -47,7 +47,6 @@ class World:
         self.loop = Loop(random)
         self.xen = site.xen
         self.agents = site.agents
-        self.clocks = site.clocks
         self.preserve = site.preserve
         self.witness = site.witness
         self.vms = site.vms
@@ -58,6 +57,9 @@ class World:
         self.net = Network(self.loop.random)
         self.threading = Threading(self.loop)
         self.hosts = {name: Host(self, name) for name in site.hosts}
+        for name, rate in site.clocks.items():
+            if name in self.hosts:
+                self.hosts[name].clock_rate = rate
         self._boots = itertools.count(1)
         self._words = itertools.count(1)
         self.oracle = Oracle(self.loop, self.hosts, self.log)
