@@ -310,6 +310,8 @@ class LimitSettings(_Section):
 
     plans_per_host: int = Field(default=8, ge=1, le=1000)
     """Plans that run at the same time on one host."""
+    plans: int = Field(default=64, ge=1, le=10_000)
+    """And on all hosts together."""
     max_alert_age_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 4 * 3600.0
     """An alert that began longer ago is refused: it may come from an expired silence. A domain that is still
     down is found by reconcile all the same."""

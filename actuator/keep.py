@@ -7,7 +7,7 @@ hook asks: then it is the memory of whose data were current before a host was lo
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import permutations
 
 import structlog
@@ -36,8 +36,10 @@ ARMED_SECONDS = 20.0
 """How often each host is asked whether its DRBD asks the arbiter."""
 ARMED_TIMEOUT_SECONDS = 3.0
 GENERATIONS_SECONDS = 60.0
-"""How often the generation identifiers of each resource are read, of one in a turn."""
+"""How often the generation identifiers of each resource are read."""
 RETRY_SECONDS = 2.0
+WRITE_AT_ONCE = 100
+"""When one of them has been overtaken, they are written one by one."""
 
 log = structlog.get_logger(__name__)
 
@@ -63,10 +65,10 @@ class Keeper:
             # Both before the look (R2): a plan that is opened later raises the version.
             known = self._ports.journal.authorities()
             moving = _moving(self._ports.journal.records())
-            self._look_at_fencing()
             sides = self._look()
             again: dict[str, Snapshot | None] = {}
             well: dict[str, tuple[Authority, Side]] = {}
+            changes: list[tuple[Authority, Authority]] = []
             for resource in sorted(sides):
                 before = known.get(resource) or Authority(resource)
                 after = looked_at(adopted(before, sides[resource]), sides[resource])
@@ -75,24 +77,30 @@ class Keeper:
                 if after is before and resource not in moving:
                     after = self._give_back(before, sides[resource], again)
                 if after is not before:
-                    self._write(before, after)
+                    changes.append((before, after))
                     continue
                 if self._connections:
                     self._connections.mend(before, sides[resource], moving=resource in moving)
                 holder = next((side for side in sides[resource] if in_order(before, side)), None)
                 if holder is not None and resource not in moving:
                     well[resource] = before, holder
+            self._write(changes)
             self._identify(well)
         except JournalError as error:
             log.error("journal", error=str(error))  # noqa: TRY400  said in one line, no traceback
 
     def _look(self) -> dict[str, tuple[Side, ...]]:
         """How each host sees each resource and peer, by resource; what is not understood is left out."""
-        calls = {host: functools.partial(self._status, host) for host in self._hosts}
+        calls: dict[tuple[str, str], Callable[[], Snapshot | None]] = {
+            ("status", host): functools.partial(self._status, host) for host in self._hosts
+        }
+        calls |= {
+            ("armed", host): functools.partial(self._look_at_fencing, host) for host in self._fencing_due()
+        }
         answers = self._ports.tasks.gather(calls, timeout_seconds=self._timeout_seconds)
         sides: dict[str, tuple[Side, ...]] = {}
-        for host, answer in answers.items():
-            if isinstance(answer, Unanswered):
+        for (_, host), answer in answers.items():
+            if not isinstance(answer, Snapshot):
                 continue
             for resource in answer.resources:
                 if not answer.problems_of(resource.name):
@@ -104,8 +112,11 @@ class Keeper:
         snapshot = self._ports.storage.status(host, timeout_seconds=self._timeout_seconds)
         return self._contacts.noting(host, snapshot, self._ports.clock.monotonic())
 
-    def _look_at_fencing(self) -> None:
-        """Ask now and then whose DRBD freezes and asks when it loses its peer: of those due the first."""
+    def _fencing_due(self) -> list[str]:
+        """Hosts to be asked now whether their DRBD freezes and asks when it loses its peer.
+
+        Those first that wait for the longest; so many in each turn that all of them are asked in time.
+        """
         now = self._ports.clock.monotonic()
         due = [
             host
@@ -113,16 +124,15 @@ class Keeper:
             if now - self._armed_at.get(host, -math.inf) >= ARMED_SECONDS
             and self._contacts.silent_for(host, now) < LOOK_SECONDS + ARMED_TIMEOUT_SECONDS
         ]
-        if not due:
-            return
-        host = min(due, key=lambda it: self._armed_at.get(it, -math.inf))
-        try:
-            answer = self._ports.storage.armed(host, timeout_seconds=ARMED_TIMEOUT_SECONDS)
-        except Unanswered:
-            self._armed_at[host] = now - ARMED_SECONDS + RETRY_SECONDS
-        else:
-            self._armed_at[host] = now
-            self._armed[host] = answer
+        due.sort(key=lambda it: self._armed_at.get(it, -math.inf))
+        return due[: math.ceil(len(self._hosts) / ARMED_SECONDS)]
+
+    def _look_at_fencing(self, host: str) -> None:
+        """Ask; beside the look, which does not wait for it: a host that was just lost would hold all up."""
+        now = self._ports.clock.monotonic()
+        self._armed_at[host] = now - ARMED_SECONDS + ARMED_TIMEOUT_SECONDS + RETRY_SECONDS
+        self._armed[host] = self._ports.storage.armed(host, timeout_seconds=ARMED_TIMEOUT_SECONDS)
+        self._armed_at[host] = now
 
     def _as_armed(self, it: Authority, sides: tuple[Side, ...]) -> Authority:
         for host in it.hosts or sorted({side.host for side in sides}):
@@ -136,27 +146,33 @@ class Keeper:
         return it
 
     def _identify(self, well: Mapping[str, tuple[Authority, Side]]) -> None:
-        """Read the generation identifiers of the data of one resource that is in order, where they are due.
+        """Read the generation identifiers of the data of resources that are in order, where they are due.
 
-        Those that are not known, or were not in order meanwhile, come first.
+        Those that are not known, or were not in order meanwhile, come first; so many in each turn that all of
+        them are read in time.
         """
         now = self._ports.clock.monotonic()
         self._identified_at = {name: at for name, at in self._identified_at.items() if name in well}
         due = [it for it in well if now - self._identified_at.get(it, -math.inf) >= GENERATIONS_SECONDS]
-        if not due:
-            return
-        name = min(
-            due, key=lambda it: (self._identified_at.get(it, -math.inf), bool(well[it][0].generations))
-        )
-        self._identified_at[name] = now
-        before, holder = well[name]
-        try:
-            read = self._ports.storage.generations(holder.host, name, timeout_seconds=self._timeout_seconds)
-        except Unanswered as error:
-            log.warning("generation identifiers not read", error=str(error))
-            return
-        if (after := identified(before, holder, read)) is not before:
-            self._write(before, after)
+        due.sort(key=lambda it: (self._identified_at.get(it, -math.inf), bool(well[it][0].generations)))
+        due = due[: math.ceil(len(well) / GENERATIONS_SECONDS)]
+        self._identified_at |= dict.fromkeys(due, now)
+        timeout = self._timeout_seconds
+        calls = {
+            it: functools.partial(
+                self._ports.storage.generations, well[it][1].host, it, timeout_seconds=timeout
+            )
+            for it in due
+        }
+        changes = []
+        for name, answer in self._ports.tasks.gather(calls, timeout_seconds=timeout).items():
+            if isinstance(answer, Unanswered):
+                log.warning("generation identifiers not read", error=str(answer))
+                continue
+            before, holder = well[name]
+            if (after := identified(before, holder, answer)) is not before:
+                changes.append((before, after))
+        self._write(changes)
 
     def _give_back(
         self, it: Authority, sides: tuple[Side, ...], again: dict[str, Snapshot | None]
@@ -179,15 +195,33 @@ class Keeper:
         except Unanswered:
             return None
 
-    def _write(self, before: Authority, after: Authority) -> None:
-        was = f"; before: {_words(before)}" if before.hosts else ""
-        detail = {"resource": after.resource, "version": after.version}
-        sentence = f"{after.resource}: {_words(after)}{was}"
-        event = Event(self._ports.clock.wall(), "authority", sentence, host=after.holder, detail=detail)
-        try:
-            self._ports.journal.commit(authorities=[after], events=[event])
-        except Conflict:
-            log.info("changed meanwhile, is looked at again", resource=after.resource)
+    def _write(self, changes: Sequence[tuple[Authority, Authority]]) -> None:
+        """Write changes down together: when a rack is lost, there are hundreds of them at once.
+
+        When one has changed meanwhile each is written for itself, and that one is looked at again.
+        """
+        for first in range(0, len(changes), WRITE_AT_ONCE):
+            some = changes[first : first + WRITE_AT_ONCE]
+            try:
+                self._commit(some)
+            except Conflict:
+                if len(some) == 1:
+                    log.info("changed meanwhile, is looked at again", resource=some[0][1].resource)
+                else:
+                    for change in some:
+                        self._write([change])
+
+    def _commit(self, changes: Sequence[tuple[Authority, Authority]]) -> None:
+        at = self._ports.clock.wall()
+        events = [_event(at, before, after) for before, after in changes]
+        self._ports.journal.commit(authorities=[after for _, after in changes], events=events)
+
+
+def _event(at: float, before: Authority, after: Authority) -> Event:
+    was = f"; before: {_words(before)}" if before.hosts else ""
+    detail = {"resource": after.resource, "version": after.version}
+    sentence = f"{after.resource}: {_words(after)}{was}"
+    return Event(at, "authority", sentence, host=after.holder, detail=detail)
 
 
 def _moving(records: tuple[DomainRecord, ...]) -> set[str]:

@@ -43,6 +43,8 @@ DEFINITIONS_SECONDS = 60.0
 SPARE_SECONDS = 1.0
 """For a host that answers to the last moment: what it has said is not thrown away."""
 
+DARK_TIMEOUT_SECONDS = 1.0
+"""So long a host has to answer that nobody has heard of for a while."""
 MEASURE_SECONDS = 1.0
 """A host that is too busy to tell its free memory in time is asked again in the next turn."""
 
@@ -103,7 +105,9 @@ class Reconciler:
         asked_at = self._ports.clock.wall()
         known = {it.host: it for it in self._ports.journal.hosts()}
         hosts = tuple(self._settings.hosts)
-        states = {_of(host): functools.partial(self._states, host, timeout) for host in hosts}
+        states = {
+            _of(host): functools.partial(self._states, host, self._patience_seconds(host)) for host in hosts
+        }
         answers = self._ports.tasks.gather(sources | states, timeout_seconds=max(servers, timeout))
         self.answered = {
             source: not isinstance(answer, Unanswered)
@@ -132,6 +136,12 @@ class Reconciler:
             self._leaves(record, known.get(record.host))
         self._send_back(records, {it.host for it in known.values() if it.failed_at or it.drained})
         self._keep_definitions(records)
+
+    def _patience_seconds(self, host: str) -> float:
+        """How long a host may take: for one that is dark the others, who are to be heard of, do not wait."""
+        dark = self._contacts.silent_for(host, self._ports.clock.monotonic()) >= DARK_SECONDS
+        timeout = self._settings.evidence.timeout_seconds
+        return min(DARK_TIMEOUT_SECONDS, timeout) if dark else timeout
 
     def _look_for_monitoring(self, answers: Mapping[str, object]) -> None:
         """Let the worker know whether Prometheus and Alertmanager work; a change is said once."""

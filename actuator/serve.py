@@ -51,7 +51,8 @@ class Actuator:
         self.contacts = Contacts(ports.clock.monotonic())
         alarm = Alarm(ports, settings.alertmanager.timeout_seconds)
         observer = Observer(ports, settings.evidence.timeout_seconds, self.contacts)
-        slots = Slots(settings.limits.plans_per_host, ports.clock, self.wake, stopping.is_set)
+        limits = settings.limits
+        slots = Slots(limits.plans_per_host, limits.plans, ports.clock, self.wake, stopping.is_set)
         executor = Executor(ports, observer, settings, self.protected, self.contacts, slots, stopping.is_set)
         self.worker = Worker(
             ports, settings, self.protected, executor, slots, self.contacts, alarm, self.wake

@@ -295,7 +295,7 @@ class Worker:
             waiting = [domain for domain, case in self._cases.items() if case.waiting]
             due = [domain for domain in waiting if self._cases[domain].due <= now]
             later = [self._cases[domain].due - now for domain in waiting if self._cases[domain].due > now]
-        if not due:
+        if not due or not self._slots.any_is_free:
             return min(later, default=IDLE_SECONDS)
         failed = {it.host for it in self._ports.journal.hosts() if it.failed_at is not None}
         records = {domain: self._protected.record(domain) for domain in due}

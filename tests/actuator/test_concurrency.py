@@ -2,6 +2,7 @@
 
 import threading
 import time
+from queue import Queue
 
 import pytest
 
@@ -50,10 +51,11 @@ def test_unanswered_is_an_answer_and_a_fault_is_raised():
 
 
 def test_no_more_threads_than_allowed(release):
-    tasks = ThreadTasks(max_threads=2)
+    tasks = ThreadTasks(max_threads=2, max_spawned=1)
     answers = tasks.gather({1: release.wait, 2: release.wait, 3: lambda: "asked"}, timeout_seconds=0.1)
     assert "2 calls are under way" in str(answers[3])
-    with pytest.raises(Unanswered):
+    tasks.spawn("one", release.wait)
+    with pytest.raises(Unanswered, match="1 things are under way"):
         tasks.spawn("more", lambda: None)
     release.set()
     deadline = time.monotonic() + 20
@@ -62,6 +64,19 @@ def test_no_more_threads_than_allowed(release):
         if answer == "asked":
             break
         assert time.monotonic() < deadline
+
+
+def test_what_finds_no_thread_waits_for_one_as_long_as_for_its_answer():
+    tasks = ThreadTasks(max_threads=2)
+    calls = {number: lambda: threading.Event().wait(0.02) for number in range(10)}
+    assert set(tasks.gather(calls, timeout_seconds=20).values()) == {False}
+
+
+def test_what_is_done_in_the_background_does_not_wait_for_the_threads_of_its_own_questions():
+    tasks, answers = ThreadTasks(max_threads=1, max_spawned=4), Queue()
+    for _ in range(4):
+        tasks.spawn("asks", lambda: answers.put(tasks.gather({1: lambda: "said"}, timeout_seconds=20)[1]))
+    assert [answers.get(timeout=20) for _ in range(4)] == ["said"] * 4
 
 
 def test_a_pause_ends_when_the_actuator_stops():

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actuator.adapters import sqlite as adapter
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.core.progress import claimed, concluded
 from actuator.model import (
@@ -428,3 +429,103 @@ def test_a_surprise_in_a_batch_acknowledges_nobody(path, monkeypatch):
     assert None not in results
     assert journal.inbox(after=0, limit=10) == ()
     journal.close()
+
+
+# ---- what is kept parsed -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """What is parsed of the kinds that are kept."""
+    bodies = []
+
+    class Counting:
+        def __init__(self, adapter):
+            self.adapter = adapter
+
+        def validate_json(self, body):
+            bodies.append(body)
+            return self.adapter.validate_json(body)
+
+    monkeypatch.setattr(adapter, "_KEPT", {kind: Counting(it) for kind, it in adapter._KEPT.items()})
+    return bodies
+
+
+def test_a_record_is_parsed_once_for_each_time_that_it_changes(path, parsed):
+    records = [DomainRecord(f"vm{number}", 1, "v01") for number in range(5)]
+    with contextlib.closing(SqliteJournal(path)) as journal:
+        for record in records:
+            journal.commit(record=record)
+    with contextlib.closing(SqliteJournal(path)) as journal:
+        for _ in range(3):
+            assert journal.records() == tuple(records)
+            assert journal.record("vm3") == records[3]
+        assert len(parsed) == 5
+        changed = replace(records[3], version=2, host="v02")
+        journal.commit(record=changed)
+        assert journal.record("vm3") == changed
+        assert journal.records() == (*records[:3], changed, records[4])
+        assert len(parsed) == 6
+
+
+def test_what_is_read_is_the_readers_own(journal):
+    journal.commit(authorities=[AUTHORITY])
+    journal.authorities().clear()
+    assert journal.authorities() == {"voms01": AUTHORITY}
+
+
+def test_what_was_refused_is_not_kept(journal):
+    journal.commit(authorities=[AUTHORITY])
+    assert journal.authority("voms01") == AUTHORITY
+    with pytest.raises(Conflict):
+        journal.commit(authorities=[replace(AUTHORITY, version=3, holder="v02")])
+    assert journal.authority("voms01") == AUTHORITY
+
+
+def test_after_a_failure_all_is_read_anew(path, journal, monkeypatch):
+    """It may be durable although the write said that it failed."""
+    record = DomainRecord("voms01", 1, "v01")
+    journal.commit(record=record)
+    assert journal.record("voms01") == record
+    durable = replace(record, version=2, host="v02")
+    prune = journal._prune
+
+    def fail():
+        journal._connection.execute("COMMIT")  # and then the disk does not answer
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(journal, "_prune", fail)
+    with pytest.raises(JournalError):
+        journal.commit(record=durable)
+    monkeypatch.setattr(journal, "_prune", prune)
+    assert journal.record("voms01") == durable
+    journal.commit(record=replace(durable, version=3))
+
+
+def test_who_only_reads_sees_what_the_writer_writes(path, journal):
+    record = DomainRecord("voms01", 1, "v01")
+    with contextlib.closing(SqliteJournal(path, read_only=True)) as reader:
+        assert reader.records() == ()
+        journal.commit(record=record)
+        assert reader.records() == (record,)
+        assert reader.record("voms01") == record
+
+
+def test_a_write_that_ends_while_all_is_read_is_not_lost(path, journal, monkeypatch):
+    first = DomainRecord("voms01", 1, "v01")
+    journal.commit(record=first)
+    journal._forget()
+    second, read, writing = replace(first, version=2, host="v02"), journal._read, []
+
+    def late(statement, *values):
+        rows = read(statement, *values)
+        if not writing:
+            writing.append(threading.Thread(target=journal.commit, kwargs={"record": second}))
+            writing[0].start()
+            writing[0].join(0.3)  # it is durable, and waits to be kept
+        return rows
+
+    monkeypatch.setattr(journal, "_read", late)
+    assert journal.records() == (first,)
+    writing[0].join(30)
+    assert journal.records() == (second,)

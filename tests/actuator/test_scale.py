@@ -7,6 +7,7 @@ bench-scale`.
 import sys
 import threading
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from prometheus_client import generate_latest
@@ -165,7 +166,7 @@ def test_a_lost_rack_comes_up_and_every_vm_where_its_mirror_is(start):
 
 
 def test_no_host_is_given_more_plans_than_its_places_the_most_important_first(start):
-    site = start(50, limits={"plans_per_host": 2})
+    site = start(50, limits={"plans_per_host": 2, "plans": 1000})
     site.lose_rack()
     site.worker.turn()
     vms, coming = site.mesh.vms, defaultdict(list)
@@ -178,6 +179,17 @@ def test_no_host_is_given_more_plans_than_its_places_the_most_important_first(st
     best = {host: sorted(of, reverse=True)[:2] for host, of in coming.items()}
     assert {host: sorted(of, reverse=True) for host, of in begun.items()} == best
     assert max(map(len, coming.values())) > 2, "else no host is short of places"
+
+
+def test_nor_are_there_more_in_all_than_places_the_most_important_first(start):
+    site = start(50, limits={"plans": 12})
+    site.lose_rack()
+    site.worker.turn()
+    begun = [site.mesh.vms[name].priority for name, case in site.worker._cases.items() if case.busy]
+    lost = [site.mesh.vms[name].priority for name in site.mesh.leaving]
+    assert sorted(begun) == sorted(lost)[-12:]
+    site.settle()
+    assert len(site.mesh.starts) == len(lost)
 
 
 def test_on_each_host_the_most_important_start_first(start):
@@ -266,3 +278,76 @@ def test_a_slow_host_is_asked_first_for_what_was_not_read_for_the_longest(start)
         definitions(site)()
     assert set(asked) == set(site.mesh.on[slow])
     assert asked[:on_it] == list(dict.fromkeys(asked)), "none twice before each was read"
+
+
+# ---- the keeper --------------------------------------------------------------------------------------------
+
+
+def test_all_hosts_are_asked_about_fencing_and_all_resources_for_their_data_in_time(start):
+    site = start(100)
+    calls = defaultdict(list)
+    for call in ("armed", "generations"):
+        read = getattr(site.mesh, call)
+
+        def noting(*what, call=call, read=read, **more):
+            calls[call].append(what)
+            return read(*what, **more)
+
+        setattr(site.mesh, call, noting)
+    for _ in range(61):
+        site.clock.now += 1
+        site.keeper.turn()
+    assert {name for _, name in calls["generations"]} == site.mesh.vms.keys()
+    assert len(calls["generations"]) < 1.2 * len(site.mesh.vms)
+    assert {calls["armed"].count((host,)) for host in site.mesh.hosts} <= {3, 4}, "each 20 s"
+
+
+def test_what_a_lost_rack_changes_is_written_together(start, monkeypatch):
+    site = start(50)
+    site.mesh.lose_rack()
+    site.clock.now += 2
+    writes, commit = [], site.journal.commit
+
+    def counted(**change):
+        writes.append(len(change["authorities"]))
+        commit(**change)
+
+    monkeypatch.setattr(site.journal, "commit", counted)
+    site.keeper.turn()
+    mirrored = [name for name, vm in site.mesh.vms.items() if vm.mirror in site.mesh.rack]
+    assert sum(writes) == len(mirrored) > 80
+    assert len(writes) == -(-len(mirrored) // 100)
+    assert all(it.admitted == {it.holder} for it in map(site.journal.authority, mirrored))
+
+
+def test_one_that_was_overtaken_does_not_keep_the_others_from_being_written(start, monkeypatch):
+    site = start(20)
+    site.mesh.lose_rack()
+    site.clock.now += 2
+    mirrored = [name for name, vm in site.mesh.vms.items() if vm.mirror in site.mesh.rack]
+    overtaken = site.journal.authority(mirrored[0])
+    commit = site.journal.commit
+
+    def late(**change):
+        monkeypatch.setattr(site.journal, "commit", commit)
+        commit(authorities=[replace(overtaken, version=overtaken.version + 1)])
+        commit(**change)
+
+    monkeypatch.setattr(site.journal, "commit", late)
+    site.keeper.turn()
+    excluded = {name for name in mirrored if len(site.journal.authority(name).admitted) == 1}
+    assert excluded == set(mirrored[1:])
+
+
+def test_a_host_that_is_dark_is_not_waited_for_by_reconcile(start):
+    site = start(20)
+    asked, read = {}, site.mesh.states
+
+    def noting(host, *, timeout_seconds):
+        asked[host] = timeout_seconds
+        return read(host, timeout_seconds=timeout_seconds)
+
+    site.mesh.states = noting
+    site.lose_rack()
+    site.reconciler.turn()
+    assert asked == {host: 1.0 if host in site.mesh.rack else 5.0 for host in site.mesh.hosts}

@@ -36,7 +36,7 @@ def woken():
 
 @pytest.fixture
 def slots(clock, woken):
-    return Slots(2, clock, lambda: woken.append(clock.now), lambda: clock.stopping)
+    return Slots(2, 100, clock, lambda: woken.append(clock.now), lambda: clock.stopping)
 
 
 def gets_one(slots, clock, domain):
@@ -169,14 +169,14 @@ def test_when_all_stops_nobody_waits(slots, clock):
 @pytest.mark.parametrize("leave", [Slots.rest, Slots.end])
 def test_whoever_is_woken_finds_the_place_free(clock, leave):
     begun = []
-    slots = Slots(1, clock, lambda: begun.append(slots.begin("b", "v01", 0)), lambda: False)
+    slots = Slots(1, 100, clock, lambda: begun.append(slots.begin("b", "v01", 0)), lambda: False)
     slots.begin("a", "v01", 0)
     leave(slots, "a")
     assert begun == [True]
 
 
 def test_one_that_begins_and_one_that_goes_on_do_not_get_the_same_place(clock):
-    slots = Slots(1, clock, lambda: None, lambda: False)
+    slots = Slots(1, 100, clock, lambda: None, lambda: False)
     slots.begin("a", "v01", 0)
     slots.rest("a")
     both, free = threading.Barrier(2), slots._free
@@ -195,3 +195,30 @@ def test_one_that_begins_and_one_that_goes_on_do_not_get_the_same_place(clock):
     going_on.join(timeout=20)
     waited = clock.now > 0
     assert begun == waited
+
+
+def test_so_many_in_all(clock, woken):
+    slots = Slots(2, 3, clock, lambda: woken.append(clock.now), lambda: clock.stopping)
+    for domain, host in (("a", "v01"), ("b", "v01"), ("c", "v02")):
+        assert slots.any_is_free
+        assert slots.begin(domain, host, 0)
+    assert not slots.any_is_free
+    assert not slots.begin("d", "v03", 0)
+    slots.rest("a")
+    assert slots.begin("d", "v03", 0)
+    assert not gets_one(slots, clock, "a"), "its host has a place, but not in all"
+    slots.end("d")
+    assert not slots.any_is_free
+    assert not slots.begin("e", "v03", 9), "whoever rested has waited longer"
+    assert gets_one(slots, clock, "a")
+    slots.end("b")
+    assert slots.begin("e", "v03", 0)
+
+
+def test_one_that_waits_for_its_own_host_keeps_no_place_of_the_others(clock, woken):
+    slots = Slots(1, 2, clock, lambda: woken.append(clock.now), lambda: clock.stopping)
+    slots.begin("a", "v01", 0)
+    slots.rest("a")
+    slots.begin("b", "v01", 0)
+    assert not gets_one(slots, clock, "a")
+    assert slots.begin("c", "v02", 0)

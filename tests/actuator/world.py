@@ -562,7 +562,8 @@ class Machine:
         self.alarm = Alarm(self.ports, 5.0)
         self.contacts = Contacts(clock.monotonic())
         observer = Observer(self.ports, self.config.evidence.timeout_seconds, self.contacts)
-        slots = Slots(self.config.limits.plans_per_host, clock, lambda: None, lambda: self.stopping)
+        limits = self.config.limits
+        slots = Slots(limits.plans_per_host, limits.plans, clock, lambda: None, lambda: self.stopping)
         executor = Executor(
             self.ports, observer, self.config, self.protected, self.contacts, slots, lambda: self.stopping
         )

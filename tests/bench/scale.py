@@ -1,7 +1,8 @@
 """`make bench-scale`: how the actuator grows, from 10 to 200 hosts of 20 VMs, when a tenth of them is lost at once.
 
-The real actuator on its real journal, over hosts in memory (tests/actuator/mesh.py) that answer at once: what is
-measured is what it computes and writes by itself, in one thread. Each size in a process of its own.
+The real actuator on its real journal, over hosts in memory (tests/actuator/mesh.py). First they answer at once, and all
+is done in one thread: what the actuator computes and writes by itself. Then in real time, with its threads, while each
+call takes 20 ms. Each size in a process of its own.
 """
 
 import json
@@ -17,6 +18,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import structlog
@@ -24,11 +26,14 @@ from prometheus_client import generate_latest
 from rich.console import Console
 from rich.table import Table
 
+from actuator.adapters.clock import SystemClock, ThreadTasks
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.core.decide import decide
 from actuator.core.place import place
+from actuator.keep import Keeper
 from actuator.model import Decision, HostRecord, Plan
 from actuator.ports import Ports
+from actuator.reconcile import Reconciler
 from actuator.report import Report, WatchedJournal
 from actuator.serve import Actuator
 from tests.actuator.mesh import Mesh, fill, host_failures, mesh, settings_of
@@ -43,7 +48,8 @@ PARTS = {
     "lost": "of them lost",
     "decide": "decide: each lost VM, s",
     "place": "place: all lost VMs once, s",
-    "worker": "worker: from the alerts to the last start call, s",
+    "worker": "worker: alerts to the last start call, s",
+    "cpu": "of which processor time",
     "keeper": "keeper: one turn (each second), s",
     "reconcile": "reconcile: one turn (each 5 s), s",
     "definitions": "reading all definitions (each minute), s",
@@ -51,7 +57,45 @@ PARTS = {
     "peak_mib": "peak memory, MiB",
     "events_kib": "journal: events of one failover, KiB",
 }
-TIMES = ("decide", "place", "worker", "keeper", "reconcile", "definitions", "metrics")
+TIMES = ("decide", "place", "worker", "cpu", "keeper", "reconcile", "definitions", "metrics")
+
+
+STORM = {
+    "vms": "VMs lost",
+    "first": "alerts to the first start call, s",
+    "last": "alerts to the last start call, s",
+    "cpu": "processor time meanwhile, s",
+    "keeper": "keeper: the longest turn, s",
+    "reconcile": "reconcile: the longest turn, s",
+    "threads": "most threads",
+    "most": "most changes on one host at once",
+    "refused": "refusals",
+    "peak_mib": "peak memory, MiB",
+}
+LATENCY_SECONDS = 0.02
+REST_SECONDS = 8.0
+"""Of the site at rest, before the rack is lost; all definitions are read then."""
+NOTICED_SECONDS = 3.0
+"""Between the loss and the alerts."""
+DEADLINE_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Storm:
+    """Of one size, in real time: see ``STORM``."""
+
+    hosts: int
+    agents: bool
+    vms: int
+    first: float
+    last: float
+    cpu: float
+    keeper: float
+    reconcile: float
+    threads: int
+    most: int
+    refused: int
+    peak_mib: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +108,7 @@ class Measured:
     decide: float
     place: float
     worker: float
+    cpu: float
     keeper: float
     reconcile: float
     definitions: float
@@ -131,11 +176,15 @@ def measure(hosts: int, folder: Path) -> Measured:
         decided = seconds(lambda: decisions.extend(map(decide, questions)))
         assert all(isinstance(it, Plan) for it in decisions)
         placement = questions[0].hosts.placement
-        placed = seconds(lambda: list(place(placement.leaving.values(), placement.rooms)))
+        placed = min(
+            seconds(lambda: list(place(placement.leaving.values(), placement.rooms))) for _ in range(5)
+        )
 
         before = _events_bytes(run.journal)
         run.journal.receive(host_failures(site, clock.wall()), at=clock.wall())
+        cpu = time.process_time()
         worker = seconds(run.settle)
+        cpu = time.process_time() - cpu
         assert len(site.starts) == len(site.leaving)
         events_kib = (_events_bytes(run.journal) - before) / 1024 / len(site.leaving)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -146,6 +195,7 @@ def measure(hosts: int, folder: Path) -> Measured:
         decided,
         placed,
         worker,
+        cpu,
         keeper,
         reconcile,
         definitions,
@@ -153,6 +203,54 @@ def measure(hosts: int, folder: Path) -> Measured:
         peak_mib,
         events_kib,
     )
+
+
+def storm(hosts: int, folder: Path, *, agents: bool) -> Storm:
+    """Let a site of that size run in real time, then lose a rack."""
+    stopping = threading.Event()
+    site = mesh(hosts, latency_seconds=LATENCY_SECONDS, pause=stopping.wait)
+    settings = settings_of(site, folder / "journal", agents=agents)
+    report, clock = Report(settings), SystemClock(stopping)
+    with closing(SqliteJournal(folder / "journal")) as file:
+        fill(file, site)
+        site.journal = journal = WatchedJournal(file, report)
+        ports = Ports(site, site, site, site, site, site, journal, clock, ThreadTasks())
+        actuator = Actuator(ports, settings, report, stopping)
+        turns = {part: _timed(getattr(actuator, part)) for part in ("_keeper", "reconciler")}
+        actuator.start()
+        try:
+            clock.pause(REST_SECONDS)
+            site.lose_rack()
+            clock.pause(NOTICED_SECONDS)
+            begin, cpu = time.monotonic(), time.process_time()
+            journal.receive(host_failures(site, clock.wall()), at=clock.wall())
+            actuator.wake()
+            first, threads = math.inf, 0
+            while len(site.starts) < len(site.leaving) and time.monotonic() - begin < DEADLINE_SECONDS:
+                clock.pause(0.05)
+                threads = max(threads, threading.active_count())
+                if site.starts:
+                    first = min(first, time.monotonic() - begin)
+            last = time.monotonic() - begin
+            assert len(site.starts) == len(site.leaving), "all are started in time"
+            cpu = time.process_time() - cpu
+            refused = sum(it.kind == "refused" for _, it in file.timeline(limit=1_000_000))
+        finally:
+            actuator.stop()
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    longest = [max(of) for of in turns.values()]
+    most = max(site.most.values())
+    return Storm(
+        hosts, agents, len(site.leaving), first, last, cpu, *longest, threads, most, refused, peak_mib
+    )
+
+
+def _timed(part: Keeper | Reconciler) -> list[float]:
+    """What each of its turns takes, from now on."""
+    took: list[float] = []
+    turn = part.turn
+    part.turn = lambda: took.append(seconds(turn))
+    return took
 
 
 def _events_bytes(journal: SqliteJournal) -> int:
@@ -176,27 +274,56 @@ def table(found: list[Measured]) -> Table:
     shown.add_column("grows with n to the", justify="right")
     for name, label in PARTS.items():
         values = [getattr(it, name) for it in found]
-        grows = "" if name not in TIMES else f"{exponent(found, name):.2f}"
+        grows = f"{exponent(found, name):.2f}" if name in TIMES else ""
         shown.add_row(label, *(f"{it:.3f}" if name in TIMES else f"{it:.0f}" for it in values), grows)
     return shown
 
 
+def storm_table(found: list[Storm]) -> Table:
+    """In real time, by size and proof."""
+    shown = Table(title=f"In real time, each call takes {LATENCY_SECONDS * 1000:.0f} ms")
+    shown.add_column("")
+    for it in found:
+        shown.add_column(f"{it.hosts} hosts, {'agents' if it.agents else 'arbiter'}", justify="right")
+    for name, label in STORM.items():
+        values = [getattr(it, name) for it in found]
+        shown.add_row(label, *(f"{it:.1f}" if isinstance(it, float) else str(it) for it in values))
+    return shown
+
+
+def _in_a_process(*options: str) -> dict[str, Any]:
+    argv = [sys.executable, "-m", "tests.bench.scale", *options]
+    done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
+    return json.loads(done.stdout)
+
+
 @click.command(help=__doc__)
 @click.option("--hosts", "sizes", type=click.IntRange(10, 1000), multiple=True, default=SIZES)
-@click.option("--one", is_flag=True, help="Measure the size given in this process, and print it as JSON.")
-def main(sizes: tuple[int, ...], one: bool) -> None:
+@click.option(
+    "--one", type=click.Choice(["alone", "agents", "arbiter"]), help="This, in this process, as JSON."
+)
+def main(sizes: tuple[int, ...], one: str | None) -> None:
     """Run the benchmark."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    if one:
-        with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(asdict(measure(sizes[0], Path(folder)))))
+    if one is not None:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            found = (
+                measure(sizes[0], folder)
+                if one == "alone"
+                else storm(sizes[0], folder, agents=one == "agents")
+            )
+        print(json.dumps(asdict(found)))
         return
-    found = []
-    for size in sizes:
-        argv = [sys.executable, "-m", "tests.bench.scale", "--one", "--hosts", str(size)]
-        done = subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True, timeout=1800)
-        found.append(Measured(**json.loads(done.stdout)))
-    Console(width=120).print(table(found))
+    console = Console(width=120)
+    alone = [Measured(**_in_a_process("--one", "alone", "--hosts", str(size))) for size in sizes]
+    console.print(table(alone))
+    storms = [
+        Storm(**_in_a_process("--one", proof, "--hosts", str(size)))
+        for proof in ("agents", "arbiter")
+        for size in sorted(sizes)[-2:]
+    ]
+    console.print(storm_table(storms))
 
 
 if __name__ == "__main__":

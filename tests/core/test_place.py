@@ -233,3 +233,54 @@ def test_a_whole_site_is_placed_and_each_host_asked_once_for_each_domain(monkeyp
         for host in it.rejected
     )
     assert sum(bool(it.host) for it in chosen.values()) > 3900
+
+
+# ---- worked out once for all of them -----------------------------------------------------------------------
+
+
+@given(domains_that_leave(), rooms_of_a_site)
+def test_one_of_those_that_leave_has_the_choice_that_place_gives_it(leaving, rooms):
+    placement = Placement({it.domain: it for it in leaving}, rooms)
+    assert {it.domain: placement.choose(it) for it in leaving} == dict(place(leaving, rooms)) | {
+        it.domain: Choice() for it in leaving if not it.hosts
+    }
+
+
+@given(st.data(), domains_that_leave(), rooms_of_a_site)
+def test_whoever_goes_where_it_was_to_go_changes_nothing_for_the_others(data, leaving, rooms):
+    placement = before = Placement({it.domain: it for it in leaving}, rooms)
+    for it in data.draw(st.permutations(leaving)):
+        if not before.choices[it.domain].host:
+            continue
+        placement = placement.went(it.domain)
+        assert it.domain not in placement.leaving
+        assert all(placement.choose(other) == before.choices[other.domain] for other in leaving
+                   if other.hosts and other.domain in placement.leaving)  # fmt: skip
+    gone = {it.domain: before.choices[it.domain].host for it in leaving if before.choices[it.domain].host}
+    for host, room in rooms.items():
+        come = [it for it in leaving if gone.get(it.domain) == host]
+        left = placement.rooms[host]
+        assert left.taken_bytes == room.taken_bytes + sum(it.memory_bytes or 0 for it in come)
+        assert left.domains == room.domains | {it.domain for it in come}
+
+
+@given(st.data(), domains_that_leave(), rooms_of_a_site, st.booleans())
+def test_whoever_stays_after_all_leaves_its_room_to_the_others(data, leaving, rooms, known):
+    placement = Placement({it.domain: it for it in leaving}, rooms)
+    if known:
+        assert placement.choices
+    one = data.draw(st.sampled_from(leaving))
+    others = [it for it in leaving if it is not one]
+    assert dict(placement.stays(one.domain).choices) == dict(place(others, rooms))
+
+
+@given(st.data(), domains_that_leave(), rooms_of_a_site)
+def test_one_that_leaves_otherwise_than_thought_is_placed_anew(data, leaving, rooms):
+    placement = Placement({it.domain: it for it in leaving}, rooms)
+    one = data.draw(st.sampled_from(leaving))
+    assert placement.choose(replace(one, hosts={})) == Choice()
+    other = replace(one, hosts={data.draw(st.sampled_from(HOSTS)): Past.GOOD})
+    anew = [other if it is one else it for it in leaving]
+    assert placement.choose(other) == dict(place(anew, rooms))[one.domain]
+    stranger = replace(other, domain="stranger")
+    assert placement.choose(stranger) == dict(place([*leaving, stranger], rooms))["stranger"]
