@@ -3,8 +3,8 @@
 A failover promotes at once and starts the domain when the lost host cannot have it any more: with a place for
 each of its plans, the second half of a host's domains would be promoted only after that wait.
 
-When a rack is lost, hundreds of plans side by side would end later than one after the other: they share one
-processor's Python, and so do the looks that say which hosts are there.
+When a rack is lost, hundreds of plans side by side end no sooner than some dozens: they share one processor's
+Python with each other, and with the looks that say which hosts are there.
 """
 
 import threading
