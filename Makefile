@@ -10,7 +10,7 @@ RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
 SCHEDULES ?= 20000
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt dashboards lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -94,6 +94,9 @@ bench-pause: test-packages dev  ## cut a VM's replication link RUNS (10) times; 
 
 bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack of them lost at once
 	$(BIN)/python -m tests.bench.scale
+
+dashboards: dev  ## write grafana/json anew from the code in grafana/
+	$(BIN)/python -m grafana
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
 	cd requirements && for name in exporter actuator dev; do \

@@ -1,7 +1,7 @@
 """The protected domains and where each should run: the configuration's word at first, then the journal's."""
 
 from actuator.config import ConfigError, Settings
-from actuator.model import DomainRecord, HostRecord
+from actuator.model import Authority, DomainRecord, HostRecord
 from actuator.ports import Journal
 
 
@@ -36,6 +36,23 @@ class Protected:
             JournalError: it cannot be read.
         """
         return next((it for it in self._journal.hosts() if it.host == host), HostRecord(host))
+
+    def host_records(self) -> tuple[HostRecord, ...]:
+        """The record of every configured host, and before them that of the host "".
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        stored = {it.host: it for it in self._journal.hosts()}
+        return tuple(stored.get(host) or HostRecord(host) for host in ("", *self._settings.hosts))
+
+    def authorities(self) -> tuple[Authority, ...]:
+        """Of every DRBD resource that is arbitrated.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        return self._journal.authorities()
 
     def hosts(self, record: DomainRecord) -> tuple[str, ...]:
         """Every host where the domain may run, the one where it should run first."""

@@ -6,6 +6,8 @@ is logged and counted, in one place.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import get_args
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -24,6 +26,7 @@ from actuator.model import (
     Postpone,
     ProgramRun,
     Received,
+    Step,
 )
 from actuator.ports import Journal, JournalError
 from actuator.protected import Protected
@@ -36,6 +39,9 @@ WRITE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
 
 
 VERBS = ("restart", "migrate", "failover")
+STEPS = tuple(it.default for step in get_args(Step) for it in fields(step) if it.name == "kind")
+HAPPENINGS = ("decided", "would", "refused", "postponed", "finished")
+"""Kinds of events that are counted from 0 on, so that `increase()` sees the first."""
 
 
 class Report:
@@ -57,9 +63,11 @@ class Report:
         self._plans = Counter(
             "vmheal_plans", "Plans that ended.", ["verb", "outcome"], registry=self.registry
         )
-        for verb in VERBS:
-            for outcome in (PlanStatus.SUCCEEDED, PlanStatus.FAILED):
-                self._plans.labels(verb, outcome.value)  # from 0 on: the first failure is an increase
+        self._events = Counter(
+            "vmheal_events", "Events of the timeline, by their kind.", ["kind"], registry=self.registry
+        )
+        for kind in HAPPENINGS:
+            self._events.labels(kind)
         self._plan_seconds = Histogram(
             "vmheal_plan_duration_seconds",
             "From a plan's claim to its end.",
@@ -67,6 +75,10 @@ class Report:
             buckets=STEP_BUCKETS,
             registry=self.registry,
         )
+        for verb in VERBS:
+            for outcome in (PlanStatus.SUCCEEDED, PlanStatus.FAILED):
+                self._plans.labels(verb, outcome.value)  # from 0 on: the first failure is an increase
+                self._plan_seconds.labels(verb, outcome.value)
         self._step_seconds = Histogram(
             "vmheal_step_duration_seconds",
             "Steps of plans, from the look before to the outcome.",
@@ -74,6 +86,8 @@ class Report:
             buckets=STEP_BUCKETS,
             registry=self.registry,
         )
+        for step in STEPS:
+            self._step_seconds.labels(step, "done")
         self._look_seconds = Histogram(
             "vmheal_observation_duration_seconds",
             "Looks at the live system before a decision.",
@@ -122,6 +136,7 @@ class Report:
         own = {"domain": event.domain, "host": event.host, "plan": event.plan, "said": event.sentence}
         detail = {key: it for key, it in event.detail.items() if key != "event"}  # structlog's own
         log.info(event.kind, **{**detail, **own})
+        self._events.labels(event.kind).inc()
         match event.kind, event.detail:
             case "refused", {"guard": str(guard)}:
                 self._refusals.labels(guard).inc()
@@ -153,6 +168,8 @@ class _Domains(Collector):
         up = GaugeMetricFamily("vmheal_journal_up", "1 when the journal can be read.")
         try:
             records = self._protected.records()
+            hosts = self._protected.host_records()
+            authorities = self._protected.authorities()
         except JournalError:
             up.add_metric([], 0)
             yield up
@@ -171,13 +188,76 @@ class _Domains(Collector):
         )
         plans = GaugeMetricFamily("vmheal_plans_open", "Plans that have begun and not ended.")
         plans.add_metric([], sum(record.open_plan is not None for record in records))
+        under_way = GaugeMetricFamily(
+            "vmheal_domain_plan_open",
+            "1 while a plan of the domain has begun and not ended; `host` is where it is to run then.",
+            labels=["domain", "host", "source", "verb"],
+        )
+        took = GaugeMetricFamily(
+            "vmheal_domain_plan_duration_seconds",
+            "How long the domain's last plan took, from its claim to its end.",
+            labels=["domain", "host", "source", "verb", "outcome"],
+        )
+        ended = GaugeMetricFamily(
+            "vmheal_domain_plan_finished_timestamp_seconds",
+            "When the domain's last plan ended, Unix time.",
+            labels=["domain", "host", "source", "verb", "outcome"],
+        )
         for record in records:
             for host in self._protected.hosts(record):
                 expected.add_metric([record.domain, host], host == record.host)
             if (escalation := record.escalation) is not None:
                 labels = [record.domain, escalation.host, escalation.kind.value, escalation.guard]
                 standing.add_metric(labels, 1)
-        yield from (expected, standing, plans)
+            if (made := record.plan) is not None:
+                labels = [record.domain, made.plan.host, made.plan.source, made.plan.verb]
+                if made.finished_at is None:
+                    under_way.add_metric(labels, 1)
+                else:
+                    labels.append(made.status.value)
+                    took.add_metric(labels, made.finished_at - made.claimed_at)
+                    ended.add_metric(labels, made.finished_at)
+        yield from (expected, standing, plans, under_way, took, ended)
+        yield from _orders(hosts, time.time())
+        yield from _replicas(authorities)
+
+
+def _orders(hosts: Sequence[HostRecord], now: float) -> Iterator[Metric]:
+    """What people and alerts told vmheal about hosts; ``now`` is wall clock."""
+    family = GaugeMetricFamily(
+        "vmheal_host_order",
+        "1 while it stands that the host is failed (by an alert), drained, down (by a person's word) or"
+        " paused; the host `all` stands for every one.",
+        labels=["host", "order"],
+    )
+    for it in hosts:
+        standing = {
+            "failed": it.failed_at is not None,
+            "drained": it.drained is not None,
+            "down": it.down is not None,
+            "paused": it.paused is not None and it.paused.stands(now),
+        }
+        for order, stands in standing.items():
+            if it.host or order == "paused":  # all hosts can be paused, and nothing else
+                family.add_metric([it.host or "all", order], stands)
+    yield family
+
+
+def _replicas(authorities: Sequence[Authority]) -> Iterator[Metric]:
+    """Who may be Primary, and whose data are current, as the arbiter has it."""
+    holder = GaugeMetricFamily(
+        "vmheal_authority", "1 on the host that may be Primary, 0 on the other.", labels=["resource", "host"]
+    )
+    admitted = GaugeMetricFamily(
+        "vmheal_replica_admitted",
+        "1 when the host's replica is known to be current, 0 when it must not be promoted.",
+        labels=["resource", "host"],
+    )
+    for it in authorities:
+        for host in it.hosts:
+            holder.add_metric([it.resource, host], host == it.holder)
+            admitted.add_metric([it.resource, host], host in it.admitted)
+    yield from (holder, admitted)
 
 
 class WatchedJournal:

@@ -1,9 +1,23 @@
 """What the actuator says of itself on /metrics."""
 
+import time
+from dataclasses import replace
+
 import pytest
 from structlog.testing import capture_logs
 
-from actuator.model import DomainRecord, Escalation, EscalationKind, Event
+from actuator.model import (
+    Authority,
+    DomainRecord,
+    Escalation,
+    EscalationKind,
+    Event,
+    HostRecord,
+    Order,
+    Plan,
+    PlanRecord,
+    PlanStatus,
+)
 from actuator.ports import JournalError
 from actuator.protected import Protected
 from actuator.report import Report, WatchedJournal
@@ -36,9 +50,17 @@ def test_events_become_metrics_once_they_are_durable(watched):
         Event(1.0, "finished", "done", "voms01", "v01", "p", finished),
     ]
     plans = {"verb": "restart", "outcome": "succeeded"}
-    assert value("vmheal_plans_total", plans) == 0, "there before the first one, so that it is an increase"
+    started = {"step": "start", "outcome": "done"}
+    for name, labels in (
+        ("vmheal_plans_total", plans),
+        ("vmheal_plan_duration_seconds_count", plans),
+        ("vmheal_step_duration_seconds_count", started),
+        ("vmheal_events_total", {"kind": "refused"}),
+    ):
+        assert value(name, labels) == 0, "there before the first one, so that it is an increase"
     machine.journal.commit(events=events)
     assert value("vmheal_refusals_total", {"guard": "is_down"}) == 1
+    assert value("vmheal_events_total", {"kind": "refused"}) == 1
     assert value("vmheal_observation_duration_seconds_sum") == pytest.approx(0.2)
     assert value("vmheal_step_duration_seconds_count", {"step": "start", "outcome": "done"}) == 1
     assert value("vmheal_plans_total", plans) == 1
@@ -92,6 +114,53 @@ def test_where_domains_should_run_and_what_warnings_stand(watched):
     assert value("vmheal_domain_expected", {"domain": "stranger", "host": "v01"}) is None
     assert value("vmheal_plans_open") == 0
     assert value("vmheal_journal_up") == 1
+
+
+def test_plans_of_a_domain_are_shown(watched):
+    machine, report = watched
+    value = report.registry.get_sample_value
+    plan = Plan("failover", "voms01", "v02", "so", (), source="v01")
+    begun = PlanRecord("p", plan, PlanStatus.OPEN, 100.0, ())
+    labels = {"domain": "voms01", "host": "v02", "source": "v01", "verb": "failover"}
+    machine.journal.commit(record=DomainRecord("voms01", 1, "v01", plan=begun))
+    assert value("vmheal_domain_plan_open", labels) == 1
+    done = replace(begun, status=PlanStatus.SUCCEEDED, finished_at=112.5)
+    machine.journal.commit(record=DomainRecord("voms01", 2, "v02", plan=done))
+    assert value("vmheal_domain_plan_open", labels) is None
+    ended = labels | {"outcome": "succeeded"}
+    assert value("vmheal_domain_plan_duration_seconds", ended) == 12.5
+    assert value("vmheal_domain_plan_finished_timestamp_seconds", ended) == 112.5
+
+
+def test_what_was_ordered_of_hosts_is_shown(watched):
+    machine, report = watched
+    now = time.time()
+    over = Order("a", now - 20, until_at=now - 10)
+    machine.journal.commit(
+        hosts=[
+            HostRecord("", 1, paused=Order("a", now)),
+            HostRecord("v01", 1, failed_at=now, paused=over),
+            HostRecord("v02", 1, drained=Order("a", now), down=Order("a", now)),
+        ]
+    )
+    shown = {
+        (sample.labels["host"], sample.labels["order"])
+        for family in report.registry.collect()
+        for sample in family.samples
+        if sample.name == "vmheal_host_order" and sample.value
+    }
+    assert shown == {("all", "paused"), ("v01", "failed"), ("v02", "drained"), ("v02", "down")}
+    assert report.registry.get_sample_value("vmheal_host_order", {"host": "v01", "order": "paused"}) == 0
+
+
+def test_who_may_be_primary_and_whose_data_are_current_is_shown(watched):
+    machine, report = watched
+    authority = Authority("voms01", ("v01", "v02"), 1, "v02", frozenset({"v02"}))
+    machine.journal.commit(authorities=[authority])
+    value = report.registry.get_sample_value
+    for host, may in (("v01", 0), ("v02", 1)):
+        assert value("vmheal_authority", {"resource": "voms01", "host": host}) == may
+        assert value("vmheal_replica_admitted", {"resource": "voms01", "host": host}) == may
 
 
 def test_a_journal_that_cannot_be_read_is_said_and_nothing_is_invented(watched, monkeypatch):

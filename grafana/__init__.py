@@ -1,0 +1,1 @@
+"""vmheal's Grafana dashboards as code: `python -m grafana` writes them to `grafana/json`."""
