@@ -10,7 +10,7 @@ RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
 SCHEDULES ?= 20000
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt dashboards lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt dashboards pictures lock clean
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -97,6 +97,11 @@ bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack 
 
 dashboards: dev  ## write grafana/json anew from the code in grafana/
 	$(BIN)/python -m grafana
+
+pictures: test-packages dev  ## play for the dashboards, and draw docs/pictures from it
+	@folder=$$(mktemp -d) && trap 'rm -rf $$folder' EXIT && \
+	$(ROOT) $(BIN)/python -m tests.grafana.play $$folder && \
+	$(ROOT) $(BIN)/python -m tests.grafana.pictures $$folder docs/pictures
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
 	cd requirements && for name in exporter actuator dev; do \

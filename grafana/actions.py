@@ -51,7 +51,7 @@ def actions() -> dashboard.Dashboard:
         [
             Query(
                 f"max by (domain, alertname, guard) (vmheal_escalation{{{HERE}}})",
-                "{{domain}}: {{alertname}} {{guard}}",
+                "{{domain}} {{alertname}}: {{guard}}",
             )
         ],
         {"1": ("stands", WARNING)},
@@ -86,7 +86,7 @@ def actions() -> dashboard.Dashboard:
     )
     panels.timeline(
         "VMs that were down",
-        "When each VM ran nowhere while it should: the outage as Prometheus saw it.",
+        "When each VM ran nowhere while it should, or stood still: the outage as Prometheus saw it.",
         [
             Query(
                 f"max by (domain) (vmheal_domain_expected{{{HERE}}} == 1) unless on (domain)"
@@ -201,11 +201,13 @@ def _durations(panels: Panels) -> None:
         unit="short",
         span=8,
     )
-    panels.graph(
+    panels.table(
         "Refusals by guard",
-        "Since the actuator was started.",
-        [Query("sum by (guard) (increase(vmheal_refusals_total[$__rate_interval])) > 0", "{{guard}}")],
-        unit="short",
+        "Since the actuator was started: what kept it from acting.",
+        [Query("sum by (guard) (vmheal_refusals_total)")],
+        [Column("guard", "guard"), Column("", "times")],
+        nothing="none",
+        sort="-times",
         span=8,
     )
 

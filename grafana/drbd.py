@@ -177,6 +177,14 @@ def _figures(panels: Panels) -> None:
         Query(f'max by (host) (drbd_resource_role{{{ONE},drbd_resource_role="Primary"}} == 1)', "{{host}}"),
         names=True,
         nothing="nowhere",
+        span=3,
+    )
+    panels.stat(
+        "Primaries",
+        "Two are right only during a live migration; else two hosts write.",
+        Query(f'count(drbd_resource_role{{{ONE},drbd_resource_role="Primary"}} == 1) or vector(0)'),
+        texts={"0": ("none", NEUTRAL), "1": ("one", GOOD), "2": ("two", BAD)},
+        span=3,
     )
     panels.stat(
         "Replicas that are UpToDate",
@@ -198,12 +206,14 @@ def _figures(panels: Panels) -> None:
         Query(f"sum(drbd_resource_suspended{{{ONE}}})"),
         steps=some_bad,
         nothing="not known",
+        span=3,
     )
     panels.stat(
         "Split brain",
         "Hosts whose kernel found data on both sides that the other has not.",
         Query(f"count(vmheal_drbd_connection_split_brain{{{ONE}}} == 1) or vector(0)"),
         steps=some_bad,
+        span=3,
     )
 
 

@@ -29,6 +29,9 @@ RUNNING = f'max by (host, domain) (libvirt_domain_state{{host=~"$host",state=~"{
 DISKS = 'libvirt_domain_drbd_resource{host=~"$host"}'
 
 
+PAUSED = 'max(vmheal_host_order{host="all",order="paused"} == 1)'
+
+
 def _because(why: str, expression: str) -> str:
     """Domains with the reason why they are not protected; `more` is the resource, where it is one's."""
     labels = "max by (host, domain, more)"
@@ -70,6 +73,13 @@ NOT_PROTECTED = "\nor ".join(
             _of_disks(
                 'drbd_device_state{host=~"$host",drbd_device_state="UpToDate"} * 0 + 1'
                 ' and on (host, name) drbd_resource_suspended{host=~"$host"} == 1'
+            ),
+        ),
+        _because(
+            "is Primary on two hosts",
+            _of_disks(
+                'drbd_device_state{host=~"$host",drbd_device_state="UpToDate"} * 0 + 1 and on (name)'
+                ' (count by (name) (drbd_resource_role{host=~"$host",drbd_resource_role="Primary"} == 1) > 1)'
             ),
         ),
         _because(
@@ -187,9 +197,15 @@ def fleet() -> dashboard.Dashboard:
             ),
             Query('max by (host) (vmheal_host_memory_free_bytes{host=~"$host"})', name="free"),
             Query('max by (host) (vmheal_host_load1{host=~"$host"})', name="load"),
-            Query('max by (host) (vmheal_host_order{host=~"$host",order="failed"})', name="failed"),
-            Query('max by (host) (vmheal_host_order{host=~"$host",order="drained"})', name="drained"),
-            Query('max by (host) (vmheal_host_order{host=~"$host|all",order="paused"})', name="paused"),
+            Query(
+                'max by (host) (vmheal_host_order{host=~"$host",host!="all",order="failed"})', name="failed"
+            ),
+            Query(
+                'max by (host) (vmheal_host_order{host=~"$host",host!="all",order="drained"})', name="drained"
+            ),
+            Query(
+                'max by (host) (vmheal_host_order{host=~"$host",host!="all",order="paused"})', name="paused"
+            ),
         ],
         [
             Column("host", "host", link=Link.HOST),
@@ -205,6 +221,7 @@ def fleet() -> dashboard.Dashboard:
             Column("paused", "paused", texts=STANDS | {"0": ("no", "text")}),
         ],
         sort="host",
+        height=6,
     )
     return board(
         "vmheal-fleet",
@@ -262,8 +279,13 @@ def _figures(panels: Panels) -> None:
     )
     panels.stat(
         "Mode",
-        "enforce: vmheal acts; approve: a person releases each plan; observe: it only says what it would do.",
-        Query("vmheal_mode == 1", "{{mode}}"),
+        "enforce: vmheal acts; approve: a person releases each plan; observe: it only says what it would do;"
+        " paused: a person has told it to begin nothing.",
+        Query(
+            f'label_replace({PAUSED} * 2, "mode", "paused", "", "") or vmheal_mode == 1 unless on () {PAUSED}',
+            "{{mode}}",
+        ),
+        steps=((None, NEUTRAL), (2, WARNING)),
         names=True,
         nothing="actuator is down",
         span=3,

@@ -139,7 +139,7 @@ CONNECTION_STATES = (
     State("ProtocolError", BAD),
     State("TearDown", WARNING),
 )
-ROLES = (State("Primary", NEUTRAL), State("Secondary", GOOD), State("Unknown", WARNING, "not known"))
+ROLES = (State("Primary", NEUTRAL), State("Secondary", GOOD))
 YES_NO = {"1": ("yes", GOOD), "0": ("no", BAD)}
 STANDS = {"1": ("yes", WARNING), "0": ("no", QUIET)}
 

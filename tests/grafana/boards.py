@@ -101,3 +101,9 @@ def filled(text: str, variables: Mapping[str, str]) -> str:
 def labelled(legend: str, labels: Mapping[str, str]) -> str:
     """The name of a series."""
     return _LABEL.sub(lambda found: labels.get(found[1], ""), legend)
+
+
+def possible_colours(options: Mapping[str, Any]) -> set[str]:
+    """The colours that a field with these options can have."""
+    texts = {it["color"] for mapping in options.get("mappings", ()) for it in mapping["options"].values()}
+    return texts | {step["color"] for step in options.get("thresholds", {}).get("steps", ())}

@@ -140,7 +140,7 @@ class LosableLine(Line):
             self._power_file(host).write_text("on")
         return {host: self._replayed(host, folder) for host, folder in folders.items()}
 
-    def _replayed(self, host: str, folder: Path) -> FakeDrbd:
+    def _replayed(self, host: str, folder: Path) -> ReplayedDrbd:
         (peer,) = set(HOSTS) - {host}
         return ReplayedDrbd(
             folder,

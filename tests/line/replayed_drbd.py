@@ -88,12 +88,7 @@ class ReplayedDrbd(FakeDrbd):
         self.resources = resources
         (base / "resources").mkdir()
         for name, label in _CAPTURES.items():
-            for minor, resource in enumerate(resources):
-                folder = base / "states" / name / resource
-                folder.mkdir(parents=True)
-                (folder / "minor").write_text(f"{minor}")
-                (folder / "events2").write_text(events2_of(label, resource, minor))
-                (folder / "proc").write_text(_proc_of(label, minor))
+            self.learn(name, label)
         version, _, _ = command(drbd84(_CAPTURES[state]), "cat /proc/drbd").partition(" 0: ")
         (base / "version").write_text(version)
         (base / "write-proc").write_text(_PROC)
@@ -108,6 +103,23 @@ class ReplayedDrbd(FakeDrbd):
             argv = shlex.join([sys.executable, "-c", _HANDLER, str(handler), str(base / "proc")])
             (base / "fence-peer").write_text(f"cd {REPO}\n{argv}\n")
         self.become(dict.fromkeys(resources, state))
+
+    def learn(self, state: str, label: str, *, suspended: str = "no") -> None:
+        """Know one more state that resources can be in.
+
+        Args:
+            state: its name.
+            label: of the capture of what DRBD said then.
+            suspended: why I/O is suspended, in drbdsetup's word; of that there is no capture.
+        """
+        for minor, resource in enumerate(self.resources):
+            folder = self.base / "states" / state / resource
+            folder.mkdir(parents=True)
+            (folder / "minor").write_text(f"{minor}")
+            said = events2_of(label, resource, minor)
+            assert "suspended:no" in said
+            (folder / "events2").write_text(said.replace("suspended:no", f"suspended:{suspended}", 1))
+            (folder / "proc").write_text(_proc_of(label, minor))
 
     def become(self, states: Mapping[str, str]) -> None:
         """Have these resources be in these states from now on; nobody promotes anything meanwhile."""
