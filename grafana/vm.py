@@ -154,7 +154,7 @@ def _figures(panels: Panels) -> None:
         names=True,
         steps=((None, BAD),),
         nothing="no",
-        span=4,
+        span=5,
     )
     panels.stat(
         "Last plan",
@@ -162,7 +162,7 @@ def _figures(panels: Panels) -> None:
         Query(f"vmheal_domain_plan_finished_timestamp_seconds{{{VM}}}", "{{verb}} to {{host}}: {{outcome}}"),
         names=True,
         nothing="none yet",
-        span=5,
+        span=4,
     )
     panels.stat(
         "It took",

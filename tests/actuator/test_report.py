@@ -55,6 +55,7 @@ def test_events_become_metrics_once_they_are_durable(watched):
         ("vmheal_plans_total", plans),
         ("vmheal_plan_duration_seconds_count", plans),
         ("vmheal_step_duration_seconds_count", started),
+        ("vmheal_step_duration_seconds_count", started | {"outcome": "failed"}),
         ("vmheal_events_total", {"kind": "refused"}),
     ):
         assert value(name, labels) == 0, "there before the first one, so that it is an increase"

@@ -16,6 +16,8 @@ from tests.grafana.boards import Panel, board, labelled
 
 WIDTH, ROW, GAP = 1500, 30, 8
 """Pixels: of the page, and of Grafana's grid."""
+LONG = 14
+"""Characters: Grafana makes a longer name smaller, too."""
 SERIES = ("green", "yellow", "blue", "orange", "red", "purple")
 
 
@@ -163,7 +165,8 @@ class Drawing:
             figures.append(
                 f'<b style="color:{self.theme.colour(colour)}">{html.escape(label if names else text)}</b>'
             )
-        return f'<div class="figures n{min(len(figures), 3)}">{"".join(figures)}</div>'
+        size = 2 if len(figures) == 1 and len(label) > LONG and names else min(len(figures), 3)
+        return f'<div class="figures n{size}">{"".join(figures)}</div>'
 
     def _table(self, panel: Panel) -> str:
         answers = {it.ref: self.asked.at(panel, it, self.begin, self.end) for it in panel.targets}
