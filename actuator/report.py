@@ -87,8 +87,8 @@ class Report:
             registry=self.registry,
         )
         for step in STEPS:
-            for outcome in ("done", "failed"):
-                self._step_seconds.labels(step, outcome)
+            for ended in ("done", "failed"):
+                self._step_seconds.labels(step, ended)
         self._look_seconds = Histogram(
             "vmheal_observation_duration_seconds",
             "Looks at the live system before a decision.",

@@ -1,4 +1,4 @@
-"""`python -m tests.grafana.pictures KEPT FOLDER` draws all dashboards, light and dark, from a play that was kept."""
+"""`python -m tests.grafana.pictures KEPT FOLDER` draws the pictures of docs/dashboards.md from a play that was kept."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from tests.grafana import chromium
 from tests.grafana.asking import Prometheus
 from tests.grafana.boards import NAMES, board
 from tests.grafana.play import FAILING, TIMES
-from tests.grafana.preview import GAP, ROW, THEMES, WIDTH, Drawing, Theme
+from tests.grafana.preview import DARK, GAP, LIGHT, ROW, WIDTH, Drawing, Theme
 from tests.prometheus import prometheus
 
 ANY = ".+"
@@ -78,7 +78,6 @@ if __name__ == "__main__":
     kept, target = map(Path, sys.argv[1:])
     with tempfile.TemporaryDirectory() as scratch, played(kept, Path(scratch)) as of:
         for name in NAMES:
-            for theme in THEMES:
-                drawn = page(of, name, theme, Path(scratch))
-                chromium.picture(drawn, target / f"{name}-{theme.name}.png", WIDTH, height(name))
-                print(name, theme.name, chromium.cut_off(drawn, WIDTH, height(name)))
+            theme = LIGHT if name in {"host", "drbd"} else DARK
+            drawn = page(of, name, theme, Path(scratch))
+            chromium.picture(drawn, target / f"{name}.png", WIDTH, height(name))

@@ -39,16 +39,15 @@ class Theme:
         return own.get(name) or self.palette[name]
 
 
-THEMES = (
-    Theme(
-        "dark", "#111217", "#181b1f", "#2c3037", "#ccccdc", "#9094a3",
-        {"green": "#73bf69", "yellow": "#fade2a", "blue": "#5794f2", "orange": "#ff9830", "red": "#f2495c", "purple": "#b877d9"},
-    ),
-    Theme(
-        "light", "#f4f5f5", "#ffffff", "#dcdcde", "#24292e", "#5f6570",
-        {"green": "#56a64b", "yellow": "#e0b400", "blue": "#3274d9", "orange": "#ff780a", "red": "#e02f44", "purple": "#a352cc"},
-    ),
+DARK = Theme(
+    "dark", "#111217", "#181b1f", "#2c3037", "#ccccdc", "#9094a3",
+    {"green": "#73bf69", "yellow": "#fade2a", "blue": "#5794f2", "orange": "#ff9830", "red": "#f2495c", "purple": "#b877d9"},
 )  # fmt: skip
+LIGHT = Theme(
+    "light", "#f4f5f5", "#ffffff", "#dcdcde", "#24292e", "#5f6570",
+    {"green": "#56a64b", "yellow": "#e0b400", "blue": "#3274d9", "orange": "#ff780a", "red": "#e02f44", "purple": "#a352cc"},
+)  # fmt: skip
+THEMES = (DARK, LIGHT)
 
 
 # ---- values ----------------------------------------------------------------------------------------------

@@ -129,9 +129,7 @@ def test_what_shows_faults_shows_one_and_not_always(played, panel):
             assert not bad, f"{field} can be seen now"
             continue
         assert bad, f"{field}: nothing is wrong in the whole play"
-        moments = int(played.end - played.begin)
-        assert can <= BAD or {at for at, colour in seen if colour not in BAD} or len(bad) < moments, field
-        assert len(bad) < moments, f"{field}: something is wrong in the whole play"
+        assert len(bad) < int(played.end - played.begin), f"{field}: something is wrong in the whole play"
 
 
 @pytest.mark.parametrize("scene", ["a_vm_stands_still", "end"])
