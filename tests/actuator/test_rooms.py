@@ -388,6 +388,22 @@ def test_a_plan_takes_memory_until_a_later_figure_has_it(start, status, finished
     assert room.domains == {"b"}
 
 
+def test_what_its_own_last_plan_would_take_is_not_in_its_way(start):
+    machine = start(Mesh(4096, a="v01", b="v01"))
+    plan = Plan("failover", "a", "v02", "v01 is dead", (), source="v01")
+    failed = PlanRecord("a-1", plan, PlanStatus.FAILED, EPOCH - 10, (), EPOCH - 1)
+    machine.journal.commit(record=replace(machine.protected.record("a"), version=1, plan=failed))
+    rooms = rooms_of(machine)
+    rooms.measured("v02", Capacity(4096 << 20, 8192 << 20, 4), 8.0)
+    taken = {
+        name: rooms.around(machine.protected.record(name), Hosts(failed={"v01": EPOCH}), 10.0, EPOCH)
+        .placement.rooms["v02"]
+        .taken_bytes
+        for name in "ba"
+    }
+    assert taken == {"a": 0, "b": 1024 << 20}
+
+
 def test_an_old_figure_is_not_believed_and_says_why(start):
     machine = start(Mesh(4096, a="v01"))
     rooms = rooms_of(machine)

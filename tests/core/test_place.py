@@ -284,3 +284,10 @@ def test_one_that_leaves_otherwise_than_thought_is_placed_anew(data, leaving, ro
     assert placement.choose(other) == dict(place(anew, rooms))[one.domain]
     stranger = replace(other, domain="stranger")
     assert placement.choose(stranger) == dict(place([*leaving, stranger], rooms))["stranger"]
+
+
+def test_the_room_of_one_that_stays_goes_to_the_next():
+    placement = Placement({name: leaving(name) for name in "abc"}, {"v02": Room(5000 * MIB)})
+    assert {name: it.host for name, it in placement.choices.items()} == {"a": "v02", "b": "v02", "c": ""}
+    assert {name: it.host for name, it in placement.stays("a").choices.items()} == {"b": "v02", "c": "v02"}
+    assert {name: it.host for name, it in placement.stays("c").choices.items()} == {"a": "v02", "b": "v02"}
