@@ -20,10 +20,17 @@ log = structlog.get_logger(__name__)
 
 
 class Alarm:
-    """Sends warnings, takes them back, and sends standing ones again."""
+    """Sends warnings, takes them back, and sends standing ones again.
 
-    def __init__(self, ports: Ports, timeout_seconds: float) -> None:
+    Args:
+        ports: Alertmanager, the clock, and threads.
+        timeout_seconds: for each time that something is sent.
+        runbooks_url: where docs/runbooks is served, with a slash at its end; empty: the links are relative.
+    """
+
+    def __init__(self, ports: Ports, timeout_seconds: float, runbooks_url: str = "") -> None:
         self._ports = ports
+        self._runbooks_url = runbooks_url
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._sent_at: dict[str, float] = {}
@@ -35,9 +42,9 @@ class Alarm:
         now = self._ports.clock.wall()
         alerts = []
         if after.escalation is not None:
-            alerts.append(_standing(after.domain, after.escalation, now))
+            alerts.append(self._standing(after.domain, after.escalation, now))
         if before.escalation is not None and _labels(before) != _labels(after):
-            alerts.append(_ended(before.domain, before.escalation, now))
+            alerts.append(self._ended(before.domain, before.escalation, now))
         with self._lock:
             self._sent_at.pop(after.domain, None)
         self._send_soon(alerts, *(() if after.escalation is None else (after.domain,)))
@@ -53,7 +60,7 @@ class Alarm:
             "host": notification.labels.get("host", ""),
             "refused_alert": notification.labels.get("alertname", ""),
         }
-        self._send_soon([_alert(labels, refusal.sentence, now, now + LASTS_SECONDS)])
+        self._send_soon([self._alert(labels, refusal.sentence, now, now + LASTS_SECONDS)])
 
     def resend(self, records: Sequence[DomainRecord]) -> None:
         """Send again what stands and was not delivered within the last minute."""
@@ -66,7 +73,7 @@ class Alarm:
                 and now - self._sent_at.get(record.domain, float("-inf")) >= RESEND_SECONDS
             ]
         wall = self._ports.clock.wall()
-        alerts = [_standing(it.domain, it.escalation, wall) for it in due if it.escalation is not None]
+        alerts = [self._standing(it.domain, it.escalation, wall) for it in due if it.escalation is not None]
         if alerts:
             self._send(alerts, *(it.domain for it in due))
 
@@ -87,6 +94,24 @@ class Alarm:
             with self._lock:
                 self._sent_at.update(dict.fromkeys(standing, now))
 
+    def _standing(self, domain: str, escalation: Escalation, now: float) -> OutgoingAlert:
+        labels = _labels_of(domain, escalation)
+        return self._alert(labels, escalation.sentence, escalation.since_at, now + LASTS_SECONDS)
+
+    def _ended(self, domain: str, escalation: Escalation, now: float) -> OutgoingAlert:
+        return self._alert(_labels_of(domain, escalation), escalation.sentence, escalation.since_at, now)
+
+    def _alert(
+        self, labels: dict[str, str], sentence: str, starts_at: float, ends_at: float
+    ) -> OutgoingAlert:
+        name = labels["alertname"]
+        annotations = {
+            "summary": _SUMMARY[EscalationKind(name)].format(domain=labels["domain"] or "an alert"),
+            "description": sentence,
+            "runbook_url": f"{self._runbooks_url}{name}.md",
+        }
+        return OutgoingAlert(labels, annotations, starts_at, ends_at)
+
 
 def _labels(record: DomainRecord) -> dict[str, str]:
     return {} if record.escalation is None else _labels_of(record.domain, record.escalation)
@@ -102,22 +127,8 @@ def _labels_of(domain: str, escalation: Escalation) -> dict[str, str]:
     }
 
 
-def _standing(domain: str, escalation: Escalation, now: float) -> OutgoingAlert:
-    labels = _labels_of(domain, escalation)
-    return _alert(labels, escalation.sentence, escalation.since_at, now + LASTS_SECONDS)
-
-
-def _ended(domain: str, escalation: Escalation, now: float) -> OutgoingAlert:
-    return _alert(_labels_of(domain, escalation), escalation.sentence, escalation.since_at, now)
-
-
 _SUMMARY = {
     EscalationKind.REFUSED: "vmheal does not act on {domain}",
     EscalationKind.FAILED: "vmheal did not succeed with {domain}",
     EscalationKind.GAVE_UP: "vmheal has given up {domain}",
 }
-
-
-def _alert(labels: dict[str, str], sentence: str, starts_at: float, ends_at: float) -> OutgoingAlert:
-    summary = _SUMMARY[EscalationKind(labels["alertname"])].format(domain=labels["domain"] or "an alert")
-    return OutgoingAlert(labels, {"summary": summary, "description": sentence}, starts_at, ends_at)

@@ -339,6 +339,8 @@ class Settings(_Section):
     failover: FailoverSettings = FailoverSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
     limits: LimitSettings = LimitSettings()
+    runbooks_url: Annotated[str, StringConstraints(pattern=r"^(|https?://\S+/)$")] = ""
+    """Where docs/runbooks is served, with a slash at its end: for the links in what vmheal says itself."""
 
     @model_validator(mode="after")
     def _hosts_exist(self) -> "Settings":

@@ -35,7 +35,7 @@ class Protected:
         Raises:
             JournalError: it cannot be read.
         """
-        return next((it for it in self._journal.hosts() if it.host == host), HostRecord(host))
+        return next((it for it in self.host_records() if it.host == host), HostRecord(host))
 
     def host_records(self) -> tuple[HostRecord, ...]:
         """The record of every configured host, and before them that of the host "".
@@ -52,7 +52,7 @@ class Protected:
         Raises:
             JournalError: they cannot be read.
         """
-        return self._journal.authorities()
+        return tuple(self._journal.authorities().values())
 
     def hosts(self, record: DomainRecord) -> tuple[str, ...]:
         """Every host where the domain may run, the one where it should run first."""

@@ -7,6 +7,7 @@ is logged and counted, in one place.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from math import inf
 from typing import get_args
 
 import structlog
@@ -22,13 +23,14 @@ from actuator.model import (
     Event,
     HostRecord,
     Notification,
+    Order,
     PlanStatus,
     Postpone,
     ProgramRun,
     Received,
     Step,
 )
-from actuator.ports import Journal, JournalError
+from actuator.ports import Conflict, Journal, JournalError
 from actuator.protected import Protected
 from exporter import __version__
 
@@ -42,6 +44,7 @@ VERBS = ("restart", "migrate", "failover")
 STEPS = tuple(it.default for step in get_args(Step) for it in fields(step) if it.name == "kind")
 HAPPENINGS = ("decided", "would", "refused", "postponed", "finished")
 """Kinds of events that are counted from 0 on, so that `increase()` sees the first."""
+LOOPS = ("worker", "keeper", "reconcile")
 
 
 class Report:
@@ -105,11 +108,20 @@ class Report:
             registry=self.registry,
         )
         self._write_errors = Counter(
-            "vmheal_journal_errors", "Writes that the journal could not make.", registry=self.registry
+            "vmheal_journal_errors",
+            "Writes that the journal could not make; not those that another change came before.",
+            registry=self.registry,
         )
         self.faults = Counter(
             "vmheal_faults", "Unforeseen failures of the actuator itself.", ["where"], registry=self.registry
         )
+        for loop in LOOPS:
+            self.faults.labels(loop)  # from 0 on: the first one is an increase
+        Gauge(
+            "vmheal_failover_drbd_only",
+            "1 when failover.drbd_only takes DRBD's word for a proof: then two hosts may write.",
+            registry=self.registry,
+        ).set(settings.failover.drbd_only)
         self._sources = Gauge(
             "vmheal_source_up",
             "1 when it answered in the last reconcile.",
@@ -204,7 +216,14 @@ class _Domains(Collector):
             "When the domain's last plan ended, Unix time.",
             labels=["domain", "host", "source", "verb", "outcome"],
         )
+        begun = GaugeMetricFamily(
+            "vmheal_plan_begun_timestamp_seconds",
+            "When the plan that is under way was claimed, Unix time; host is where the domain is to run.",
+            labels=["domain", "host", "verb"],
+        )
         for record in records:
+            if (plan := record.open_plan) is not None:
+                begun.add_metric([record.domain, plan.plan.host, plan.plan.verb], plan.claimed_at)
             for host in self._protected.hosts(record):
                 expected.add_metric([record.domain, host], host == record.host)
             if (escalation := record.escalation) is not None:
@@ -218,7 +237,8 @@ class _Domains(Collector):
                     labels.append(made.status.value)
                     took.add_metric(labels, made.finished_at - made.claimed_at)
                     ended.add_metric(labels, made.finished_at)
-        yield from (expected, standing, plans, under_way, took, ended)
+        yield from (expected, standing, plans, under_way, took, ended, begun)
+        yield _pauses(hosts, records)
         yield from _orders(hosts, time.time())
         yield from _replicas(authorities)
 
@@ -259,6 +279,27 @@ def _replicas(authorities: Sequence[Authority]) -> Iterator[Metric]:
             holder.add_metric([it.resource, host], host == it.holder)
             admitted.add_metric([it.resource, host], host in it.admitted)
     yield from (holder, admitted)
+
+
+def _pauses(hosts: Sequence[HostRecord], records: Sequence[DomainRecord]) -> Metric:
+    paused = GaugeMetricFamily(
+        "vmheal_paused_until_timestamp_seconds",
+        "When an operator's pause ends, Unix time, perhaps past; +Inf: when it is taken back. Both labels"
+        " empty: it is for all domains.",
+        labels=["domain", "host"],
+    )
+    for labels, order in (
+        *(((it.domain, ""), it.paused) for it in records),
+        *((("", it.host), it.paused) for it in hosts),
+    ):
+        if order is not None:
+            paused.add_metric(labels, _end_of(order))
+    return paused
+
+
+def _end_of(order: Order) -> float:
+    """When it ends by itself, Unix time."""
+    return inf if order.until_at is None else order.until_at
 
 
 class WatchedJournal:
@@ -348,7 +389,7 @@ class _Measured:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self._report.written(time.perf_counter() - self._begun)
-        elif issubclass(kind, JournalError):
+        elif issubclass(kind, JournalError) and not issubclass(kind, Conflict):
             self._report.not_written()
 
 

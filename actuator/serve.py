@@ -49,7 +49,7 @@ class Actuator:
         self._woken = threading.Event()
         self.protected = Protected(settings, ports.journal)
         self.contacts = Contacts(ports.clock.monotonic())
-        alarm = Alarm(ports, settings.alertmanager.timeout_seconds)
+        alarm = Alarm(ports, settings.alertmanager.timeout_seconds, settings.runbooks_url)
         observer = Observer(ports, settings.evidence.timeout_seconds, self.contacts)
         limits = settings.limits
         slots = Slots(limits.plans_per_host, limits.plans, ports.clock, self.wake, stopping.is_set)

@@ -8,6 +8,9 @@ import yaml
 from tests.netns import Netns
 from tests.program import Server, configured_server
 
+RULE_FILES = ("vmheal.yml", "health.yml", "hardware.yml")
+"""What prometheus.yml names; of those that are not beside it Prometheus says nothing."""
+
 
 def prometheus(
     config: Path | str, folder: Path, *, port: int | None = None, netns: Netns | None = None

@@ -83,6 +83,7 @@ def test_the_documented_example_names_every_key_with_its_default(write):
             "  max_attempts: true",
             "restart.max_attempts: Input should be a valid integer",
         ),
+        ('runbooks_url: ""', "runbooks_url: http://example.org/runbooks", "runbooks_url: "),
         ("  max_age_seconds: 6", "  max_age_seconds: .nan", "evidence.max_age_seconds: "),
         ("  max_age_seconds: 6", "  max_age_seconds: .inf", "evidence.max_age_seconds: "),
         (

@@ -198,6 +198,7 @@ def test_what_is_not_ours_is_refused_and_said(start, notification, guard):
     assert warning.labels["alertname"] == "VMHealRefused"
     assert "action" not in warning.labels
     assert warning.annotations["description"] == refused.sentence
+    assert warning.annotations["runbook_url"] == "VMHealRefused.md"
 
 
 def test_an_alert_that_asks_for_nothing_is_let_pass(start):

@@ -1,5 +1,6 @@
 """What the actuator says of itself on /metrics."""
 
+import threading
 import time
 from dataclasses import replace
 
@@ -18,9 +19,10 @@ from actuator.model import (
     PlanRecord,
     PlanStatus,
 )
-from actuator.ports import JournalError
+from actuator.ports import Conflict, JournalError
 from actuator.protected import Protected
 from actuator.report import Report, WatchedJournal
+from actuator.serve import Actuator
 from tests.actuator.world import Clock, Machine, World, alert, settings
 
 
@@ -66,10 +68,68 @@ def test_events_become_metrics_once_they_are_durable(watched):
     assert value("vmheal_step_duration_seconds_count", {"step": "start", "outcome": "done"}) == 1
     assert value("vmheal_plans_total", plans) == 1
     assert value("vmheal_journal_write_duration_seconds_count") == 1
-    with pytest.raises(JournalError):
+    with pytest.raises(Conflict):
         machine.journal.commit(record=DomainRecord("voms01", 9, "v01"), events=events)
     assert value("vmheal_refusals_total", {"guard": "is_down"}) == 1, "it was not durable"
-    assert value("vmheal_journal_errors_total") == 1
+
+
+def test_a_write_that_fails_is_counted_and_one_that_another_came_before_is_not(watched, monkeypatch):
+    machine, report = watched
+
+    def fails(**_):
+        raise JournalError("the disk is full")
+
+    with pytest.raises(Conflict):
+        machine.journal.commit(record=DomainRecord("voms01", 9, "v01"))
+    assert report.registry.get_sample_value("vmheal_journal_errors_total") == 0
+    monkeypatch.setattr(machine._file, "commit", fails)
+    with pytest.raises(JournalError):
+        machine.journal.commit(record=DomainRecord("voms01", 1, "v01"))
+    assert report.registry.get_sample_value("vmheal_journal_errors_total") == 1
+
+
+def test_pauses_drains_and_plans_that_stand(watched):
+    machine, report = watched
+    value = report.registry.get_sample_value
+    paused, voms01 = "vmheal_paused_until_timestamp_seconds", {"domain": "voms01", "host": ""}
+    assert value(paused, voms01) is None
+    plan = Plan("migrate", "voms01", "v02", "it is moved", ())
+    record = DomainRecord("voms01", 1, "v01", paused=Order("ann", 1.0, until_at=900.0))
+    machine.journal.commit(
+        record=replace(record, plan=PlanRecord("p1", plan, PlanStatus.OPEN, 5.0, ())),
+        hosts=[
+            HostRecord("", 1, paused=Order("ann", 1.0)),
+            HostRecord("v02", 1, drained=Order("ann", 1.0)),
+        ],
+    )
+    assert value(paused, voms01) == 900.0
+    assert value(paused, {"domain": "", "host": ""}) == float("inf")
+    assert value("vmheal_host_order", {"host": "v02", "order": "drained"}) == 1
+    assert not value("vmheal_host_order", {"host": "v01", "order": "drained"})
+    begun = {"domain": "voms01", "host": "v02", "verb": "migrate"}
+    assert value("vmheal_plan_begun_timestamp_seconds", begun) == 5.0
+    ended = PlanRecord("p1", plan, PlanStatus.SUCCEEDED, 5.0, ())
+    machine.journal.commit(record=replace(record, version=2, paused=None, plan=ended))
+    assert value("vmheal_plan_begun_timestamp_seconds", begun) is None
+    assert value(paused, voms01) is None
+
+
+def test_a_proof_that_is_none_is_shown():
+    for drbd_only in (False, True):
+        report = Report(settings("/nonexistent/journal", failover={"drbd_only": drbd_only}))
+        assert report.registry.get_sample_value("vmheal_failover_drbd_only") == drbd_only
+
+
+def test_faults_count_from_0_in_each_loop(tmp_path):
+    """`increase()` would miss the first one else."""
+    path = tmp_path / "journal"
+    config = settings(path)
+    report = Report(config)
+    machine = Machine(World(), path, Clock(), config=config)
+    actuator = Actuator(machine.ports, config, report, threading.Event())
+    for thread in actuator._threads:
+        assert report.registry.get_sample_value("vmheal_faults_total", {"where": thread.name}) == 0
+    machine.close()
 
 
 def test_an_event_is_reported_whatever_its_detail_is_called(watched):
@@ -200,3 +260,15 @@ def test_who_answered_reconcile_is_shown(watched):
         assert report.registry.get_sample_value("vmheal_reconcile_timestamp_seconds") == (
             machine.reconciler.last_at
         )
+
+
+def test_what_the_actuator_says_links_to_the_sites_runbooks(tmp_path):
+    path = tmp_path / "journal"
+    world, config = World(), settings(path, runbooks_url="https://example.org/runbooks/")
+    machine = Machine(world, path, Clock(), config=config)
+    warning = Escalation(EscalationKind.GAVE_UP, "v01", "attempts_left", "three failed", 1.0)
+    machine.journal.commit(record=DomainRecord("voms01", 1, "v01", escalation=warning))
+    Actuator(machine.ports, config, Report(config), threading.Event()).reconciler.turn()
+    links = [it.annotations["runbook_url"] for it in world.sent]
+    assert links == ["https://example.org/runbooks/VMHealGaveUp.md"]
+    machine.close()

@@ -6,6 +6,8 @@ floods, fails or prints nonsense.
 
 import os
 import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from exporter.drbdsetup import Paths
@@ -105,6 +107,20 @@ class FakeDrbd:
         """What /proc/drbd reads from now on."""
         (self.base / "proc.new").write_text(text)
         (self.base / "proc.new").rename(self.base / "proc")
+
+    @contextmanager
+    def kernel(self) -> Iterator[Callable[..., int]]:
+        """Yield what writes a record to the kernel's log: each write to such a pipe is one read."""
+        self.paths.kernel_log.unlink()
+        reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
+        self.paths.kernel_log.symlink_to(f"/proc/self/fd/{reader}")
+        try:
+            yield lambda text, seconds=0.0: os.write(
+                writer, f"3,1,{int(seconds * 1e6)},-;{text}\n SUBSYSTEM=block\n".encode()
+            )
+        finally:
+            os.close(reader)
+            os.close(writer)
 
     def unload(self) -> None:
         """Remove the kernel module."""

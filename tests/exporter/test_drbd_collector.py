@@ -336,15 +336,8 @@ def test_without_the_files_the_address_is_the_name(fake, collector):
 
 @pytest.fixture
 def kernel_says(fake):
-    """Write records to the kernel's log: each write to such a pipe is one read."""
-    fake.paths.kernel_log.unlink()
-    reader, writer = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
-    fake.paths.kernel_log.symlink_to(f"/proc/self/fd/{reader}")
-    yield lambda text, seconds=0.0: os.write(
-        writer, f"3,1,{int(seconds * 1e6)},-;{text}\n SUBSYSTEM=block\n".encode()
-    )
-    os.close(reader)
-    os.close(writer)
+    with fake.kernel() as says:
+        yield says
 
 
 def test_split_brain_on_84(fake, kernel_says):

@@ -20,7 +20,7 @@ from tests.lab.lab import Lab, in_parallel
 from tests.lab.network import MONITOR, address
 from tests.lab.vm import LIBVIRT_URIS, Vm
 from tests.lab.waiting import LabError, stage, wait_until
-from tests.prometheus import leave_out
+from tests.prometheus import RULE_FILES, leave_out
 from tests.watching import wait_looked, wait_watched
 
 RULES = REPO / "rules"
@@ -259,7 +259,7 @@ class Site:
 
     def _write_files(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("prometheus.yml", "vmheal.yml", "alertmanager.yml", "hosts.yml"):
+        for name in ("prometheus.yml", *RULE_FILES, "alertmanager.yml", "hosts.yml"):
             shutil.copy(RULES / name, self.folder / name)
         if self._crashes_again:
             leave_out(self.folder / "vmheal.yml", "VMPersistentFailure")

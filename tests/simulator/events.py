@@ -523,7 +523,18 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
             return [_line(at, "clock-jumps", f"{random.choice([-3600, -30, 30, 3600])}")]
         case _:
             verb = random.choice(
-                ["primary", "secondary", "disconnect", "connect", "start", "destroy", "down", "detach", "undefine", "open"]
+                [
+                    "primary",
+                    "secondary",
+                    "disconnect",
+                    "connect",
+                    "start",
+                    "destroy",
+                    "down",
+                    "detach",
+                    "undefine",
+                    "open",
+                ]
             )
             if verb == "open":
                 return [_line(at, "by-hand", host, verb, vm), _line(at + lasts, "by-hand", host, "close", vm)]

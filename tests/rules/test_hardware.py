@@ -1,0 +1,117 @@
+"""rules/hardware.yml on what node_exporter, smartmon.sh and ipmi_exporter publish (tests/samples/hardware)."""
+
+import pytest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.exporter.drbd_samples import SAMPLES
+from tests.prometheus import RULE_FILES
+from tests.rules.replay import RULES, run, told
+
+pytestmark = pytest.mark.daemons  # needs Debian's prometheus package
+
+AT = range(0, 600, 15)
+LAST = 585
+
+
+def hardware(label: str, *prefixes: str) -> list[Metric]:
+    """What a host published; with prefixes only these series."""
+    text = "".join((SAMPLES / "hardware" / label / f"{job}.prom").read_text() for job in ("node", "ipmi"))
+    return [it for it in text_string_to_metric_families(text) if it.name.startswith(prefixes or "")]
+
+
+@pytest.fixture
+def publish(replay):
+    """Let a host be healthy for half the time, and say from then on what another sample says of these series."""
+    replay.step = 15
+
+    def publish(host: str, *failing: str, label: str = "failing") -> None:
+        replay.up(host, 1, AT)
+        replay.publish(host, hardware("healthy"), AT, "node")
+        if failing:
+            replay.publish(host, hardware(label, *failing), AT[20:], "node")
+
+    return publish
+
+
+def test_healthy_hardware_says_nothing(replay, publish):
+    publish("v01")
+    replay.expect(LAST)
+    replay.ask()
+
+
+DISK = {"host": "v01", "disk": "/dev/sda"}
+
+
+@pytest.mark.parametrize(
+    ("label", "failing", "waits", "alerts"),
+    [
+        ("failing", ["node_edac_uncorrectable"], 30, [told("HostHardwareFailing", host="v01")]),
+        ("failing", ["node_edac_correctable"], 0, [told("HostMemoryErrors", host="v01")]),
+        ("failing", ["node_hwmon"], 30, [told("HostHardwareFailing", host="v01")]),
+        ("failing", ["ipmi_temperature"], 30, [told("HostHardwareFailing", host="v01")]),
+        ("failing", ["node_md"], 60, [told("HostArrayDegraded", host="v01", device="md0")]),
+        ("failing", ["smartmon"], 60, [told("HostDiskFailing", **DISK)]),
+        ("failing", ["ipmi_fan"], 60, [told("HostFanFailed", host="v01", name="FAN1")]),
+        ("failing", ["ipmi_sensor"], 60, [told("HostPowerSupplyFailed", host="v01", name="PSU1 Status")]),
+        ("warm", [""], 120, [told("HostHot", host="v01")]),
+    ],
+    ids=lambda it: it[0] if isinstance(it, list) and isinstance(it[0], str) else None,
+)
+def test_hardware(replay, publish, label, failing, waits, alerts):
+    publish("v01", *failing, label=label)
+    publish("v02")
+    publish("v03")
+    begins = AT[20]
+    replay.expect(begins - 1)
+    if waits:
+        replay.quiet(begins + waits - 1, alerts[0][0])
+    replay.expect(begins + waits + 15, *alerts)
+    replay.expect(LAST, *alerts)
+    replay.ask()
+
+
+def test_hot_hosts_are_not_moved_onto_one_another(replay, publish):
+    for host in ("v01", "v02"):
+        publish(host, "ipmi_temperature")
+    replay.quiet(AT[20] + 29, "SeveralHostsHardwareFailing")
+    replay.expect(AT[20] + 30, told("SeveralHostsHardwareFailing"))
+    replay.expect(LAST, told("SeveralHostsHardwareFailing"))
+    replay.ask()
+
+
+@pytest.mark.parametrize(("active", "failed"), [(1, 0), (2, 1)], ids=["removed", "replaced by a spare"])
+def test_an_array_that_lacks_a_disk_or_has_one_that_failed(replay, publish, active, failed):
+    """A disk that mdadm removed is not counted as failed; one whose place a spare has taken is not missing."""
+    publish("v01")
+    disks = Metric("node_md_disks", "", "gauge")
+    for state, count in (("active", active), ("failed", failed), ("spare", 0)):
+        disks.add_sample("node_md_disks", {"device": "md0", "state": state}, count)
+    replay.publish("v01", [disks], AT[20:], "node")
+    replay.expect(LAST, told("HostArrayDegraded", host="v01", device="md0"))
+    replay.ask()
+
+
+def test_smartctl_exporter_says_it_too(replay, publish):
+    """Its names as in its source (metrics.go): no machine with its package was at hand."""
+    publish("v01")
+    status = Metric("smartctl_device_smart_status", "", "gauge")
+    status.add_sample("smartctl_device_smart_status", {"device": "nvme0"}, 0)
+    replay.publish("v01", [status], AT, "smartctl")
+    replay.expect(LAST, told("HostDiskFailing", host="v01", disk="nvme0"))
+    replay.ask()
+
+
+def test_the_scrape_jobs_that_are_commented_out_work(tmp_path):
+    """Each has the hosts' names, and the port of its exporter."""
+    for name in (*RULE_FILES, "hosts.yml"):
+        (tmp_path / name).write_bytes((RULES / name).read_bytes())
+    text = (RULES / "prometheus.yml").read_text()
+    head, mark, tail = text.partition("  # - job_name: node\n")
+    assert mark
+    shown = "".join(f"  {line.removeprefix('  # ')}\n" for line in (mark + tail).splitlines())
+    (tmp_path / "prometheus.yml").write_text(head + shown)
+    run("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
+    found = run("promtool", "check", "service-discovery", "prometheus.yml", "ipmi", cwd=tmp_path)
+    assert '"__address__": "v01:9290"' in found
+    assert '"host": "v01"' in found
