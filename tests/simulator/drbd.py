@@ -66,7 +66,7 @@ NO_MINOR = failed(127, "Device minor not allocated")
 NO_RESOURCE = failed(158, "Unknown resource")
 NO_CONNECTION = failed(162, "Invalid configuration request")
 HAS_DISK = failed(124, "Device is attached to a disk (use detach first)")
-HAS_PEER = failed(125, "Device has a net-config (use disconnect first)")
+HAS_PEER = failed(102, "Local address(port) already in use.")
 NO_DATA = refused(17, -2, "Need access to UpToDate data")
 REFUSED_BY_PEER = refused(11, -10, "State change was refused by peer node")
 
@@ -447,7 +447,8 @@ class Node:
             return NO_MINOR
         if self.attached:
             return HAS_DISK
-        if self.role == PRIMARY and self.session is None and self.exposed not in {0, self.md.current}:
+        newer = self.exposed not in {0, self.md.current} and self.peer_disk != UP_TO_DATE
+        if newer and PRIMARY in {self.role, self.peer_role}:
             return failed(150, "Can only attach to the data we lost last (see kernel log).")
         if self.md.broken:
             return Result(1, "open(/dev/vg0/disk) failed: Input/output error")
@@ -468,6 +469,8 @@ class Node:
             with self.changing():
                 self.up = True
                 self.connection = STAND_ALONE
+        elif self.attached:
+            return Result(1, "Device is configured!")
         attached = self.attach()
         if attached.status:
             return attached
@@ -671,6 +674,8 @@ class Pair:
             for node in self.nodes:
                 node.connection = CONNECTED
                 node.disk = _when_connected(node.disk)
+                if node.attached and PRIMARY in {one.role, two.role} and node.md.bitmap == 0:
+                    node.new_current()
             one.peer_disk, two.peer_disk = two.disk, one.disk
 
     def _source(self) -> tuple[Node | None, str]:
