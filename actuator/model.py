@@ -653,10 +653,6 @@ class Authority:
     """All hosts of a resource with more than two, which has no holder, as those that vote see them."""
     voting: frozenset[str] = frozenset()
     """Hosts whose DRBD was last seen to stop without a quorum of exactly these voters."""
-    behind: frozenset[str] = frozenset()
-    """Hosts that a Primary has written without, or may have. DRBD's generations do not always tell (8.4,
-    where a disk was lost while its peer was away): such a replica is no source of a resync, and admitted only
-    after one to it."""
 
     @property
     def votes(self) -> bool:

@@ -167,8 +167,8 @@ def refuses_attach(resource: str, environment: Mapping[str, str], proc: str) -> 
     """Why the resource's disk must not be attached here now; "": nothing is against it.
 
     DRBD takes a disk that is attached while its peer is connected without one for UpToDate, however old it is
-    (the arbiter's R4), also under a Primary. Disconnected it compares what it would have to. And a Primary
-    that has lost both disks has had I/O errors; with its own old disk back it would go on beside another.
+    (the arbiter's R4; seen on 8.4, of two Secondaries). Disconnected it compares what it would have to. And a
+    Primary that has lost both disks has had I/O errors; with its own disk back it would go on beside another.
 
     Raises:
         HookError: drbdadm does not know the resource.

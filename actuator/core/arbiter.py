@@ -75,8 +75,6 @@ class Side:
     """It has given the connection up, and waits to be told to connect."""
     attached: bool = True
     """It has its own disk."""
-    peer_attached: bool = True
-    """As far as it knows, its peer has one."""
 
 
 def side_of(host: str, resource: Resource, peer: str) -> Side:
@@ -93,8 +91,7 @@ def side_of(host: str, resource: Resource, peer: str) -> Side:
         peer_up_to_date=len(theirs) == len(disks) and _all_up_to_date(theirs),
         frozen=bool(resource.suspended),
         standalone=connection is not None and connection.connection_state is ConnectionState.STAND_ALONE,
-        attached=_all_attached(disks),
-        peer_attached=_all_attached(theirs) if connection and theirs else True,
+        attached=bool(disks) and not any(disk in _WITHOUT_DISK for disk in disks),
     )
 
 
@@ -105,10 +102,6 @@ _WITHOUT_DISK = {
     DiskState.FAILED,
     DiskState.NEGOTIATING,
 }
-
-
-def _all_attached(disks: Sequence[DiskState | UnknownWord]) -> bool:
-    return bool(disks) and not any(disk in _WITHOUT_DISK for disk in disks)
 
 
 def _all_up_to_date(disks: Sequence[DiskState | UnknownWord]) -> bool:
@@ -184,7 +177,7 @@ def _unfit(it: Authority, ask: FencePeer) -> Answer | None:
     return None if ask.up_to_date else _wait(f"the disk of {it.resource} on {ask.host} is not UpToDate")
 
 
-def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answer]:  # noqa: PLR0911  a table
+def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answer]:
     """The host is about to overwrite a peer's blocks: it is excluded first (R8)."""
     if not it.hosts:
         return _changed(it), _nobody_yet(it)
@@ -194,23 +187,14 @@ def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answ
         return it, stale
     if target == it.holder and it.granted and target in it.admitted:
         return it, _refuse(f"{target} was granted {it.resource}: its data are newer than those of {ask.host}")
-    if ask.host in it.behind:
-        return it, _refuse(
-            f"{ask.host} lacks what was written on {target} while its own disk was away: 'drbdadm invalidate"
-            f" {it.resource}' on {ask.host} has it resynced from {target}"
-        )
     allowed = Answer(Verdict.ALLOW, f"{target} is excluded until its resync has ended")
-    if target not in it.admitted | it.behind and not it.newest:
+    if target not in it.admitted and not it.newest:
         return it, allowed
-    excluded, behind = it.admitted - {target}, it.behind - {target}
-    return _changed(it, admitted=excluded, newest=False, behind=behind), allowed
+    return _changed(it, admitted=it.admitted - {target}, newest=False), allowed
 
 
 def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
-    """The host is about to attach its disk: its replica is excluded first (R6).
-
-    Without a resync DRBD may take it for UpToDate: after a grant that proves nothing any more.
-    """
+    """The host is about to attach its disk: its replica is excluded first (R6)."""
     if not it.hosts:
         return _changed(it), _nobody_yet(it)
     if foreign := _foreign(it, ask.host):
@@ -220,10 +204,9 @@ def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
     if ask.host == it.holder and it.newest:
         return it, Answer(Verdict.ALLOW, f"{ask.host} was granted {it.resource}: its disk is the newest")
     allowed = Answer(Verdict.ALLOW, f"{ask.host} is excluded until it has met its peer")
-    behind = it.behind | {ask.host} if it.granted and ask.host != it.holder else it.behind
-    if ask.host not in it.admitted and behind == it.behind:
+    if ask.host not in it.admitted:
         return it, allowed
-    return _changed(it, admitted=it.admitted - {ask.host}, behind=behind), allowed
+    return _changed(it, admitted=it.admitted - {ask.host}), allowed
 
 
 def unfence_peer(it: Authority, ask: Ask, side: Side) -> tuple[Authority, Answer]:
@@ -302,25 +285,21 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     """The holder, Primary and not frozen: the peer that it sees UpToDate is admitted, and nothing else.
 
     What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
-    lost its own disk and goes on over the network. Such a disk is behind, whatever DRBD's generations say of
-    it later: 8.4 begins no new one where it was lost before the two met. A grant is over once it sees its
-    peer UpToDate. Its own disk, attached again, is UpToDate for it before it is so for the peer, which was
-    the resync's source and would write on without it, and ask nobody: that takes the word of both (``met``).
+    lost its own disk and goes on over the network. A grant is over once it sees its peer UpToDate. Its own
+    disk, attached again, is UpToDate for it before it is so for the peer, which was the resync's source and
+    would write on without it, and ask nobody: that takes the word of both (``met``).
     """
     if not _writes(it, primary) or primary.peer not in set(it.hosts) - {it.holder}:
         return it
-    mirrored = primary.connected and primary.peer_up_to_date
-    met_again = mirrored and primary.peer not in it.behind
+    met_again = primary.connected and primary.peer_up_to_date
     admitted = it.admitted | {primary.peer} if met_again else it.admitted - {primary.peer}
-    behind = it.behind if primary.peer_attached or not primary.connected else it.behind | {primary.peer}
     if not primary.up_to_date:
         admitted -= {primary.host}
-        behind = behind | {primary.host} if mirrored else behind
     granted = it.granted and not met_again
     newest = it.newest and granted and primary.up_to_date
-    if (admitted, granted, newest, behind) == (it.admitted, it.granted, it.newest, it.behind):
+    if (admitted, granted, newest) == (it.admitted, it.granted, it.newest):
         return it
-    return _changed(it, admitted=admitted, granted=granted, newest=newest, behind=behind)
+    return _changed(it, admitted=admitted, granted=granted, newest=newest)
 
 
 def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
@@ -384,7 +363,7 @@ def to_connect(it: Authority, side: Side, peer: Side) -> bool:
 def _met(it: Authority, side: Side, holder: str) -> Authority:
     """Both are current, the holder being one of them; others that the holder has not met are not."""
     pair = frozenset({side.host, side.peer})
-    if it.holder not in pair or not pair <= set(it.hosts) or pair & it.behind:
+    if it.holder not in pair or not pair <= set(it.hosts):
         return it
     if pair <= it.admitted and not it.granted and holder == it.holder:
         return it
@@ -414,19 +393,14 @@ def why_not(it: Authority, host: str) -> str | None:
     if it.holder != host:
         return f"{it.holder} holds the authority over {it.resource}, not {host}"
     if host not in it.admitted:
-        return _excluded(it, host, "another one")
+        return f"the replica of {it.resource} on {host} is excluded: it may lack what another one wrote"
     return None
-
-
-def _excluded(it: Authority, host: str, writer: str) -> str:
-    mend = f"; 'drbdadm invalidate {it.resource}' there has it resynced" if host in it.behind else ""
-    return f"the replica of {it.resource} on {host} is excluded: it may lack what {writer} wrote{mend}"
 
 
 def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
     """The target gets the authority, or the sentence that says why not. Nobody is excluded by that (R8)."""
     if target not in it.admitted:
-        return _excluded(it, target, it.holder)
+        return f"the replica of {it.resource} on {target} is excluded: it may lack what {it.holder} wrote"
     if target == it.holder:
         return it
     if it.granted and proof not in {Proof.POWER, Proof.OPERATOR}:
@@ -483,8 +457,7 @@ def intended(it: Authority) -> Authority:
 
 def accepted(it: Authority, host: str) -> Authority:
     """A named person takes this replica for the current one, whatever it may lack."""
-    behind = it.behind - {host}
-    return _changed(it, holder=host, admitted=frozenset({host}), granted=False, newest=False, behind=behind)
+    return _changed(it, holder=host, admitted=frozenset({host}), granted=False, newest=False)
 
 
 def forgotten(it: Authority) -> Authority:
@@ -497,12 +470,7 @@ def _changed(it: Authority, **changes: object) -> Authority:
     # the identifiers were read; a person's word overrules them. All of these forget them.
     if changes.keys() & {"holder", "admitted", "granted"}:
         changes = {"generations": (), **changes}
-    after = replace(it, version=it.version + 1, **changes)  # type: ignore[arg-type]
-    return (
-        after
-        if after.behind.isdisjoint(after.admitted)
-        else replace(after, behind=after.behind - after.admitted)
-    )
+    return replace(it, version=it.version + 1, **changes)  # type: ignore[arg-type]
 
 
 def _wait(sentence: str) -> Answer:

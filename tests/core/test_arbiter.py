@@ -58,14 +58,9 @@ FENCE, RESYNC, ATTACH, UNFENCE = "fence-peer", "before-resync-source", "attach",
 RUNS = {f"{host} {hook}": RUN for host in HOSTS for hook in (FENCE, RESYNC, ATTACH, UNFENCE)}
 STATES = [
     Authority(
-        *("voms01", HOSTS, 7, holder, admitted, granted, newest, RUNS),
-        generations=known(admitted, granted),
-        behind=behind,
+        "voms01", HOSTS, 7, holder, admitted, granted, newest, RUNS, generations=known(admitted, granted)
     )
-    for holder, admitted, granted, newest, behind in product(
-        HOSTS, subsets(HOSTS), YES_NO, YES_NO, subsets(HOSTS)
-    )
-    if behind.isdisjoint(admitted)
+    for holder, admitted, granted, newest in product(HOSTS, subsets(HOSTS), YES_NO, YES_NO)
 ]
 FENCE_ASKS = [
     FencePeer(host, FENCE, run, version, peer, role, up_to_date, connected)
@@ -107,7 +102,6 @@ def check_step(before, after):
     assert (after.resource, after.hosts) == (before.resource, before.hosts)
     assert after.admitted <= set(after.hosts)
     assert after.holder in after.hosts
-    assert after.behind.isdisjoint(after.admitted)
     assert after.generations in ((), before.generations)
     assert not after.generations or known(after.admitted, after.granted)
 
@@ -192,38 +186,9 @@ def test_a_resync_excludes_its_target_first_and_never_overwrites_a_granted_holde
             assert after.admitted == it.admitted - {target}
             assert (after.holder, after.granted, after.newest) == (it.holder, it.granted, False)
             assert not (target == it.holder and it.granted and target in it.admitted)
-            assert ask.host not in it.behind
         else:
             assert after is it
     assert verdicts == {Verdict.ALLOW, Verdict.WAIT, Verdict.REFUSE}
-
-
-def test_a_disk_that_missed_writes_never_overwrites_the_one_that_has_them():
-    """8.4 would have it: lost before its peer was back, it has the same generation and was Primary last."""
-    it = Authority("voms01", HOSTS, 7, "v01", frozenset(HOSTS), runs=RUNS)
-    lost = as_primary_sees(it, Side("v01", Role.PRIMARY, False, "v02", True, True, False))
-    assert (lost.admitted, lost.behind) == ({"v02"}, {"v01"})
-    _, answer = before_resync(lost, Ask("v01", RESYNC, RUN, lost.version), "v02")
-    assert answer.verdict is Verdict.REFUSE
-    assert "'drbdadm invalidate voms01' on v01" in answer.sentence
-    _, answer = before_resync(lost, Ask("v02", RESYNC, RUN, lost.version), "v01")
-    assert answer.verdict is Verdict.ALLOW
-    both = [Side(one, Role.SECONDARY, True, other, True, True, False) for one, other in (HOSTS, HOSTS[::-1])]
-    assert met(lost, *both) is lost
-    resynced, _ = before_resync(lost, Ask("v02", RESYNC, RUN, lost.version), "v01")
-    assert met(resynced, *both).admitted == set(HOSTS)
-
-
-def test_who_attaches_after_a_grant_is_admitted_after_a_resync_only():
-    """8.4 begins none where it came back without its disk, and the granted one wrote on before it attached."""
-    it = Authority("voms01", HOSTS, 7, "v01", frozenset({"v01"}), granted=True, newest=True, runs=RUNS)
-    attached, answer = before_attach(it, Ask("v02", ATTACH, RUN, 7))
-    assert answer.verdict is Verdict.ALLOW
-    primary = Side("v01", Role.PRIMARY, True, "v02", True, True, False)
-    assert as_primary_sees(attached, primary) is attached
-    assert "'drbdadm invalidate voms01' there" in str(taken(attached, "v02", Proof.POWER))
-    resynced, _ = before_resync(attached, Ask("v01", RESYNC, RUN, attached.version), "v02")
-    assert as_primary_sees(resynced, primary).admitted == set(HOSTS)
 
 
 def test_who_attaches_is_excluded_unless_its_disk_is_known_to_be_the_newest():
@@ -316,10 +281,7 @@ def sees_both(side):
 
 
 def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_else():
-    for it, seen, peer_attached in product(STATES, SIDES, YES_NO):
-        side = replace(seen, peer_attached=peer_attached)
-        if side.peer_up_to_date and not peer_attached:
-            continue
+    for it, side in product(STATES, SIDES):
         after = as_primary_sees(it, side)
         check_step(it, after)
         assert after.holder == it.holder
@@ -328,17 +290,11 @@ def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_
             assert after is it
             continue
         mirrored = side.connected and side.peer_up_to_date
-        met_again = mirrored and side.peer not in it.behind
-        assert (side.peer in after.admitted) == met_again
-        assert after.granted == (it.granted and not met_again)
+        assert (side.peer in after.admitted) == mirrored
+        assert after.granted == (it.granted and not mirrored)
         assert after.newest == (it.newest and after.granted and side.up_to_date)
-        # Its own disk: never admitted on its own word, and behind once its peer's had writes without it.
+        # Its own disk: never admitted on its own word.
         assert (side.host in after.admitted) == (side.up_to_date and side.host in it.admitted)
-        alone = mirrored and not side.up_to_date
-        assert (side.host in after.behind) == (alone or side.host in it.behind)
-        # The peer's, once it had none while this one wrote.
-        without = side.connected and not peer_attached
-        assert (side.peer in after.behind) == (without or side.peer in it.behind)
 
 
 def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only():
@@ -606,9 +562,8 @@ def test_sides_of_real_drbd(label, host, role, up_to_date, connected, peer_up_to
     )
     resource = parse_events2(text).resource("voms01")
     side = side_of(host, resource, peer)
-    without = "v01" if label == "41-diskless-secondary" else ""
-    seen = (host, role, up_to_date, peer, connected, peer_up_to_date, frozen)
-    assert side == Side(*seen, attached=host != without, peer_attached=peer != without)
+    attached = (label, host) != ("41-diskless-secondary", "v01")
+    assert side == Side(host, role, up_to_date, peer, connected, peer_up_to_date, frozen, attached=attached)
     stranger = side_of(host, resource, "v09")
     assert (stranger.connected, stranger.peer_up_to_date) == (False, False)
 

@@ -60,7 +60,7 @@ class Oracle:
         woken = host.woke_at > float("-inf")
         since = max(host.woke_at, host.libvirt_since) if woken else float("-inf")
         ends_late = woken and (not host.libvirt_works or self._loop.now - since <= WOKEN_SECONDS)
-        if new.by_hand:
+        if old.by_hand or new.by_hand:
             return
         if host.works and not ends_late and not host.nodes[old.vm].without_data:
             self.broken(f"{new.vm} is started on {new.host} while it runs on {old.host}")

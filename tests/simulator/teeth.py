@@ -124,6 +124,74 @@ TEETH: Mapping[str, Patches] = {
 }
 
 
+BREAKS: Mapping[str, str] = {
+    "R3: whoever asks is granted": "a_host_stands_still_and_wakes",
+    "R7: a lost host is not waited for": "a_cut_off_host_loses_its_power",
+    "R7: an isolated host keeps its VM": "a_witness_prolongs_a_frozen_vms_life",
+    "the release ends no VM": "a_witness_prolongs_a_frozen_vms_life",
+    "guard is_defined": "undefined_at_home",
+}
+"""Without these the promise breaks: the scenario, or the seed, in which it does."""
+
+CHANGES: Mapping[str, str] = {
+    "R2: any version will do": "both_disks_fail",
+    "R3: any disk is granted": "a_frozen_primary_loses_its_disk",
+    "R3: an excluded replica is taken": "a_returning_host_is_no_target_before_it_is_admitted",
+    "R5: released before another is granted": "the_link_is_cut_in_a_live_migration",
+    "R6: an attach excludes nobody": "a_cut_off_host_loses_its_power",
+    "R8: a grant excludes nobody": "a_cut_off_host_loses_its_power",
+    "R8: a resync excludes nobody": "a_cut_off_host_loses_its_power",
+    "R8: what was granted alone is taken": "a_disk_is_lost_before_the_host_is",
+    "a plan takes no authority": "a_device_is_held_open",
+    "the keeper sees nothing": "a_cut_off_host_loses_its_power",
+    "the keeper does not exclude": "a_disk_is_lost_before_the_host_is",
+    "a step is not judged again": "a_promotion_that_fails_after_its_effect",
+    "a start is not judged again": "a_promotion_that_lies",
+    "the release does not end the VM first": "a_host_stands_still_and_wakes",
+    "guard authority_may_be_taken": "a_disk_is_lost_before_the_host_is",
+    "guard disk_is_up_to_date": "a_disk_is_lost_before_the_host_is",
+    "guard disks_are_on_drbd": "two_of_three_hosts_go_dark",
+    "guard drbd_answers": "drbd_hangs_when_a_vm_crashes",
+    "guard is_down": "both_disks_fail",
+    "guard is_mirrored_here": "a_disk_is_lost_before_the_host_is",
+    "guard is_primary_here": "a_promotion_that_lies",
+    "guard libvirt_answers": "libvirtd_is_dead_on_the_source_of_a_move",
+    "guard peer_is_not_primary": "a_disk_is_lost_before_the_host_is",
+    "guard source_freezes": "a_disk_is_lost_before_the_host_is",
+}
+"""Without these a scenario goes otherwise, and others keep the promise in their place: DRBD and libvirt, which
+refuse too, the next guard, or the arbiter, whose rules are each found alone by the exhaustive search (tests/sim).
+"""
+
+_NOT_HERE = "not in this world, where all is DRBD 8.4 between two hosts that ask the arbiter; see tests/core"
+ARGUED: Mapping[str, str] = {
+    "guard authority_is_held": "the intent takes the authority in the write before; what comes between is refused"
+    " by its version (R2), or by authority_may_be_taken",
+    "guard drbd_is_understood": _NOT_HERE,
+    "guard evidence_is_fresh": "a look that takes longer than it may be old counts as not answered here",
+    "guard has_quorum": _NOT_HERE,
+    "guard io_flows": "DRBD holds the I/O of a VM that is started on a frozen disk: it hangs until that thaws",
+    "guard is_defined_or_kept": "definitions are kept from the first look on",
+    "guard is_not_standalone": "who was left in order is Outdated (disk_is_up_to_date)",
+    "guard is_open_nowhere_else": "who has it open is Primary there (peer_is_not_primary)",
+    "guard link_to_source_is_lost": "who is connected to a Primary says so (peer_is_not_primary)",
+    "guard may_be_promoted": "DRBD refuses the promotion itself",
+    "guard nothing_is_left": "libvirt refuses to start what is still there",
+    "guard peer_is_known": "the arbiter decides in its place",
+    "guard quorum_is_here": _NOT_HERE,
+    "guard replica_continues": "disks are not put back to earlier states here; R6 excludes who attaches one",
+    "guard runs_nowhere_else": "who runs it has the disk open and is Primary (peer_is_not_primary)",
+    "guard runs_on_its_source": "libvirt refuses to move what does not run",
+    "guard runs_on_no_third": _NOT_HERE,
+    "guard source_answers": "the promotion is refused while the source is Primary",
+    "guard source_is_armed": _NOT_HERE,
+    "guard source_is_dark": "a source that answers is Primary, and seen so (peer_is_not_primary)",
+    "guard there_is_a_proof": _NOT_HERE,
+    "guard writes_reached_the_peer": _NOT_HERE,
+}
+"""What no schedule here notices, and why."""
+
+
 @contextmanager
 def taken_out(name: str) -> Iterator[None]:
     """The product without that, as long as this lasts."""
