@@ -18,7 +18,7 @@ SEEDS = range(1, 31)
 TELL = """
 import sys
 from tests.simulator.run import simulate
-print("\\n".join(simulate(int(sys.argv[1])).story))
+print("\\n".join(simulate(int(sys.argv[1]), tell=True).story))
 """
 
 
