@@ -29,6 +29,7 @@ from tests.simulator.site import HARD_SECONDS, Site
 
 T = TypeVar("T")
 RETRANSMIT_SECONDS = 0.2
+AT_ONCE_SECONDS = 0.01
 
 
 class World:
@@ -182,18 +183,18 @@ class World:
         seconds: float,
         what: str,
     ) -> T:
-        """``call`` where the answer needs no time and changes nothing."""
+        """``call`` where the answer needs no time and changes nothing.
+
+        Where the network is well it is as old as the way there and back takes.
+        """
         loop, network = self.loop, self.net
-        there, back = network.latency(net, source, target), network.latency(net, target, source)
-        at_once = there + back <= seconds and network.both_ways(net, source, target)
-        if not at_once or not process().alive or process().frozen:
-            return self.call(net, source, target, process, answer, seconds, what)
-        loop.sleep(there)
-        now = process()
-        if not now.alive or now.frozen:
+        there_and_back = network.latency(net, source, target) + network.latency(net, target, source)
+        host = process()
+        well = network.both_ways(net, source, target) and host.alive and not host.frozen
+        if not well or there_and_back > min(seconds, AT_ONCE_SECONDS):
             return self.call(net, source, target, process, answer, seconds, what)
         said = answer()
-        loop.sleep(back)
+        loop.sleep(there_and_back)
         self._until(lambda: network.passes(net, target, source), loop.now + seconds, what)
         return said
 
