@@ -86,7 +86,7 @@ def wanted() -> list[str]:
         for when in ("before", "after")
         for kinds in (
             "what was received",
-            "decided+intent",
+            "observed+suspected+decided+intent",
             "outcome+intent",
             "outcome+finished",
             "arbitrated",
