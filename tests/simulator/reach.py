@@ -28,7 +28,13 @@ NOT_HERE = {
     "guard quorum_is_here": "quorum is DRBD 9's; the model is 8.4's",
     "guard writes_reached_the_peer": "all resources use protocol C",
     "guard source_is_armed": "every Primary of the model asks the arbiter",
-    "guard is_defined": "what is not defined at its own host is another guard's refusal first",
+    "guard runs_on_no_third": "a VM has two hosts here",
+    "guard there_is_a_proof": "each host has the arbiter",
+    "guard replica_continues": "no disk is put back to an earlier state",
+    "guard evidence_is_fresh": "a look that takes longer than it may be old counts as not answered",
+    "guard is_defined_or_kept": "definitions are kept from the first look on",
+    "guard is_open_nowhere_else": "who has it open is Primary there, and that is refused first",
+    "step outlast failed": "it is waited for, and not called",
 }
 
 
