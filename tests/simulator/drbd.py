@@ -633,10 +633,13 @@ class Pair:
                 one.peer_disk, two.peer_disk = two.disk, one.disk
                 return
             target = source.peer
-            target.disk = target.disk if target.disk in OLD else OUTDATED
+            if attaching is target:  # as the lab shows it
+                target.disk, source.peer_disk = INCONSISTENT, CONSISTENT
+            else:
+                target.disk = source.peer_disk = target.disk if target.disk in OLD else OUTDATED
             source.disk = UP_TO_DATE
             source.connection, target.connection = BITMAP_S, BITMAP_T
-            source.peer_disk, target.peer_disk = target.disk, UP_TO_DATE
+            target.peer_disk = UP_TO_DATE
         self._resync(source)
 
     def _join(self) -> None:
