@@ -43,6 +43,7 @@ from actuator.config import ConfigError, ServerSettings, Settings, check_readabl
 from actuator.model import Event
 from actuator.ports import JournalError, Ports
 from actuator.receive import Parts, Server
+from actuator.rehearse import table
 from actuator.report import Report, WatchedJournal, status
 from actuator.serve import Actuator
 from exporter import __version__
@@ -113,6 +114,7 @@ def serve(config_path: Path, log_format: str) -> None:
             )
             actuator = Actuator(ports, settings, report, stopping)
             report.show(actuator.protected)
+            report.show_readiness(actuator.rehearser.last)
             actuator.start()
             opened.callback(actuator.stop)
             parts = Parts(
@@ -126,6 +128,7 @@ def serve(config_path: Path, log_format: str) -> None:
                 registry=report.registry,
                 status=partial(_status, settings, actuator, ports),
                 explain=actuator.explainer.explain,
+                ready=lambda: table(actuator.rehearser.last(), settings.domains),
                 operator=operator,
                 orders=actuator.orders,
             )

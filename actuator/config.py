@@ -305,6 +305,15 @@ class ProgramSettings(_Section):
         return tuple(value) if isinstance(value, list) else value
 
 
+class ReadinessSettings(_Section):
+    """Rehearsing what would be done if something failed now."""
+
+    interval_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
+    """Each domain once in so long, one after the other; 0: never. A round of a large site takes longer."""
+    slow_seconds: Seconds = 1.0
+    """A host whose libvirt or SSH needs longer for one answer is not ready."""
+
+
 class LimitSettings(_Section):
     """Bounds."""
 
@@ -338,6 +347,7 @@ class Settings(_Section):
     move: MoveSettings = MoveSettings()
     failover: FailoverSettings = FailoverSettings()
     reconcile: ReconcileSettings = ReconcileSettings()
+    readiness: ReadinessSettings = ReadinessSettings()
     limits: LimitSettings = LimitSettings()
     runbooks_url: Annotated[str, StringConstraints(pattern=r"^(|https?://\S+/)$")] = ""
     """Where docs/runbooks is served, with a slash at its end: for the links in what vmheal says itself."""

@@ -106,12 +106,16 @@ class Executor:
         self._slots = slots
         self._stopping = stopping
 
-    def situation(self, record: DomainRecord, *, lost_at: float | None = None) -> Situation:
-        """One fresh look at the record's domain; ``lost_at``: since then its own host does not answer."""
+    def situation(
+        self, record: DomainRecord, *, lost_at: float | None = None, as_if_at: float | None = None
+    ) -> Situation:
+        """One fresh look at the record's domain; ``lost_at``: since then its own host does not answer.
+
+        ``as_if_at``: what a failover would want to know if it had been lost then is asked, too. Wall clock.
+        """
         hosts, lost = self._protected.hosts(record), lost_at is not None
-        return self._steady(
-            partial(self._look, record, None, hosts, storage=True, lost=lost, lost_at=lost_at)
-        )
+        before = as_if_at if lost_at is None else lost_at
+        return self._steady(partial(self._look, record, None, hosts, storage=True, lost=lost, lost_at=before))
 
     def run(self, record: DomainRecord, *, seen: Situation | None) -> DomainRecord:
         """Carry the record's open plan to its end.

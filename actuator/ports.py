@@ -105,6 +105,13 @@ class Hypervisor(Protocol):
             Unanswered: host or libvirtd not reached, or no answer in time.
         """
 
+    def autostarted(self, host: str, *, timeout_seconds: float) -> frozenset[str]:
+        """The domains that libvirt starts by itself when the host comes up.
+
+        Raises:
+            Unanswered: host or libvirtd not reached, or no answer in time.
+        """
+
     def migrate(
         self,
         source: str,
@@ -193,6 +200,13 @@ class Fencing(Protocol):
 
         ``Done`` only when the agent's own status says off, before (then nothing is done) or after.
         ``Failed``: it is on, or has no agent. An agent that lies is believed: that is its documented limit.
+        """
+
+    def is_on(self, host: str, *, timeout_seconds: float) -> bool:
+        """Whether the host is on, by the agent's own status. Touches nothing, and never delays ``power_off``.
+
+        Raises:
+            Unanswered: no agent, or it does not say; or the host is being powered off now.
         """
 
 

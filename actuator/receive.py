@@ -46,6 +46,7 @@ ALERTS = "/alerts"
 ARBITRATE = "/api/v1/arbitrate"
 ORDERS = "/api/v1/orders"
 EXPLAIN = "/api/v1/explain/<name>"
+READY = "/api/v1/ready"
 MAX_QUESTION_BYTES = 4096
 MAX_ORDER_BYTES = 16 * 1024
 RETRY_AFTER_SECONDS = 1
@@ -78,6 +79,8 @@ class Parts:
     """Gives what ``/api/v1/status`` shows: plain data, dataclasses and enums."""
     explain: Callable[[str], Mapping[str, object] | None] = lambda _: None
     """Likewise for a VM or a host under ``/api/v1/explain``; None for what is neither."""
+    ready: Callable[[], Mapping[str, object]] = dict
+    """Likewise for what would work now, under ``/api/v1/ready``."""
     operator: str = ""
     """The bearer token that an operator's order brings; empty: none is taken."""
     orders: Orders | None = None
@@ -318,6 +321,10 @@ def create_app(parts: Parts, refusals: Refusals) -> Flask:
     app.post(ORDERS, endpoint="orders")(_Operators(parts.takers[ORDERS], parts.orders).take)
 
     app.get(EXPLAIN, endpoint="explain")(_Explanations(parts.explain).answer)
+
+    @app.get(READY, endpoint="readiness")
+    def readiness() -> Response:
+        return Response(to_json(parts.ready()), content_type="application/json")
 
     @app.get("/metrics")
     def metrics() -> Response:

@@ -32,6 +32,7 @@ from actuator.model import (
 )
 from actuator.ports import Conflict, Journal, JournalError
 from actuator.protected import Protected
+from actuator.rehearse import Rehearsal
 from exporter import __version__
 
 log = structlog.get_logger(__name__)
@@ -44,7 +45,7 @@ VERBS = ("restart", "migrate", "failover")
 STEPS = tuple(it.default for step in get_args(Step) for it in fields(step) if it.name == "kind")
 HAPPENINGS = ("decided", "would", "refused", "postponed", "finished")
 """Kinds of events that are counted from 0 on, so that `increase()` sees the first."""
-LOOPS = ("worker", "keeper", "reconcile")
+LOOPS = ("worker", "keeper", "reconcile", "rehearsals")
 
 
 class Report:
@@ -144,6 +145,10 @@ class Report:
         """Publish what the journal says of the protected domains, too."""
         self.registry.register(_Domains(protected))
 
+    def show_readiness(self, last: Callable[[], Sequence[Rehearsal]]) -> None:
+        """Publish what the rehearsals came to, too."""
+        self.registry.register(_Readiness(last))
+
     def happened(self, event: Event) -> None:
         """An event is durable."""
         own = {"domain": event.domain, "host": event.host, "plan": event.plan, "said": event.sentence}
@@ -241,6 +246,40 @@ class _Domains(Collector):
         yield _pauses(hosts, records)
         yield from _orders(hosts, time.time())
         yield from _replicas(authorities)
+
+
+class _Readiness(Collector):
+    """Would it work now?"""
+
+    def __init__(self, last: Callable[[], Sequence[Rehearsal]]) -> None:
+        self._last = last
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the last rehearsals."""
+        ready = GaugeMetricFamily(
+            "vmheal_domain_ready",
+            "1 when the verb would bring the domain up on the host now, as it was last rehearsed.",
+            labels=["domain", "host", "verb"],
+        )
+        # Its name ends in _info, and it is a gauge: an info metric's labels would not be plain ones.
+        why = GaugeMetricFamily(
+            "vmheal_domain_not_ready_info",
+            "1 for each reason why it would not, with what mends it.",
+            labels=["domain", "host", "verb", "reason", "mend"],
+        )
+        at = GaugeMetricFamily(
+            "vmheal_domain_rehearsed_timestamp_seconds",
+            "When the domain was last rehearsed, Unix time.",
+            labels=["domain"],
+        )
+        for it in self._last():
+            at.add_metric([it.domain], it.at)
+            for check in it.checks:
+                ready.add_metric([it.domain, check.host, check.verb], check.ready)
+                for reason in check.reasons:
+                    labels = [it.domain, check.host, check.verb, reason.name, reason.mend]
+                    why.add_metric(labels, 1)
+        yield from (ready, why, at)
 
 
 def _orders(hosts: Sequence[HostRecord], now: float) -> Iterator[Metric]:

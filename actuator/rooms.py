@@ -109,6 +109,15 @@ class Rooms:
         placement = self._placement(record, hosts, now, wall)
         return replace(hosts, leaving=self._leaving(record, hosts, wall), placement=placement)
 
+    def if_lost(self, host: str, hosts: Hosts, now: float, wall: float) -> Placement:
+        """Where all domains would go if this host were lost now; in whatever mode they are. Keeps nothing.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        supposed = replace(hosts, failed={**hosts.failed, host: wall})
+        return self._place(self._protected.records(), supposed, True, now, wall)
+
     def _placement(self, record: DomainRecord, hosts: Hosts, now: float, wall: float) -> Placement:
         """That of all, or where the record itself has taken room on a host, that of all others."""
         failed, observes = frozenset(hosts.failed), self._settings.mode_of(record.domain) is Mode.OBSERVE

@@ -1,4 +1,4 @@
-"""The running actuator: worker, reconcile and the arbiter's keeper, each in a thread of its own."""
+"""The running actuator: worker, reconcile, keeper and rehearsals, each in a thread of its own."""
 
 import threading
 import time
@@ -18,6 +18,7 @@ from actuator.orders import Orders
 from actuator.ports import Ports
 from actuator.protected import Protected
 from actuator.reconcile import Reconciler
+from actuator.rehearse import Rehearser
 from actuator.report import Report
 from actuator.slots import Slots
 from actuator.worker import Worker
@@ -63,13 +64,16 @@ class Actuator:
             ports.journal, ports.clock, settings, self.protected, self.contacts, alarm, self.worker
         )
         self.explainer = Explainer(ports, settings, self.protected, self.contacts, self.worker)
+        self.rehearser = Rehearser(ports, settings, self.protected, self.worker)
         self._threads = tuple(
             threading.Thread(target=loop, name=name, daemon=True)
             for name, loop in {
                 "worker": self._work,
                 "reconcile": self._reconcile,
                 "keeper": self._keep,
+                "rehearsals": self._rehearse,
             }.items()
+            if name != "rehearsals" or settings.readiness.interval_seconds
         )
 
     def wake(self) -> None:
@@ -118,6 +122,11 @@ class Actuator:
             if self.reconciler.last_at is not None:
                 self._report.reconciled(self.reconciler.last_at, self.reconciler.answered)
             self._stopping.wait(self._settings.reconcile.interval_seconds)
+
+    def _rehearse(self) -> None:
+        while not self._stopping.is_set():
+            seconds = self._guarded("rehearsals", self.rehearser.turn)
+            self._stopping.wait(FAULT_SECONDS if seconds is None else seconds)
 
     def _guarded(self, where: str, turn: Callable[[], T]) -> T | None:
         """Do one turn. A fault of ours is told; to go on deaf would be worse than to try again."""

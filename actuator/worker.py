@@ -419,14 +419,16 @@ class Worker:
             case Plan():
                 self._withhold(record, decision, said, received, now)
 
-    def question(self, record: DomainRecord) -> Question:
+    def question(self, record: DomainRecord, *, rehearsed: bool = False) -> Question:
         """What a decision about the domain would rest on now, with a fresh look. Changes nothing.
+
+        ``rehearsed``: also what a failover of its host would rest on, were that lost now.
 
         Raises:
             JournalError: it cannot be read.
         """
         wish = self._wish(record.domain, ())
-        return self._with_rooms(self._question(record, wish, self._hosts(record)))
+        return self._with_rooms(self._question(record, wish, self._hosts(record), rehearsed=rehearsed))
 
     def _wish(self, domain: str, received: tuple[Received, ...]) -> Wish:
         """What the notifications ask for, together: a move outdoes a restart, and a person an alert.
@@ -454,8 +456,11 @@ class Worker:
                 return Postpone(now + RETRY_SECONDS, f"whether {name} still fires is being asked")
         return None
 
-    def _question(self, record: DomainRecord, wish: Wish, hosts: Hosts) -> Question:
-        situation = self._executor.situation(record, lost_at=hosts.failed.get(record.host))
+    def _question(
+        self, record: DomainRecord, wish: Wish, hosts: Hosts, *, rehearsed: bool = False
+    ) -> Question:
+        as_if_at = self._ports.clock.wall() if rehearsed else None
+        situation = self._executor.situation(record, lost_at=hosts.failed.get(record.host), as_if_at=as_if_at)
         situation = replace(situation, drifted=self.drifted.get(record.domain, frozenset()))
         return Question(situation, record, self._limits, wish, hosts, self._ports.clock.wall(), self.sight)
 

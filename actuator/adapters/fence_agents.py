@@ -23,6 +23,7 @@ import structlog
 from actuator.adapters import child
 from actuator.config import ConfigError, read_secret
 from actuator.model import CallOutcome, Done, Failed, Indeterminate
+from actuator.ports import Unanswered
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +91,12 @@ class FenceAgents:
             return Failed(f"{host} has no fence agent in the configuration (hosts.{host}.fence)")
         return self._hosts[host].power_off(time.monotonic() + timeout_seconds)
 
+    def is_on(self, host: str, *, timeout_seconds: float) -> bool:
+        """See `actuator.ports.Fencing.is_on`."""
+        if host not in self._hosts:
+            raise Unanswered(f"{host} has no fence agent in the configuration (hosts.{host}.fence)")
+        return self._hosts[host].is_on(time.monotonic() + timeout_seconds)
+
 
 class _Power(Enum):
     ON = auto()
@@ -140,6 +147,25 @@ class _Host:
             return Failed(f"{self._name} was not told to power off: {error}")
         finally:
             self._under_way.release()
+
+    def is_on(self, deadline: float) -> bool:
+        """One look, beside which it may be powered off.
+
+        Raises:
+            Unanswered: nothing is known of its power.
+        """
+        if self._under_way.locked():
+            raise Unanswered(f"{self._name} is being powered off")
+        try:
+            password = read_secret(self._agent.password_file) if self._agent.password_file else None
+            ran = self._run("status", password, deadline)
+        except ConfigError as error:
+            raise Unanswered(f"{self._name}'s fence agent was not asked: {error}") from error
+        except OSError as error:
+            raise Unanswered(f"{self._agent.agent} cannot be started: {error.strerror}") from error
+        if ran.power is _Power.UNKNOWN:
+            raise Unanswered(ran.said)
+        return ran.power is _Power.ON
 
     def _power_off(self, deadline: float, run: Callable[[str, float], _Ran]) -> CallOutcome:
         """Look, tell, look again and so on; only a look ends it before the deadline."""

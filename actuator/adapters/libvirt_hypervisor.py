@@ -166,6 +166,10 @@ class LibvirtHypervisor:
         """See `actuator.ports.Hypervisor.capacity`."""
         return self._hosts[host].ask(_capacity, timeout_seconds)
 
+    def autostarted(self, host: str, *, timeout_seconds: float) -> frozenset[str]:
+        """See `actuator.ports.Hypervisor.autostarted`: one round trip on QEMU and Xen."""
+        return self._hosts[host].ask(_autostarted, timeout_seconds)
+
     def migrate(
         self,
         source: str,
@@ -543,3 +547,8 @@ def _capacity(handle: Any) -> Capacity:
     kib = handle.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
     free_kib = kib["free"] + kib["buffers"] + kib["cached"]
     return Capacity(free_kib * 1024, kib["total"] * 1024, cpus)
+
+
+def _autostarted(handle: Any) -> frozenset[str]:
+    listed = handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
+    return frozenset(domain.name() for domain in listed)

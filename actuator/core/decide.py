@@ -47,6 +47,11 @@ def proposal(plan: Plan) -> str:
     return sha256(repr((plan.verb, plan.source, plan.host, plan.steps)).encode()).hexdigest()[:10]
 
 
+TO_LIVE: tuple[Guard, ...] = (*LIVE, is_secondary_here)
+TO_MOVE: tuple[Guard, ...] = (*MOVE, is_secondary_here)
+TO_FAILOVER: tuple[Guard, ...] = (*FAILOVER, replica_was_current)
+"""Asked of each possible target before such a plan is made."""
+
 ATTEMPTS = "attempts_are_left"
 """The name of the refusal when the limit is used up."""
 APPROVAL = "is_approved"
@@ -144,7 +149,8 @@ def decide(it: Question) -> Decision:
     return _running(it, view) if view.state in RUNNING else _down(it, view)
 
 
-def _given_up(record: DomainRecord) -> Refusal | None:
+def given_up(record: DomainRecord) -> Refusal | None:
+    """It was given up, and stays so until it was seen running."""
     standing = record.escalation
     if standing is None or standing.kind is not EscalationKind.GAVE_UP:
         return None
@@ -152,8 +158,8 @@ def _given_up(record: DomainRecord) -> Refusal | None:
 
 
 def _down(it: Question, view: DomainView) -> Decision:
-    if given_up := _given_up(it.record):
-        return given_up
+    if refusal := given_up(it.record):
+        return refusal
     if refusal := check((is_down,), it.home):
         return refusal
     suspect = it.wish.verb == "migrate" or it.record.suspects.get(it.home.host, 0.0) > it.now
@@ -218,8 +224,8 @@ def _well(it: Question, view: DomainView) -> Plan | Nothing:
 def _dead(it: Question, view: DomainView) -> Decision:
     """Start anew, then move, what runs and does not do its work."""
     domain, last = it.home.domain, it.record.plan
-    if given_up := _given_up(it.record):
-        return given_up
+    if refusal := given_up(it.record):
+        return refusal
     if last is not None and last.status is PlanStatus.SUCCEEDED and last.finished_at is not None:
         until = min(last.finished_at, it.now) + it.limits.settle_seconds
         if it.now < until:
@@ -379,10 +385,9 @@ def _target(
     for host in it.home.hosts:
         if host == own:
             continue
-        there = replace(it.home, host=host, source=own, proof=proof)
-        refusal = _unwanted(it, host) or check(guards, there)
+        refusal = against(it, host, guards, proof)
         if refusal is None:
-            fit[host] = there
+            fit[host] = _there(it.home, host, proof)
         else:
             rejected[host] = refusal
     choice = _choice(it, fit, down=down)
@@ -392,6 +397,15 @@ def _target(
     beside = f"; no other host keeps it apart from {', '.join(choice.beside)}" if choice.beside else ""
     sentences = {host: refusal.sentence for host, refusal in rejected.items()}
     return _Target(fit[choice.host], choice.reason, beside, sentences)
+
+
+def _there(home: Situation, host: str, proof: Proof | None) -> Situation:
+    return replace(home, host=host, source=home.host, proof=proof)
+
+
+def against(it: Question, host: str, guards: tuple[Guard, ...], proof: Proof | None = None) -> Refusal | None:
+    """What stands against that the domain leaves its host for this one, but for room."""
+    return _unwanted(it, host) or check(guards, _there(it.home, host, proof))
 
 
 def _choice(it: Question, fit: Iterable[str], *, down: bool) -> Choice:
@@ -438,7 +452,7 @@ def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
     if postpone := _limited_move(it):
         return postpone
     if runs and it.limits.live and not home.xen:
-        target = _target(it, (*LIVE, is_secondary_here), "moved", down=False)
+        target = _target(it, TO_LIVE, "moved", down=False)
         if isinstance(target, _Target):
             return _live(target, view)
         if not it.limits.cold:
@@ -454,7 +468,7 @@ def _move(it: Question, view: DomainView, *, suspect: bool) -> Decision:
 
 def _move_down(it: Question, view: DomainView, *, suspect: bool) -> Decision:
     runs = view.state in RUNNING
-    target = _target(it, (*MOVE, is_secondary_here), "moved", down=not runs)
+    target = _target(it, TO_MOVE, "moved", down=not runs)
     return _cold(target, view, suspect=suspect) if isinstance(target, _Target) else target
 
 
@@ -535,8 +549,8 @@ def _live(found: _Target, view: DomainView) -> Plan:
     )
 
 
-def _failover(it: Question) -> Decision:
-    """Bring a dead host's domain up where its disks are."""
+def is_seen(it: Question) -> Refusal | None:
+    """Who sees nothing takes every host for dead."""
     home, allowed = it.home, it.limits.max_dark_hosts
     dark = it.hosts.dark | it.hosts.failed.keys()  # an alert may be faster than silence
     if len(dark) > allowed:
@@ -548,8 +562,16 @@ def _failover(it: Question) -> Decision:
         )
     if why := not_blind(it.sight, home.now, it.limits.watchdog_max_age_seconds):
         return Refusal(not_blind.__name__, f"{why}; {home.domain} is not failed over before that")
-    proof = _proof(home, it.hosts)
-    found = _target(it, (*FAILOVER, replica_was_current), "failed over", down=True, proof=proof)
+    return None
+
+
+def _failover(it: Question) -> Decision:
+    """Bring a dead host's domain up where its disks are."""
+    if refusal := is_seen(it):
+        return refusal
+    home = it.home
+    proof = proof_of(home, it.hosts)
+    found = _target(it, TO_FAILOVER, "failed over", down=True, proof=proof)
     if isinstance(found, Refusal):
         return found
     target = found.there
@@ -579,7 +601,7 @@ def _failover_steps(it: Situation) -> Iterator[Step]:
     yield Confirm(it.host, it.domain)
 
 
-def _proof(home: Situation, hosts: Hosts) -> Proof | None:
+def proof_of(home: Situation, hosts: Hosts) -> Proof | None:
     """The strongest proof that can be had that the host does not write any more."""
     if home.host in hosts.confirmed_down:
         return Proof.OPERATOR

@@ -177,6 +177,10 @@ class Mesh:
             self.vms[it].memory_mib * MIB for it in self.on[host] if self.runs[it] == host
         )
 
+    def autostarted(self, host, *, timeout_seconds):
+        self._read("autostarted", host, timeout_seconds)
+        return frozenset()
+
     def start(self, host, domain, *, timeout_seconds):
         def effect():
             if self.primary.get(domain) != host:
@@ -242,6 +246,10 @@ class Mesh:
     def power_off(self, host, *, timeout_seconds):
         self.calls["power_off"] += 1
         return Done("off")
+
+    def is_on(self, host, *, timeout_seconds):
+        self.calls["is_on"] += 1
+        return host not in self.lost
 
     # ---- Alerts; Prometheus: the same
 

@@ -118,12 +118,18 @@ class World:
         silent: hosts that do not answer.
         parting: how DRBD is configured on both hosts.
         third: of a resource with quorum, the host that keeps its tiebreaker when the two lose each other.
+        third_reached: it is not down.
         drifted: hosts where the domain is defined otherwise.
         last_words: what Prometheus has heard of a lost host; None: that all was well.
         watching: Alertmanager shows the alert Watchdog.
         free_mib: the memory that each host has free; without a figure it does not tell. The domain needs 1024.
         journal: where DRBD's handler on a host asks the arbiter, when it does.
         agent: what the fence agent says; None: it works.
+        mute_agent: why it does not say whether a host is on.
+        autostarts: hosts whose libvirt starts the domain by itself.
+        takes: lets the time pass that a read of this name takes on this host.
+        out_of_sync_bytes: what DRBD knows to differ.
+        problems: what DRBD says that is not understood.
         kill_at: the number of the call (reads included) at which the actuator is killed.
         kill_after: it is killed after the call's effect, not before.
     """
@@ -142,6 +148,11 @@ class World:
     drifted: set[str] = field(default_factory=set)
     free_mib: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PEER, 8192))
     agent: object = None
+    mute_agent: str = ""
+    autostarts: set[str] = field(default_factory=set)
+    takes: Callable[[str, str], object] = lambda name, host: None
+    out_of_sync_bytes: int | None = None
+    problems: tuple = ()
     two_primaries: set[str] = field(default_factory=set)
     alertmanager: list[Notification] | None = field(default_factory=list)
     prometheus: list[Notification] | None = field(default_factory=list)
@@ -149,6 +160,7 @@ class World:
     watching: bool = True
     parting: Parting = Parting.ASKS
     third: str = ""
+    third_reached: bool = True
     last_words: dict[tuple[str, str], bool] | None = None
     sent: list[OutgoingAlert] = field(default_factory=list)
     on_call: Callable[[str], None] = lambda name: None
@@ -245,6 +257,7 @@ class World:
 
     def states(self, host, *, timeout_seconds):
         self._enter("states")()
+        self.takes("states", host)
         if host in self.silent:
             raise Unanswered(f"{host} does not answer")
         return {"voms01": self.guests[host].state}
@@ -286,6 +299,7 @@ class World:
 
     def status(self, host, *, timeout_seconds) -> Snapshot:
         leave = self._enter("status")
+        self.takes("status", host)
         if host in self.silent:
             raise Unanswered(f"{host} does not answer")
         peer = PEER[host]
@@ -298,11 +312,15 @@ class World:
                 its.role if self.connected else Role.UNKNOWN,
                 its.disk if self.connected else DiskState.D_UNKNOWN,
             )
+            differs = [
+                dataclasses.replace(it, out_of_sync_bytes=self.out_of_sync_bytes) for it in link.peer_devices
+            ]
+            link = dataclasses.replace(link, peer_devices=tuple(differs))
             links = (link, *self._tiebreaker(host))
             disk = device(minor, disk_state=mine.disk, quorum=self._has_quorum(host) if self.third else None)
             seen.append(resource(name, mine.role, devices=(disk,), connections=links))
         leave()
-        return snapshot(*seen)
+        return snapshot(*seen, problems=self.problems)
 
     def _has_quorum(self, host) -> bool:
         return self.connected or self.third == host
@@ -310,7 +328,7 @@ class World:
     def _tiebreaker(self, host):
         if not self.third:
             return ()
-        if self._has_quorum(host):
+        if self._has_quorum(host) and self.third_reached:
             return (connection("v03", peer_role=Role.SECONDARY, peer_disk=DiskState.DISKLESS),)
         return (connection("v03", ConnectionState.CONNECTING, Role.UNKNOWN, DiskState.D_UNKNOWN),)
 
@@ -444,10 +462,22 @@ class World:
 
         return self._change("migrate", source, effect)
 
+    def autostarted(self, host, *, timeout_seconds):
+        self._enter("autostarted")()
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        return frozenset({"voms01"}) if host in self.autostarts else frozenset()
+
     def power_off(self, host, *, timeout_seconds):
         if self.agent is None:
             self.power_cut(host)
         return self._change("power_off", "", lambda: self.agent)
+
+    def is_on(self, host, *, timeout_seconds):
+        self._enter("is_on")()
+        if self.mute_agent:
+            raise Unanswered(self.mute_agent)
+        return host not in self.silent
 
     # ---- Alerts
 

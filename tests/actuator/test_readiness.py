@@ -1,0 +1,461 @@
+"""Would it work now? What is planted, and what the rehearsal says of it; on a healthy site it says nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from actuator.core import readiness
+from actuator.core.decide import TO_FAILOVER, TO_LIVE, TO_MOVE
+from actuator.core.guards.verbs import RESTART
+from actuator.core.place import PLACE
+from actuator.model import DomainState, Escalation, EscalationKind, HostRecord, Order, Parting
+from actuator.rehearse import AGENT_SECONDS, IDLE_SECONDS, Rehearser, table
+from exporter.drbd import DiskState, MalformedLine, Role
+from exporter.drbd_configuration import Generations
+from tests.actuator.test_moves import changes
+from tests.actuator.test_moves import start as start  # noqa: PLC0414  a fixture
+from tests.actuator.world import EPOCH, Guest, World
+
+
+def rehearser_of(machine) -> Rehearser:
+    return Rehearser(machine.ports, machine.config, machine.protected, machine.worker)
+
+
+def rehearsed(machine) -> dict[tuple[str, str], dict[str, readiness.Reason]]:
+    """By verb and host: the reasons by their names. Nothing is changed by it."""
+    before = (machine.timeline, machine.journal.records(), machine.journal.authorities())
+    calls = changes(machine.world)
+    last = rehearser_of(machine).rehearse("voms01")
+    assert (machine.timeline, machine.journal.records(), machine.journal.authorities()) == before
+    assert changes(machine.world) == calls
+    return {(it.verb, it.host): {reason.name: reason for reason in it.reasons} for it in last.checks}
+
+
+@pytest.mark.parametrize("xen", [True, False])
+@pytest.mark.parametrize(
+    "proof",
+    [
+        {"arbitrated": True},
+        {"arbitrated": False, "agent": True},
+        {"arbitrated": True, "agent": True},
+        {"arbitrated": False, "failover": {"drbd_only": True}},
+    ],
+)
+@pytest.mark.parametrize("resources", [("voms01",), ("voms01", "data")])
+def test_of_a_healthy_site_nothing_is_said(start, xen, proof, resources):
+    machine = start(World(xen=xen, resources=resources), **proof)
+    machine.run(3, keeps=True)
+    assert rehearsed(machine) == {
+        ("restart", "v01"): {}, ("migrate", "v02"): {}, ("failover", "v02"): {},
+    }  # fmt: skip
+
+
+def test_of_a_healthy_site_with_quorum_nothing_is_said(start):
+    world = World(third="v02", parting=Parting.VOTES)
+    machine = start(world, arbitrated=False, written=False, failover={"quorum": True})
+    machine.run(60, keeps=True)
+    assert set(map(len, rehearsed(machine).values())) == {0}
+
+
+def test_a_vm_that_is_down_is_rehearsed_as_it_is(start):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.crash()
+    assert set(map(len, rehearsed(machine).values())) == {0}
+
+
+# ---- what is planted ---------------------------------------------------------------------------------------
+
+RESTARTS, MOVES, FAILS_OVER = ("restart", "v01"), ("migrate", "v02"), ("failover", "v02")
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What was broken, and what was said: where, under which name, in which words, and what mends it."""
+
+    what: str
+    plant: Callable[[World, object], object]
+    said: dict[tuple[str, str], str]
+    sentence: str
+    mend: str
+    site: dict = field(default_factory=dict)
+    world: dict = field(default_factory=dict)
+    keeps: bool = True
+    """Whether the keeper has looked at DRBD before."""
+
+
+def _replica(host, **changed):
+    def plant(world, machine):
+        for key, value in changed.items():
+            setattr(world.replicas[host, "voms01"], key, value)
+
+    return plant
+
+
+def _world(**changed):
+    def plant(world, machine):
+        for key, value in changed.items():
+            setattr(world, key, value)
+
+    return plant
+
+
+def _authority(**changed):
+    def plant(world, machine):
+        before = machine.journal.authority("voms01")
+        machine.journal.commit(authorities=[replace(before, version=before.version + 1, **changed)])
+
+    return plant
+
+
+def _order(**changed):
+    return lambda world, machine: machine.journal.commit(hosts=[HostRecord(version=1, **changed)])
+
+
+def _slow(name, host):
+    def plant(world, machine):
+        world.takes = lambda called, at: machine.clock.pause(1.5 * ((called, at) == (name, host)))
+
+    return plant
+
+
+def _undefined_and_not_kept(world, machine):
+    world.undefined.add("v02")
+
+
+TABLE = [
+    Planted(
+        "the mirror is inconsistent",
+        _replica("v02", disk=DiskState.INCONSISTENT),
+        {MOVES: "disk_is_up_to_date", FAILS_OVER: "disk_is_up_to_date"},
+        "voms01/0 on v02 is Inconsistent, not UpToDate",
+        "drbdadm status voms01 (on v01 and v02)",
+    ),
+    Planted(
+        "the own disk is lost",
+        _replica("v01", disk=DiskState.DISKLESS),
+        {RESTARTS: "disk_is_up_to_date"},
+        "voms01/0 on v01 is Diskless, not UpToDate",
+        "drbdadm status voms01 (on v01 and v02)",
+    ),
+    Planted(
+        "the replicas are not connected",
+        _world(connected=False),
+        {MOVES: "is_mirrored_here"},
+        "voms01 on v02 is not connected to v01",
+        "drbdadm connect voms01 (on v02)",
+    ),
+    Planted(
+        "the mirror is excluded",
+        _authority(admitted=frozenset({"v01"})),
+        {MOVES: "authority_may_be_taken", FAILS_OVER: "authority_may_be_taken"},
+        "the replica of voms01 on v02 is excluded",
+        "drbdadm connect voms01 (on v01 and v02, until UpToDate)",
+    ),
+    Planted(
+        "nobody was given the authority",
+        lambda world, machine: None,
+        dict.fromkeys((RESTARTS, MOVES, FAILS_OVER), "authority_may_be_taken"),
+        "nobody has yet been given the authority over voms01",
+        "drbdadm connect voms01 (on v01 and v02, until UpToDate)",
+        site={"written": False},
+        keeps=False,
+    ),
+    Planted(
+        "blocks differ that a verify has found",
+        _world(out_of_sync_bytes=8192),
+        {MOVES: "is_in_sync", FAILS_OVER: "is_in_sync"},
+        "8 KiB of voms01 differ between v01 and v02, says DRBD on v02",
+        "drbdadm disconnect voms01; drbdadm connect voms01 (on v02)",
+    ),
+    Planted(
+        "DRBD says what nobody understands",
+        _world(problems=(MalformedLine("no such key", "resource name:voms01 x:y", "voms01"),)),
+        {RESTARTS: "drbd_is_understood", MOVES: "drbd_is_understood", FAILS_OVER: "drbd_is_understood"},
+        "says what vmheal does not understand",
+        "drbdadm status voms01",
+    ),
+    Planted(
+        "the mirror is Primary, too",
+        _replica("v02", role=Role.PRIMARY),
+        {RESTARTS: "peer_is_not_primary", MOVES: "is_secondary_here"},
+        "voms01 is Primary on v02",
+        "drbdadm secondary voms01 (on",
+    ),
+    Planted(
+        "there is neither arbiter nor agent nor quorum",
+        lambda world, machine: None,
+        {FAILS_OVER: "there_is_a_proof"},
+        "there is no proof that v01 does not write to voms01's disks any more",
+        "set hosts.v01.fence or hosts.v01.arbiter_token_file in the configuration",
+        site={"arbitrated": False},
+    ),
+    Planted(
+        "the kernel's fencing policy is not armed",
+        _authority(armed=frozenset({"v02"})),
+        {FAILS_OVER: "source_is_armed"},
+        "voms01 was not seen with protocol C and fencing resource-and-stonith on v01",
+        "drbdadm adjust voms01 (on v01",
+    ),
+    Planted(
+        "protocol A",
+        _authority(lossy=frozenset({"v01"})),
+        {FAILS_OVER: "writes_reached_the_peer"},
+        "voms01 was seen with protocol A or B on v01",
+        "drbdadm adjust voms01 (on v01 and v02, with protocol C)",
+    ),
+    Planted(
+        "the fence agent does not answer",
+        _world(mute_agent="fence_dummy action=status ended with status 1: Unable to connect"),
+        {FAILS_OVER: "fence_agent_answers"},
+        "the fence agent of v01 does not say how it is: fence_dummy action=status ended with status 1",
+        "set hosts.v01.fence right",
+        site={"agent": True},
+    ),
+    Planted(
+        "only the mirror stops without a quorum",
+        _authority(voting=frozenset({"v02"})),
+        {FAILS_OVER: "quorum_is_here"},
+        "voms01 was not seen on v01 with protocol C and quorum majority",
+        "drbdadm status voms01 (on v01 and v02)",
+        site={"arbitrated": False, "written": False, "failover": {"quorum": True}},
+        world={"third": "v02", "parting": Parting.VOTES},
+    ),
+    Planted(
+        "the mirror's disk was made anew",
+        lambda world, machine: (
+            _world(connected=False)(world, machine),
+            _replica("v02", generations=(Generations("B" * 16),))(world, machine),
+        ),
+        {MOVES: "is_mirrored_here", FAILS_OVER: "replica_continues"},
+        "the data of voms01 on v02 do not continue those that both its hosts last had",
+        "drbdadm connect voms01 (on",
+        site={"arbitrated": False, "agent": True},
+    ),
+    Planted(
+        "not defined on the mirror, and not kept",
+        _undefined_and_not_kept,
+        {MOVES: "is_defined_or_kept", FAILS_OVER: "is_defined_or_kept"},
+        "libvirt on v02 does not know voms01",
+        "virsh define voms01.xml (on v02)",
+        site={"seconds": 0},
+    ),
+    Planted(
+        "not defined at home",
+        lambda world, machine: world.undefined.add("v01"),
+        {RESTARTS: "is_defined"},
+        "libvirt on v01 does not know voms01",
+        "virsh define voms01.xml (on v01)",
+    ),
+    Planted(
+        "the mirror's host has not the memory",
+        lambda world, machine: (world.free_mib.update(v02=512), machine.run(6)),
+        {MOVES: "has_memory", FAILS_OVER: "has_memory"},
+        "v02 has 512 MiB of memory free, and voms01 may use 1024 MiB",
+        "virsh freecell --all (on v02)",
+    ),
+    Planted(
+        "libvirt would start it by itself where it ran",
+        _world(autostarts={"v01"}),
+        {FAILS_OVER: "autostart_is_off"},
+        "libvirt on v01 starts voms01 by itself when v01 comes up",
+        "virsh autostart --disable voms01 (on v01 and v02)",
+    ),
+    Planted(
+        "and on the mirror",
+        _world(autostarts={"v02"}),
+        {FAILS_OVER: "autostart_is_off"},
+        "libvirt on v02 starts voms01 by itself when v02 comes up",
+        "virsh autostart --disable voms01 (on v01 and v02)",
+    ),
+    Planted(
+        "the mirror's host does not answer",
+        _world(silent={"v02"}),
+        {MOVES: "libvirt_answers", FAILS_OVER: "libvirt_answers"},
+        "libvirt on v02 does not answer",
+        "vmheal-actuator check --live",
+    ),
+    Planted(
+        "the own host does not answer",
+        _world(silent={"v01"}),
+        {RESTARTS: "libvirt_answers", MOVES: "source_answers"},
+        "libvirt on v01 does not answer",
+        "vmheal-actuator check --live",
+    ),
+    Planted(
+        "libvirt answers late",
+        _slow("states", "v02"),
+        {MOVES: "libvirt_is_fast", FAILS_OVER: "libvirt_is_fast"},
+        "libvirt on v02 needed 1.5 s for an answer, more than readiness.slow_seconds (1)",
+        "systemctl status libvirtd (on v02)",
+    ),
+    Planted(
+        "SSH answers late",
+        _slow("status", "v01"),
+        {RESTARTS: "drbd_is_fast"},
+        "DRBD, over SSH, on v01 needed 1.5 s for an answer",
+        "ssh v01 true",
+    ),
+    Planted(
+        "Alertmanager does not show the Watchdog",
+        lambda world, machine: (setattr(world, "watching", False), machine.run(130, keeps=True)),
+        {FAILS_OVER: "not_blind"},
+        "vmheal sees nothing of monitoring",
+        "vmheal-actuator check --live",
+    ),
+    Planted(
+        "the mirror's host is drained",
+        _order(host="v02", drained=Order("ann", EPOCH)),
+        {MOVES: "not_drained", FAILS_OVER: "not_drained"},
+        "voms01 does not go to v02, which is drained",
+        "vmheal-actuator undrain v02",
+    ),
+    Planted(
+        "somebody has paused everything",
+        _order(host="", paused=Order("ann", EPOCH)),
+        {RESTARTS: "not_paused", MOVES: "not_paused", FAILS_OVER: "not_paused"},
+        "all is paused by ann",
+        "vmheal-actuator resume voms01",
+    ),
+    Planted(
+        "the VM is paused",
+        lambda world, machine: world.guests.update(v01=Guest(DomainState.PAUSED, 5, "ioerror")),
+        {RESTARTS: "is_down"},
+        "voms01 is paused on v01 (reason: ioerror)",
+        "virsh domstate --reason voms01 (on v01)",
+    ),
+    Planted(
+        "the VM runs on both hosts",
+        lambda world, machine: world.guests.update(v02=Guest(DomainState.RUNNING, 7)),
+        {RESTARTS: "runs_nowhere_else", MOVES: "is_down", FAILS_OVER: "is_down"},
+        "voms01 is running on v02",
+        "virsh d",
+    ),
+]
+
+
+@pytest.mark.parametrize("planted", TABLE, ids=lambda it: it.what)
+def test_what_is_broken_is_found(start, planted):
+    site = dict(planted.site)
+    seconds = site.pop("seconds", 30)
+    machine = start(World(**planted.world), **site)
+    machine.run(seconds, keeps=planted.keeps)
+    planted.plant(machine.world, machine)
+    found = rehearsed(machine)
+    for where, name in planted.said.items():
+        assert name in found[where], found[where]
+    reasons = [found[where][name] for where, name in planted.said.items()]
+    assert any(planted.sentence in reason.sentence for reason in reasons), reasons
+    assert all(planted.mend in reason.mend for reason in reasons), reasons
+    assert not any(found[where] for where in found.keys() - planted.said.keys()), found
+
+
+def test_enough_is_planted():
+    assert len({it.what for it in TABLE}) >= 25
+    assert len({name for it in TABLE for name in it.said.values()}) >= 20
+
+
+def test_each_reason_has_what_mends_it():
+    guards = {guard.__name__ for guard in (*RESTART, *TO_LIVE, *TO_MOVE, *TO_FAILOVER, *PLACE)}
+    assert guards <= readiness.MEND.keys()
+
+
+def test_without_another_host_nothing_can_move(start):
+    machine = start(World(), domains={"voms01": {"host": "v01", "hosts": ["v01"]}})
+    machine.run(3, keeps=True)
+    found = rehearsed(machine)
+    assert found.pop(RESTARTS) == {}
+    assert {where: set(why) for where, why in found.items()} == {
+        ("migrate", "v01"): {"has_a_target"}, ("failover", "v01"): {"has_a_target"},
+    }  # fmt: skip
+
+
+def test_what_was_given_up_is_said(start):
+    machine = start(World())
+    machine.run(3, keeps=True)
+    standing = Escalation(EscalationKind.GAVE_UP, "v01", "attempts_are_left", "3 attempts did not hold", 0.0)
+    machine.journal.commit(record=replace(machine.record, version=1, escalation=standing))
+    reason = rehearsed(machine)[RESTARTS]["attempts_are_left"]
+    assert (reason.sentence, reason.mend) == ("3 attempts did not hold", "vmheal-actuator retry voms01")
+
+
+@pytest.mark.parametrize(("reached", "said"), [((), {"has_quorum"}), (("v03",), set())])
+def test_without_the_host_the_others_must_have_a_quorum(start, reached, said):
+    """Of three: whether the third one is there counts only once the host is lost."""
+    world = World(third="v02", parting=Parting.VOTES)
+    machine = start(world, arbitrated=False, written=False, failover={"quorum": True})
+    machine.run(60, keeps=True)
+    world.third_reached = bool(reached)
+    found = rehearsed(machine)
+    assert set(found[FAILS_OVER]) == said
+    assert set(found[RESTARTS]) == ({"peer_is_known"} if said else set())
+
+
+# ---- its turns ---------------------------------------------------------------------------------------------
+
+
+def test_turn_by_turn_each_vm_once_in_an_interval(start, clock):
+    hosts = {"host": "v01", "hosts": ["v01", "v02"]}
+    machine = start(World(), domains={"voms01": hosts, "voms02": hosts})
+    machine.run(3, keeps=True)
+    rehearser = rehearser_of(machine)
+    assert table(rehearser.last(), machine.config.domains) == {
+        "domains": [], "not_rehearsed": ["voms01", "voms02"],
+    }  # fmt: skip
+    assert [rehearser.turn(), rehearser.turn()] == [30.0, 30.0]
+    assert [it.domain for it in rehearser.last()] == ["voms01", "voms02"]
+    shown = table(rehearser.last(), machine.config.domains)
+    assert shown["not_rehearsed"] == []
+    assert [it["ready"] for it in shown["domains"][0]["checks"]] == [True] * 3
+    machine.world.calls.clear()
+    clock.now += 30
+    rehearser.turn()
+    assert {"autostarted", "states"}.isdisjoint(machine.world.calls), "hosts were asked in this round"
+    clock.now += 30
+    rehearser.turn()
+    assert {"autostarted", "states"} <= set(machine.world.calls)
+
+
+def test_it_rests_for_longer_than_it_works(start):
+    world = World()
+    names = ["voms01", *(f"other{number}" for number in range(99))]
+    hosts = {"host": "v01", "hosts": ["v01", "v02"]}
+    machine = start(world, domains=dict.fromkeys(names, hosts), readiness={"interval_seconds": 10})
+    world.takes = lambda called, host: machine.clock.pause(0.25)
+    rehearser = rehearser_of(machine)
+    rehearser.turn()  # which asks how the hosts are, too
+    begun = machine.clock.now
+    seconds = rehearser.turn()
+    assert machine.clock.now - begun == 0.5
+    assert seconds == 2.0
+    world.takes = lambda called, host: machine.clock.pause(4)
+    assert rehearser.turn() == 10.0, "never longer than a round"
+
+
+def test_a_fence_agent_is_asked_now_and_then(start, clock):
+    world = World()
+    machine = start(world, agent=True)
+    rehearser = rehearser_of(machine)
+    for _ in range(10):
+        rehearser.turn()
+        clock.now += 60
+    assert world.calls.count("is_on") == 2 * (1 + int(540 // AGENT_SECONDS))
+
+
+def test_switched_off_it_asks_nobody(start):
+    machine = start(World(), readiness={"interval_seconds": 0})
+    machine.world.calls.clear()
+    assert rehearser_of(machine).turn() == IDLE_SECONDS
+    assert machine.world.calls == []
+
+
+def test_a_journal_that_fails_leaves_the_last_word(start):
+    machine = start(World())
+    rehearser = rehearser_of(machine)
+    rehearser.turn()
+    before = rehearser.last()
+    machine.close()
+    rehearser.turn()
+    assert rehearser.last() == before
