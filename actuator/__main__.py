@@ -32,12 +32,17 @@ from actuator.commands import (
     ASK_SECONDS,
     COMMANDS,
     Sections,
+    ask_readiness,
     config_option,
     faults_are_said,
+    is_ready,
     json_option,
+    of_domains,
+    show_readiness,
     story_of,
     tell,
     time_text,
+    url_option,
 )
 from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load, read_secret
 from actuator.model import Event
@@ -256,21 +261,36 @@ def _each(kind: str, adapter: Callable[[str], T], servers: ServerSettings) -> di
 
 @main.command()
 @config_option
+@click.argument("vms", metavar="[VM]...", nargs=-1)
 @click.option("--live", is_flag=True, help="Also ask every host and server. Changes nothing.")
+@url_option
 @json_option
-def check(config_path: Path, live: bool, as_json: bool) -> None:
-    """Check the configuration, with --live also who answers."""
+def check(config_path: Path, vms: tuple[str, ...], live: bool, url: str | None, as_json: bool) -> None:
+    """Check the configuration, and what would work now.
+
+    The running actuator rehearses for each VM whether a restart, a move and a failover to each of its hosts
+    would work now; here is what that last came to, of all VMs or of those named: what stands against it, and
+    what mends it. Where no actuator runs only the configuration is checked, and --live tells who answers.
+
+    Exit status 1: something would not work, or does not answer.
+    """
     with faults_are_said():
         settings = load(config_path)
         _operator_token(settings, {read_secret(settings.webhook.token_file), *_hook_tokens(settings)})
+        if unknown := [name for name in vms if name not in settings.domains]:
+            raise ConfigError((f"{config_path}: {', '.join(unknown)}: not in domains",))
         answers = _ask_everybody(settings) if live else {}
+        ready = of_domains(ask_readiness(settings, url), vms)
     if as_json:
-        click.echo(json.dumps({"config": "ok", "live": answers}, indent=2))
+        click.echo(json.dumps({"config": "ok", "live": answers, "ready": ready}, indent=2))
     else:
         click.echo(f"{config_path}: ok, mode {settings.mode}, {len(settings.domains)} protected domains")
         for who, answer in answers.items():
             click.echo(f"{who}: {answer}")
-    if any(not answer.startswith("ok") for answer in answers.values()):
+        show_readiness(ready)
+    asked_in_vain = url is not None and "unanswered" in ready
+    well = all(is_ready(it) for it in ready.get("domains", ())) and not asked_in_vain
+    if not well or any(not answer.startswith("ok") for answer in answers.values()):
         sys.exit(1)
 
 

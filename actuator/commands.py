@@ -9,7 +9,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -260,6 +260,75 @@ def _tell_choice(decision: Mapping[str, Any]) -> None:
         click.echo(f"    there because {decision['chosen']}")
     for host, why in decision.get("rejected", {}).items():
         click.echo(f"    not {host}: {why}")
+
+
+# ---- check ------------------------------------------------------------------------------------------------
+
+
+def ask_readiness(settings: Settings, url: str | None) -> Mapping[str, Any]:
+    """What the running actuator last rehearsed; ``unanswered`` says why it does not tell."""
+    try:
+        return _answer(_exchange(url or _url(settings), "/api/v1/ready"))
+    except click.ClickException as error:
+        return {"unanswered": error.message}
+
+
+def of_domains(ready: Mapping[str, Any], names: Collection[str]) -> Mapping[str, Any]:
+    """What was rehearsed of these domains alone; of all when none is named."""
+    if not names or "unanswered" in ready:
+        return ready
+    return {
+        "domains": [it for it in ready["domains"] if it["domain"] in names],
+        "not_rehearsed": [it for it in ready["not_rehearsed"] if it in names],
+    }
+
+
+def is_ready(domain: Mapping[str, Any]) -> bool:
+    """Whether nothing stands against any verb."""
+    return all(check["ready"] for check in domain["checks"])
+
+
+def show_readiness(ready: Mapping[str, Any]) -> None:
+    """Print a line for each VM, and beneath it what would not work, why, and what mends it."""
+    if "unanswered" in ready:
+        click.secho(f"what would work now is not known: {ready['unanswered']}", fg="yellow")
+        return
+    domains = ready["domains"]
+    width = max([len("VM"), *(len(it["domain"]) for it in domains)])
+    home = max([len("ON"), *(len(it["host"]) for it in domains)])
+    if domains:
+        click.secho(f"{'VM':{width}}  {'ON':{home}}  RESTART  MIGRATE TO / FAILOVER TO", bold=True)
+    for it in domains:
+        cells = {verb: _cell(it, verb) for verb in ("restart", "migrate", "failover")}
+        row = f"  {cells['restart']}  {cells['migrate']} / {cells['failover']}"
+        click.echo(f"{it['domain']:{width}}  {it['host']:{home}}{row}")
+        _tell_reasons(it["checks"])
+    for name in ready["not_rehearsed"]:
+        click.secho(f"{name}: not rehearsed yet", fg="yellow")
+    well = sum(is_ready(it) for it in domains)
+    click.echo(f"{well} of {len(domains)} VMs are ready for all that vmheal may do")
+
+
+def _cell(domain: Mapping[str, Any], verb: str) -> str:
+    """Where the verb would work now."""
+    hosts = [it["host"] for it in domain["checks"] if it["verb"] == verb and it["ready"]]
+    words = "nowhere" if not hosts else ", ".join(hosts)
+    if verb == "restart":
+        words = f"{'ready' if hosts else 'no':7}"
+    return click.style(words, fg="green" if hosts else "red")
+
+
+def _tell_reasons(checks: Sequence[Mapping[str, Any]]) -> None:
+    """Each reason once, with the verbs that it stands against."""
+    against: dict[tuple[str, str, str, str], list[str]] = {}
+    for check in checks:
+        for it in check["reasons"]:
+            key = (check["host"], it["name"], it["sentence"], it["mend"])
+            against.setdefault(key, []).append(check["verb"])
+    for (host, name, sentence, mend), verbs in against.items():
+        click.secho(f"  {' and '.join(verbs)} on {host}: {name}", fg="red")
+        click.echo(f"    {sentence}")
+        click.echo(f"    mend: {mend}")
 
 
 # ---- orders -----------------------------------------------------------------------------------------------

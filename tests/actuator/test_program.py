@@ -274,6 +274,31 @@ def test_check_says_what_is_wrong(config):
     assert "mod: unknown key; did you mean 'mode'?" in err
 
 
+def test_check_tells_what_would_work_now(serve, config):
+    """No host answers here: nothing would, and it is said why, and what mends it."""
+    status, out, _ = run("check", "--config", config)
+    assert status == 0
+    assert "what would work now is not known: http://127.0.0.1:" in out
+    assert run("check", "--config", config, "--url", url_of(config))[0] == 1
+    program = serve(config)
+    program.wait_ready()
+    deadline = time.monotonic() + READY_SECONDS
+    while json.loads(run("check", "--config", config, "--json")[1])["ready"]["not_rehearsed"]:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.1)
+    status, out, errors = run("check", "--config", config, "voms01")
+    assert (status, errors) == (1, "")
+    lines = out.splitlines()
+    assert lines[1].split() == ["VM", "ON", "RESTART", "MIGRATE", "TO", "/", "FAILOVER", "TO"]
+    assert lines[2].split() == ["voms01", "v01", "no", "nowhere", "/", "nowhere"]
+    assert lines[3] == "  restart on v01: libvirt_answers"
+    assert lines[4].startswith("    libvirt on v01 does not answer (")
+    assert lines[5] == "    mend: vmheal-actuator check --live"
+    assert lines[-1] == "0 of 1 VMs are ready for all that vmheal may do"
+    status, _, errors = run("check", "--config", config, "voms1")
+    assert (status, "voms1: not in domains" in errors) == (2, True)
+
+
 def test_check_live_says_who_does_not_answer(config):
     status, out, _ = run("check", "--config", config, "--live", "--json")
     assert status == 1

@@ -1,5 +1,6 @@
 """Would it work now? What is planted, and what the rehearsal says of it; on a healthy site it says nothing."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -11,11 +12,13 @@ from actuator.core.guards.verbs import RESTART
 from actuator.core.place import PLACE
 from actuator.model import DomainState, Escalation, EscalationKind, HostRecord, Order, Parting
 from actuator.rehearse import AGENT_SECONDS, IDLE_SECONDS, Rehearser, table
+from actuator.report import Report
+from actuator.serve import Actuator
 from exporter.drbd import DiskState, MalformedLine, Role
 from exporter.drbd_configuration import Generations
 from tests.actuator.test_moves import changes
 from tests.actuator.test_moves import start as start  # noqa: PLC0414  a fixture
-from tests.actuator.world import EPOCH, Guest, World
+from tests.actuator.world import EPOCH, Guest, World, settings
 
 
 def rehearser_of(machine) -> Rehearser:
@@ -208,9 +211,9 @@ TABLE = [
     ),
     Planted(
         "the fence agent does not answer",
-        _world(mute_agent="fence_dummy action=status ended with status 1: Unable to connect"),
+        _world(mute_agent="fence_dummy action=status ended with exit status 1: Unable to connect"),
         {FAILS_OVER: "fence_agent_answers"},
-        "the fence agent of v01 does not say how it is: fence_dummy action=status ended with status 1",
+        "the fence agent of v01 does not say how it is: fence_dummy action=status ended with exit status 1",
         "set hosts.v01.fence right",
         site={"agent": True},
     ),
@@ -432,6 +435,42 @@ def test_it_rests_for_longer_than_it_works(start):
     assert seconds == 2.0
     world.takes = lambda called, host: machine.clock.pause(4)
     assert rehearser.turn() == 10.0, "never longer than a round"
+
+
+def test_what_it_says_is_published(start):
+    world = World(autostarts={"v02"})
+    machine = start(world)
+    machine.run(3, keeps=True)
+    report = Report(machine.config)
+    rehearser = rehearser_of(machine)
+    report.show_readiness(rehearser.last)
+    value = report.registry.get_sample_value
+    to = {"domain": "voms01", "host": "v02", "verb": "failover"}
+    assert value("vmheal_domain_ready", to) is None, "not rehearsed yet"
+    rehearser.turn()
+    assert value("vmheal_domain_ready", to) == 0
+    assert value("vmheal_domain_ready", to | {"verb": "migrate"}) == 1
+    assert value("vmheal_domain_ready", to | {"verb": "restart", "host": "v01"}) == 1
+    why = {"reason": "autostart_is_off", "mend": "virsh autostart --disable voms01 (on v01 and v02)"}
+    assert value("vmheal_domain_not_ready_info", to | why) == 1
+    assert value("vmheal_domain_rehearsed_timestamp_seconds", {"domain": "voms01"}) == machine.clock.wall()
+    world.autostarts.clear()
+    machine.run(60, keeps=True)
+    rehearser.turn()
+    assert value("vmheal_domain_ready", to) == 1
+    assert value("vmheal_domain_not_ready_info", to | why) is None
+
+
+def test_it_runs_in_a_thread_of_its_own(start):
+    world = World()
+    machine = start(world)
+    stopping = threading.Event()
+    actuator = Actuator(machine.ports, machine.config, Report(machine.config), stopping)
+    names = {thread.name for thread in actuator._threads}
+    assert "rehearsals" in names
+    off = settings(machine.config.journal.path, readiness={"interval_seconds": 0})
+    names = {thread.name for thread in Actuator(machine.ports, off, Report(off), stopping)._threads}
+    assert names == {"worker", "reconcile", "keeper"}
 
 
 def test_a_fence_agent_is_asked_now_and_then(start, clock):

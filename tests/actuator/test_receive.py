@@ -383,6 +383,13 @@ def test_without_an_operators_token_there_are_no_orders(journal):
     assert commander.orders is None
 
 
+def test_what_would_work_now(journal):
+    said = {"domains": [{"domain": "voms01"}], "not_rehearsed": []}
+    with commanded(journal, Commander(), ready=lambda: said) as url:
+        reply = requests.get(f"{url}/api/v1/ready")
+    assert (reply.status_code, reply.json()) == (200, said)
+
+
 def test_explanations(journal):
     def explain(name):
         if name == "busy":

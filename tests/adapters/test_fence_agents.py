@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from actuator.adapters import fence_agents
 from actuator.adapters.fence_agents import PATH, FenceAgent, FenceAgents
 from actuator.model import Done, Failed, Indeterminate
+from actuator.ports import Unanswered
 
 PATIENCE = 20.0
 PASSWORD = "s3cret \\ wörd%"
@@ -93,6 +94,50 @@ def test_a_host_is_powered_off_and_read_back(bench):
     assert power_off(bench.agents()) == Done("v01 is off, says fence_test")
     assert bench.power == "off"
     assert bench.actions == ["status", "off", "status"]
+
+
+@pytest.mark.parametrize("power", ["on", "off"])
+def test_whether_a_host_is_on_is_asked_and_nothing_else(bench, power):
+    bench.power = power
+    assert bench.agents(password=PASSWORD).is_on("v01", timeout_seconds=PATIENCE) is (power == "on")
+    assert (bench.power, bench.actions) == (power, ["status"])
+    assert f"passwd={PASSWORD}" in bench.input
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ("status() { echo Unable to connect; exit 1; }", "Unable to connect"),
+        ("status() { echo Status: OFF; exit 0; }", "Status: OFF"),
+        ("status() { exit 2; }", "fence_test action=status ended with exit status 2"),
+        ("status() { sleep 60; }", "fence_test action=status"),
+    ],
+)
+def test_an_agent_that_does_not_say_is_not_believed(bench, own, said):
+    with pytest.raises(Unanswered, match=said):
+        bench.agents(own).is_on("v01", timeout_seconds=1.0)
+
+
+def test_what_is_not_there_does_not_say_whether_a_host_is_on(bench):
+    agents = bench.agents()
+    with pytest.raises(Unanswered, match="v02 has no fence agent in the configuration"):
+        agents.is_on("v02", timeout_seconds=1.0)
+    (bench.folder / "fence_test").unlink()
+    with pytest.raises(Unanswered, match="fence_test cannot be started"):
+        agents.is_on("v01", timeout_seconds=1.0)
+
+
+def test_a_host_that_is_being_powered_off_is_not_asked_beside_that(bench):
+    agents = bench.agents("off() { sleep 1; echo off > $folder/power; exit 0; }")
+    thread = threading.Thread(target=power_off, args=(agents,))
+    thread.start()
+    deadline = time.monotonic() + PATIENCE
+    while "off" not in bench.actions:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+    with pytest.raises(Unanswered, match="v01 is being powered off"):
+        agents.is_on("v01", timeout_seconds=1.0)
+    thread.join()
 
 
 def test_to_a_host_that_is_off_nothing_is_done(bench):

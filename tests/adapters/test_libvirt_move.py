@@ -542,6 +542,15 @@ def test_capacity_is_what_can_be_had_without_swapping(guest):
 
 
 @pytest.mark.daemons
+def test_what_libvirt_starts_by_itself(guest):
+    guest.started(OBEDIENT)
+    for on, said in ((True, {"voms01"}), (False, set())):
+        with guest.domain(0) as domain:
+            domain.setAutostart(on)
+        assert guest.hypervisor.autostarted("v01", timeout_seconds=SOON) == said
+
+
+@pytest.mark.daemons
 def test_a_definition_goes_from_host_to_host(guest):
     guest.defined(OBEDIENT)
     definition = guest.hypervisor.definition("v01", "voms01", timeout_seconds=SOON)

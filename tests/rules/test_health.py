@@ -6,6 +6,7 @@ from dataclasses import replace as changed
 import pytest
 from prometheus_client.metrics_core import Metric
 
+from actuator.core.readiness import Check, Reason
 from actuator.model import (
     DomainRecord,
     Escalation,
@@ -17,6 +18,7 @@ from actuator.model import (
 )
 from actuator.ports import JournalError
 from actuator.protected import Protected
+from actuator.rehearse import Rehearsal
 from actuator.report import Report, WatchedJournal
 from exporter.collectors import drbd, libvirt_state
 from exporter.collectors.libvirt_state import LibvirtState
@@ -688,6 +690,57 @@ def test_an_actuator_that_does_not_look_around(replay, journal, never):
     replay.publish("localhost", journal.report.registry.collect(), range(140), "vmheal-actuator")
     replay.quiet(85 if never else 109, "ActuatorStale")
     replay.expect(139, told("ActuatorStale"))
+    replay.ask()
+
+
+def rehearsal(*checks: Check) -> Rehearsal:
+    return Rehearsal("voms01", "v01", 0.0, checks)
+
+
+def reason(name: str, mends: str = "type this") -> Reason:
+    return Reason(name, "a whole sentence", mends)
+
+
+WELL = (Check("v01", "restart", ()), Check("v02", "migrate", ()), Check("v02", "failover", ()))
+
+
+@pytest.mark.parametrize(
+    ("checks", "alerts"),
+    [
+        (WELL, []),
+        (
+            (
+                Check(
+                    "v02", "failover", (reason("has_memory"), reason("autostart_is_off", "virsh autostart"))
+                ),
+                Check("v02", "migrate", (reason("has_memory"),)),
+            ),
+            [("v02", "has_memory", "type this"), ("v02", "autostart_is_off", "virsh autostart")],
+        ),
+        # Another host is ready.
+        ((Check("v02", "failover", (reason("has_memory"),)), Check("v03", "failover", ())), []),
+        # Of these other alerts tell.
+        (
+            tuple(
+                Check("v02", "failover", (reason(name),))
+                for name in ("not_paused", "not_blind", "no_storm", "source_answers")
+            ),
+            [],
+        ),
+    ],
+)
+def test_a_vm_that_nothing_would_bring_up(replay, journal, checks, alerts):
+    replay.step = 30
+    journal.report.show_readiness(lambda: [rehearsal(*checks)])
+    actuator(replay, journal, range(0, 700, 30))
+    replay.quiet(299, "VMNotProtected")
+    replay.expect(
+        600,
+        *(
+            told("VMNotProtected", domain="voms01", host=host, reason=name, mend=mends)
+            for host, name, mends in alerts
+        ),
+    )
     replay.ask()
 
 
