@@ -1,8 +1,10 @@
 """Would it work now? What is planted, and what the rehearsal says of it; on a healthy site it says nothing."""
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import pytest
 
@@ -363,6 +365,10 @@ def test_enough_is_planted():
 def test_each_reason_has_what_mends_it():
     guards = {guard.__name__ for guard in (*RESTART, *TO_LIVE, *TO_MOVE, *TO_FAILOVER, *PLACE)}
     assert guards <= readiness.MEND.keys()
+    page = (Path(__file__).parents[2] / "docs" / "readiness.md").read_text()
+    assert set(re.findall(r"`([a-z_]+)`", page.partition("## The reasons")[2].partition("##")[0])) == set(
+        readiness.MEND
+    )
 
 
 def test_without_another_host_nothing_can_move(start):
