@@ -332,6 +332,14 @@ TABLE = [
         "virsh domstate --reason voms01 (on v01)",
     ),
     Planted(
+        "the VM runs without its disk",
+        lambda world, machine: setattr(world.guests["v01"], "has_disks", False),
+        {MOVES: "runs_on_its_source"},
+        "voms01 does not run on v01 with all of its disks",
+        "virsh destroy voms01 (on v01; vmheal starts it anew)",
+        world={"xen": False},
+    ),
+    Planted(
         "the VM runs on both hosts",
         lambda world, machine: world.guests.update(v02=Guest(DomainState.RUNNING, 7)),
         {RESTARTS: "runs_nowhere_else", MOVES: "is_down", FAILS_OVER: "is_down"},
@@ -369,6 +377,23 @@ def test_each_reason_has_what_mends_it():
     assert set(re.findall(r"`([a-z_]+)`", page.partition("## The reasons")[2].partition("##")[0])) == set(
         readiness.MEND
     )
+
+
+def test_a_host_has_room_only_for_what_would_come_with_it(start):
+    """Each of the two fits alone, and moves; when their host is lost only the first one does."""
+    hosts = {"host": "v01", "hosts": ["v01", "v02"]}
+    world = World(free_mib={"v01": 8192, "v02": 1536})
+    machine = start(world, domains={"voms01": hosts, "voms02": hosts})
+    machine.run(3, keeps=True)
+    machine.worker.rooms.defined("voms02", "<domain><memory unit='KiB'>1048576</memory></domain>")
+    rehearser = rehearser_of(machine)
+    said = {
+        name: {(it.verb, it.host): [why.name for why in it.reasons] for it in rehearser.rehearse(name).checks}
+        for name in ("voms01", "voms02")
+    }
+    assert said["voms01"][FAILS_OVER] == []
+    assert said["voms02"][FAILS_OVER] == ["has_memory"]
+    assert said["voms01"][MOVES] == said["voms02"][MOVES] == []
 
 
 def test_without_another_host_nothing_can_move(start):
