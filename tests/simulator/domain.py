@@ -7,6 +7,7 @@ from tests.simulator.drbd import PRIMARY, Record
 
 if TYPE_CHECKING:
     from tests.simulator.drbd import Node
+    from tests.simulator.drbd9 import Replica
     from tests.simulator.host import Host
 
 RUNNING, SHUTOFF, PAUSED, CRASHED = "running", "shutoff", "paused", "crashed"
@@ -66,7 +67,7 @@ class Domain:
         """A live migration brings it here: libvirt has it active already."""
 
     @property
-    def node(self) -> "Node":
+    def node(self) -> "Node | Replica":
         return self.host.nodes[self.name]
 
     def start(self, *, by_hand: bool = False) -> str:

@@ -46,6 +46,15 @@ class Record(NamedTuple):
     number: int
 
 
+class Link(NamedTuple):
+    """How a host sees a peer."""
+
+    peer: str
+    connection: str
+    role: str
+    disk: str
+
+
 class Result(NamedTuple):
     """What drbdadm leaves behind."""
 
@@ -143,6 +152,15 @@ class Node:
         """8.4 shows one that is diskless and StandAlone as Unconfigured (seen)."""
         idle = self.connection == STAND_ALONE and self.disk == DISKLESS and self.role == SECONDARY
         return self.up and not idle
+
+    @property
+    def client(self) -> bool:
+        """Diskless on purpose: that is DRBD 9's."""
+        return False
+
+    @property
+    def links(self) -> tuple[Link, ...]:
+        return (Link(self.peer.host.name, self.connection, self.peer_role, self.peer_disk),)
 
     @property
     def peer_role(self) -> str:
@@ -565,6 +583,23 @@ class Pair:
         for node in self.nodes:
             node.host.nodes[name] = node
         loop.call_in(loop.random.uniform(0, TICK_SECONDS), self._tick)
+
+    def begin(self) -> None:
+        """All is up and connected, as a site was before anything happens to it."""
+        for node in self.nodes:
+            node.up = True
+            node.attach()
+            node.connection = WAITS
+        self.meet()
+
+    @property
+    def whole(self) -> bool:
+        """Both are connected and current."""
+        return all(node.together and node.disk == node.peer_disk == UP_TO_DATE for node in self.nodes)
+
+    @property
+    def parted(self) -> bool:
+        return not all(node.together for node in self.nodes)
 
     def other(self, node: Node) -> Node:
         one, two = self.nodes

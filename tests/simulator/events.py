@@ -7,14 +7,14 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
-from tests.simulator.drbd import PRIMARY
+from tests.simulator.drbd import PRIMARY, STAND_ALONE, Node
+from tests.simulator.drbd9 import Group, Replica
 from tests.simulator.fibers import Process
 from tests.simulator.network import GATEWAY, MANAGEMENT, MONITOR, REPLICATION
 from tests.simulator.ports import MISHAPS
 from tests.simulator.site import Site
 
 if TYPE_CHECKING:
-    from tests.simulator.drbd import Node
     from tests.simulator.world import World
 
 Action = Callable[..., None]
@@ -184,11 +184,13 @@ def disk_fails(world: "World", host: str, vm: str) -> None:
 
 @action
 def disk_mended(world: "World", host: str, vm: str) -> None:
-    """As the docs say: `vmheal-fence-peer attach RESOURCE && drbdadm attach RESOURCE`."""
+    """As the docs say: `vmheal-fence-peer attach RESOURCE && drbdadm attach RESOURCE`; of DRBD 9 only that."""
     there = world.hosts[host]
     node = there.nodes[vm]
     node.md.broken = False
-    if there.on and node.up and not node.attached:
+    if isinstance(node, Replica):
+        there.drbdadm("attach", vm) if there.on and node.up else None
+    elif there.on and node.up and not node.attached:
         there.hook(
             "attach", node, lambda status: _attach_and_connect(world, host, vm) if status == 0 else None
         )
@@ -367,6 +369,9 @@ def mend_everything(world: "World") -> None:
         for domain in host.domains.values():
             domain.node.holders.discard("a program")
     for vm, pair in world.pairs.items():
+        if isinstance(pair, Group):
+            world.loop.spawn(Process("person"), partial(_mend_group, world, vm, pair), "person")
+            continue
         broken = [node for node in pair.nodes if node.md.broken or (node.up and not node.attached)]
         if any(node.without_data for node in broken) or (
             len(broken) == len(pair.nodes) and all(node.up for node in broken)
@@ -377,7 +382,29 @@ def mend_everything(world: "World") -> None:
                 disk_mended(world, node.host.name, vm)
 
 
-def _mend_from_scratch(vm: str, nodes: list["Node"]) -> None:
+def _mend_group(world: "World", vm: str, group: Group) -> None:
+    """As docs/runbooks say, for as long as hosts come up: what lost ends its VM, is demoted, and connects."""
+    end = world.loop.now + MEND_SECONDS
+    while world.loop.now < end:
+        for node in group.nodes:
+            if not node.host.on or not node.up:
+                continue
+            if node.md.broken or not (node.attached or node.tie):
+                disk_mended(world, node.host.name, vm)
+            apart = any(it.connection == STAND_ALONE for it in node.links)
+            if apart and node.role == PRIMARY and node.without_data:
+                node.host.domains[vm].end("destroyed")
+                world.log(f"{node.host.name}: drbdadm secondary --force {vm}")
+                node.secondary(force=True)
+            if apart:
+                node.host.drbdadm("connect", vm)
+        world.loop.sleep(MEND_PAUSE_SECONDS)
+
+
+MEND_SECONDS, MEND_PAUSE_SECONDS = 120.0, 5.0
+
+
+def _mend_from_scratch(vm: str, nodes: list[Node]) -> None:
     """As the docs say: end the VM, part, attach, and let them meet (docs/hosts.md)."""
     loop = nodes[0].host.loop
     for node in nodes:
@@ -395,7 +422,7 @@ def _mend_from_scratch(vm: str, nodes: list["Node"]) -> None:
             node.host.drbdadm("connect", vm)
 
 
-def _attach(node: "Node", status: int) -> None:
+def _attach(node: Node, status: int) -> None:
     if status == 0:
         node.host.drbdadm("attach", node.pair.name)
 
@@ -446,7 +473,7 @@ def by_chance(random: Random, site: Site, most: int) -> tuple[Happening, ...]:
 
 
 def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Happening]:  # noqa: PLR0911  a table
-    one, other = random.sample(site.vms[vm], 2)
+    one, other = random.sample(site.replicas(vm), 2)
     host = one
     lasts = random.choice([random.uniform(0.2, 4), random.uniform(3, 30), random.uniform(20, 90)])
 
@@ -476,7 +503,7 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
         case "off":
             return until_healed("cut-off", host)
         case "disk":
-            return pair("disk-fails", "disk-mended", one, vm)
+            return pair("disk-fails", "disk-mended", other if one == site.ties.get(vm) else one, vm)
         case "crash":
             return [_line(at, "vm-crashes", vm)]
         case "crashes":

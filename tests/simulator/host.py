@@ -14,11 +14,12 @@ from unittest import mock
 from exporter import fence_peer, release
 from exporter.fence_peer import Done, HookError
 from tests.simulator.domain import DOWN, Domain
+from tests.simulator.drbd import Node
+from tests.simulator.drbd9 import Replica
 from tests.simulator.fibers import Loop, Process, Threading, Time
 from tests.simulator.network import GATEWAY, MANAGEMENT, MONITOR
 
 if TYPE_CHECKING:
-    from tests.simulator.drbd import Node
     from tests.simulator.world import World
 
 BOOT_SECONDS = (8.0, 20.0)
@@ -53,7 +54,7 @@ class Host:
         self.on = True
         self.woke_at = float("-inf")
         self.boots = itertools.count(1)
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, Node | Replica] = {}
         self.domains: dict[str, Domain] = {}
         self.libvirt_works = True
         self.libvirt_since = float("-inf")
@@ -82,6 +83,11 @@ class Host:
         """Its processors run."""
         return self.on and not self.process.frozen
 
+    @property
+    def _pairs(self) -> list[Node]:
+        """What is DRBD 8.4's, and asks the arbiter."""
+        return [it for it in self.nodes.values() if isinstance(it, Node)]
+
     # ---- what happens to it
 
     def power_off(self) -> None:
@@ -97,7 +103,7 @@ class Host:
         self.loop.kill(self.process)
 
     def power_on(self) -> None:
-        """It boots; then its resources are brought up as the unit vmheal-fence-peer does."""
+        """It boots; then its resources are brought up as the unit vmheal-fence-peer does; DRBD 9's by its own."""
         if self.on:
             return
         self._start()
@@ -109,7 +115,11 @@ class Host:
         self.loop.sleep(self.loop.random.uniform(*BOOT_SECONDS))
         self.on = True
         self.world.log(f"{self.name}: has booted")
-        self._program(["up"], {}, lambda status: None)
+        for node in self.nodes.values():
+            if isinstance(node, Replica):
+                self.drbdadm("up", node.pair.name)
+        if self._pairs:
+            self._program(["up"], {}, lambda status: None)
 
     def freeze(self) -> None:
         if self.on and not self.process.frozen:
@@ -135,12 +145,12 @@ class Host:
 
     # ---- hooks
 
-    def hook(self, hook: str, node: "Node", then: Callable[[int], None]) -> None:
+    def hook(self, hook: str, node: Node, then: Callable[[int], None]) -> None:
         """What DRBD runs as a handler."""
         arguments = [] if hook == "fence-peer" else [hook]
         self._program(arguments, self.environment(node), then)
 
-    def environment(self, node: "Node") -> dict[str, str]:
+    def environment(self, node: Node) -> dict[str, str]:
         return {
             "DRBD_RESOURCE": node.pair.name,
             "DRBD_MINOR": str(node.pair.minor),
@@ -180,7 +190,7 @@ class Host:
     def _drbdadm(self, words: list[str]) -> Done:
         match words:
             case ["sh-resources"]:
-                return Done(0, " ".join(self.nodes), "")
+                return Done(0, " ".join(it.pair.name for it in self._pairs), "")
             case ["dump-xml", name]:
                 return Done(0, self._dump_xml(self.nodes[name]), "")
             case [verb, *options, name]:
@@ -208,7 +218,7 @@ class Host:
         self.world.log(f"{self.name}: drbdadm {verb} {name}: {result.error or 'done'} ({before} -> {node})")
         return result
 
-    def _dump_xml(self, node: "Node") -> str:
+    def _dump_xml(self, node: Node | Replica) -> str:
         hosts = "".join(
             f'<host name="{it.host.name}"><volume vnr="0"><device minor="{node.pair.minor}"/></volume></host>'
             for it in node.pair.nodes
@@ -249,7 +259,7 @@ class Host:
                 return f"{self.boot:08x}-0000-0000-0000-{int(self.name[1:]):012x}\n"
             case fence_peer.PROC:
                 lines = ["version: 8.4.11 (api:1/proto:86-101)", "srcversion: SIMULATED"]
-                return "\n".join([*lines, *map(_proc_lines, self.nodes.values())]) + "\n"
+                return "\n".join([*lines, *map(_proc_lines, self._pairs)]) + "\n"
         raise AssertionError(f"the simulator has no {path}")
 
     def ask_arbiter(self, token: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -283,7 +293,7 @@ class Host:
         return (it for it in self.domains.values() if it.state not in DOWN)
 
 
-def _proc_lines(node: "Node") -> str:
+def _proc_lines(node: Node) -> str:
     if not node.shown:
         return f"{node.pair.minor:>2}: cs:Unconfigured"
     flags = f"{'s' if node.suspended else 'r'}-----"

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from actuator.model import Notification
-from tests.simulator.drbd import STAND_ALONE
+from tests.simulator.drbd import STAND_ALONE, UP_TO_DATE, WAITS
 from tests.simulator.fibers import EPOCH, Process
 from tests.simulator.network import MANAGEMENT, MONITOR
 
@@ -112,12 +112,13 @@ class Monitoring:
         scraped = _Scrape(world.loop.now)
         for name, node in host.nodes.items() if host.drbd_answers else ():
             if node.shown:
-                key = name, node.peer.host.name
-                tries = node.connection != STAND_ALONE
-                scraped.connected[key] = node.session is not None if tries else None
-                if not node.attached:
+                if not (node.attached or node.client):
                     scraped.diskless.add(name)
-                scraped.current[key] = node.session is not None and node.peer_disk == "UpToDate"
+                for link in node.links:
+                    key = name, link.peer
+                    connected = link.connection not in {STAND_ALONE, WAITS}
+                    scraped.connected[key] = None if link.connection == STAND_ALONE else connected
+                    scraped.current[key] = connected and link.disk == UP_TO_DATE
         if host.libvirt_works:
             for name, domain in host.domains.items():
                 if domain.defined:

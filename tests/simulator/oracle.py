@@ -54,7 +54,8 @@ class Oracle:
         """Allowed while the old one's host stands still, and for some seconds after that.
 
         And while one that woke has no libvirtd: nothing else can end the VM, whose disk stays frozen. And (open:
-        docs/simulator.md) while it has neither its own disk nor its peer's: then DRBD runs no handler.
+        docs/simulator.md) while it has neither its own disk nor its peer's, or of DRBD 9 no quorum: then DRBD runs
+        no handler.
         """
         host = self._hosts[old.host]
         woken = host.woke_at > float("-inf")

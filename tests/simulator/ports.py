@@ -21,7 +21,8 @@ from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, 
 from exporter.drbd_configuration import Generations
 from tests.actuator.build import connection, device, resource
 from tests.simulator.domain import CODES, DOWN
-from tests.simulator.drbd import STAND_ALONE, WAITS, Node, Result
+from tests.simulator.drbd import STAND_ALONE, WAITS, Link, Node, Result
+from tests.simulator.drbd9 import Replica
 from tests.simulator.fibers import EPOCH, Event, Loop, Process
 from tests.simulator.network import MANAGEMENT, MONITOR
 
@@ -288,19 +289,15 @@ class Storage(_OnHosts):
 
     def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, Parting]:
         def answer(it: "Host") -> Mapping[str, Parting]:
-            return {
-                name: Parting.ASKS if node.pair.fencing else Parting.GOES_ON
-                for name, node in it.nodes.items()
-                if node.attached and node.connection != STAND_ALONE
-            }
+            return {name: _parting(node) for name, node in it.nodes.items() if _is_known(node)}
 
         return self._ask(host, timeout_seconds, "drbdsetup show", answer)
 
     def generations(self, host: str, resource: str, *, timeout_seconds: float) -> tuple[Generations, ...]:
         def answer(it: "Host") -> tuple[Generations, ...]:
-            md = it.nodes[resource].md
-            former = frozenset(f"{it:016X}" for it in (md.bitmap, *md.history) if it)
-            return (Generations(f"{md.current:016X}", former),)
+            node = it.nodes[resource]
+            former = () if isinstance(node, Replica) else (node.md.bitmap, *node.md.history)
+            return (Generations(f"{node.md.current:016X}", frozenset(f"{it:016X}" for it in former if it)),)
 
         return self._ask(host, timeout_seconds, "get-gi", answer)
 
@@ -332,7 +329,7 @@ class Storage(_OnHosts):
     def disconnect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
         def effect(it: "Host") -> CallOutcome:
             node = it.nodes[resource]
-            if node.role == "Primary" or node.attached or node.session is not None:
+            if node.role == "Primary" or node.attached or any(map(_is_connected, node.links)):
                 return Failed(f"{resource} on {host} is not a Secondary that has lost both")
             return _outcome(it.drbdadm("disconnect", resource))
 
@@ -436,18 +433,28 @@ def snapshot_of(host: "Host") -> Snapshot:
     return Snapshot(tuple(_resource(node) for node in host.nodes.values() if node.shown))
 
 
-def _resource(node: Node) -> Resource:
-    return _said(
-        node.pair.name,
-        node.pair.minor,
-        node.role,
-        node.disk,
-        node.suspended,
-        node.peer.host.name,
-        node.connection,
-        node.peer_role,
-        node.peer_disk,
-    )
+def _parting(node: Node | Replica) -> Parting:
+    if isinstance(node, Replica):
+        return Parting.VOTES
+    return Parting.ASKS if node.pair.fencing else Parting.GOES_ON
+
+
+def _is_known(node: Node | Replica) -> bool:
+    """Whether the kernel says what becomes of a Primary there; 8.4 only with its disk and its connection."""
+    if isinstance(node, Replica):
+        return node.up
+    return node.attached and node.connection != STAND_ALONE
+
+
+def _is_connected(link: Link) -> bool:
+    return link.connection not in {STAND_ALONE, WAITS}
+
+
+def _resource(node: Node | Replica) -> Resource:
+    nine = isinstance(node, Replica)
+    why = (SuspendReason.QUORUM if nine else SuspendReason.FENCING,) if node.suspended else ()
+    quorum = node.quorum if isinstance(node, Replica) else None
+    return _said(node.pair.name, node.pair.minor, node.role, node.disk, why, quorum, node.links)
 
 
 @cache
@@ -456,22 +463,22 @@ def _said(
     minor: int,
     role: str,
     disk: str,
-    suspended: bool,
-    peer: str,
-    connected: str,
-    theirs: str,
-    there: str,
+    suspended: tuple[SuspendReason, ...],
+    quorum: bool | None,
+    links: tuple[Link, ...],
 ) -> Resource:
-    state = {STAND_ALONE: ConnectionState.STAND_ALONE, WAITS: ConnectionState.CONNECTING}.get(
-        connected, ConnectionState.CONNECTED
-    )
     return resource(
         name,
         Role(role),
-        suspended=(SuspendReason.FENCING,) if suspended else (),
-        devices=(device(minor, disk_state=DiskState(disk)),),
-        connections=(connection(peer, state, Role(theirs), DiskState(there)),),
+        suspended=suspended,
+        devices=(device(minor, disk_state=DiskState(disk), quorum=quorum),),
+        connections=tuple(connection(it.peer, _state(it), Role(it.role), DiskState(it.disk)) for it in links),
     )
+
+
+def _state(link: Link) -> ConnectionState:
+    words = {STAND_ALONE: ConnectionState.STAND_ALONE, WAITS: ConnectionState.CONNECTING}
+    return words.get(link.connection, ConnectionState.CONNECTED)
 
 
 def _outcome(result: Result) -> CallOutcome:

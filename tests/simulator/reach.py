@@ -24,8 +24,6 @@ LOOKED_FOR = {"confirm", "outlast"}
 
 NOT_HERE = {
     "guard drbd_is_understood": "the model says nothing that the exporter's parser does not know",
-    "guard has_quorum": "quorum is DRBD 9's; the model is 8.4's",
-    "guard quorum_is_here": "quorum is DRBD 9's; the model is 8.4's",
     "guard writes_reached_the_peer": "all resources use protocol C",
     "guard source_is_armed": "every Primary of the model asks the arbiter",
     "guard runs_on_no_third": "a VM has two hosts here",

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from actuator.config import Settings
+from tests.simulator.drbd9 import IO_ERROR, SUSPEND_IO
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,18 @@ class Site:
     """As the first lines of a scenario say it.
 
     Attributes:
-        vms: by name: the host where it runs, and the one with its mirror.
+        vms: by name: the host where it runs, and those with its mirrors: one; of DRBD 9 also two.
         agents: by host: "works", "fails", "hangs" or "lies"; a host without one is not in it.
         clocks: by host, how fast its clock runs, where that is not 1.
         preserve: ``on_crash`` is preserve, and not destroy.
         witness: each host asks a gateway too, before it ends a VM that is cut off.
         alone: the VMs of which vmheal's configuration says nothing.
         settings: of the actuator's configuration, by section, what is otherwise.
+        nine: VMs whose disk is a resource of DRBD 9 with a quorum: its ``on-no-quorum``.
+        ties: of those with two replicas, the host of the tie-breaker.
     """
 
-    vms: Mapping[str, tuple[str, str]]
+    vms: Mapping[str, tuple[str, ...]]
     xen: bool = True
     agents: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -32,10 +35,16 @@ class Site:
     alone: frozenset[str] = frozenset()
     preserve: bool = False
     witness: bool = False
+    nine: Mapping[str, str] = field(default_factory=dict)
+    ties: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        return tuple(sorted({host for on in self.vms.values() for host in on}))
+        return tuple(sorted({host for vm in self.vms for host in self.replicas(vm)}))
+
+    def replicas(self, vm: str) -> tuple[str, ...]:
+        """The hosts of its resource: the tie-breaker's last."""
+        return (*self.vms[vm], *([self.ties[vm]] if vm in self.ties else []))
 
     def configuration(self, folder: Path) -> Settings:
         """The actuator's, with its files in a folder."""
@@ -72,14 +81,21 @@ class Site:
         )
 
 
+NINE = 0.1
+"""So many sites have DRBD 9."""
 HARD_SECONDS = 20.0
 """After so long a host that is cut off ends its VMs, whatever a witness says."""
-WORDS = {"vm", "libvirt", "agent", "set", "clock", "alone", "with"}
+WORDS = {"vm", "nine", "libvirt", "agent", "set", "clock", "alone", "with"}
 
 
 def read(lines: list[list[str]]) -> Site:
-    """Read lines such as `vm vm1 v01 v02`, `libvirt qemu`, `agent v01 works`, `set move cold true`."""
-    vms: dict[str, tuple[str, str]] = {}
+    """Read lines such as `vm vm1 v01 v02`, `libvirt qemu`, `agent v01 works`, `set move cold true`.
+
+    Of DRBD 9: `nine vm1 v01 v02 v03`, or with a tie-breaker `nine vm1 v01 v02 tie v03`; `io-error` at the end.
+    """
+    vms: dict[str, tuple[str, ...]] = {}
+    nine: dict[str, str] = {}
+    ties: dict[str, str] = {}
     agents: dict[str, str] = {}
     settings: dict[str, dict[str, Any]] = {}
     clocks: dict[str, float] = {}
@@ -90,6 +106,12 @@ def read(lines: list[list[str]]) -> Site:
         match words:
             case ["vm", name, home, mirror]:
                 vms[name] = (home, mirror)
+            case ["nine", name, *on]:
+                nine[name] = IO_ERROR if on[-1] == IO_ERROR else SUSPEND_IO
+                on = on[:-1] if on[-1] == IO_ERROR else on
+                if "tie" in on:
+                    ties[name] = on[-1]
+                vms[name] = tuple(on[: on.index("tie")] if "tie" in on else on)
             case ["libvirt", kind]:
                 xen = kind == "xen"
             case ["agent", host, how]:
@@ -104,12 +126,15 @@ def read(lines: list[list[str]]) -> Site:
                 alone.add(name)
             case _:
                 raise ValueError(f"{' '.join(words)!r} is not understood")
-    return Site(vms or {"vm1": ("v01", "v02")}, xen, agents, settings, clocks, frozenset(alone), **more)
+    if nine:
+        settings.setdefault("failover", {}).setdefault("quorum", True)
+    vms = vms or {"vm1": ("v01", "v02")}
+    return Site(vms, xen, agents, settings, clocks, frozenset(alone), **more, nine=nine, ties=ties)
 
 
 def by_chance(random: Random) -> Site:
     """One of several, mostly the smallest."""
-    vms: Mapping[str, tuple[str, str]] = random.choices(
+    vms: Mapping[str, tuple[str, ...]] = random.choices(
         (
             {"vm1": ("v01", "v02")},
             {"vm1": ("v01", "v02"), "vm2": ("v02", "v01")},
@@ -128,4 +153,12 @@ def by_chance(random: Random) -> Site:
     if witness := random.random() < 0.2:
         settings["failover"] = {"witnesses": True, "hard_timeout_seconds": HARD_SECONDS}
     preserve = random.random() < 0.3
+    if random.random() < NINE:
+        settings.setdefault("failover", {})["quorum"] = random.random() < 0.9
+        on_no_quorum = random.choice((SUSPEND_IO, SUSPEND_IO, IO_ERROR))
+        tie = random.random() < 0.5
+        vms = {vm: on if tie else (*on, *(set(hosts) - set(on))) for vm, on in vms.items()}
+        ties = {vm: next(iter(set(hosts) - set(on))) for vm, on in vms.items()} if tie else {}
+        nine = dict.fromkeys(vms, on_no_quorum)
+        return Site(vms, xen, agents, settings, clocks, alone, preserve, witness, nine, ties)
     return Site(vms, xen, agents, settings, clocks, alone, preserve, witness)

@@ -18,7 +18,8 @@ from actuator.core.guards.situation import Guard, Situation
 from actuator.model import DomainRecord, Refusal
 from tests.simulator.actuator import SimulatedActuator
 from tests.simulator.domain import PAUSED, RUNNING, Domain
-from tests.simulator.drbd import UP_TO_DATE, Pair
+from tests.simulator.drbd import Pair
+from tests.simulator.drbd9 import Group
 from tests.simulator.fibers import EPOCH, Event, Killed, Loop, Process, Threading
 from tests.simulator.host import Host, hooks_on_simulated_hosts
 from tests.simulator.monitoring import Monitoring
@@ -64,16 +65,23 @@ class World:
         self._boots = itertools.count(1)
         self._words = itertools.count(1)
         self.oracle = Oracle(self.loop, self.hosts, self.log)
-        self.pairs: dict[str, Pair] = {}
+        self.pairs: dict[str, Pair | Group] = {}
         for minor, (vm, on) in enumerate(sorted(site.vms.items())):
-            pair = Pair(self.loop, vm, minor, (self.hosts[on[0]], self.hosts[on[1]]))
-            self.pairs[vm] = pair
+            self.pairs[vm] = self._resource(site, vm, minor)
             for host in on:
                 uuid = f"{minor:08x}-0000-0000-0000-000000000000"
                 self.hosts[host].domains[vm] = Domain(self.hosts[host], vm, uuid, minor)
         self.actuator = SimulatedActuator(self, site.configuration(folder))
         self.monitoring = Monitoring(self)
         self._opened = contextlib.ExitStack()
+
+    def _resource(self, site: Site, vm: str, minor: int) -> Pair | Group:
+        hosts = tuple(self.hosts[it] for it in site.replicas(vm))
+        if vm in site.nine:
+            tie = vm in site.ties
+            return Group(self.loop, vm, minor, hosts, tie=tie, on_no_quorum=site.nine[vm])
+        one, two = hosts
+        return Pair(self.loop, vm, minor, (one, two))
 
     # ---- opening
 
@@ -92,12 +100,8 @@ class World:
         structlog.configure(processors=[self._heard], cache_logger_on_first_use=False)
         self._opened.callback(self.actuator.close)
         for pair in self.pairs.values():
-            for node in pair.nodes:
-                node.up = True
-                node.attach()
-                node.connection = "WFConnection"
-            pair.meet()
-        for vm, (home, _) in self.vms.items():
+            pair.begin()
+        for vm, (home, *_) in self.vms.items():
             self.loop.spawn(self.hosts[home].process, lambda vm=vm, home=home: self._first_start(vm, home))
         self.loop.call_in(0.0, self.actuator.start)
         return self
@@ -240,10 +244,10 @@ class World:
             record, authority = records.get(vm), authorities.get(vm)
             if (
                 (vm in self.protected and (len(self.where(vm)) != 1 or self.oracle.count(vm) == before[vm]))
-                or not all(node.together and node.disk == node.peer_disk == UP_TO_DATE for node in pair.nodes)
+                or not pair.whole
                 or (record is not None and (record.open_plan or record.escalation))
                 or authority is None
-                or len(authority.admitted) < len(pair.nodes)
+                or len(authority.voting if isinstance(pair, Group) else authority.admitted) < len(pair.nodes)
             ):
                 return False
         return True
@@ -254,8 +258,8 @@ class World:
         return any(it.state == PAUSED for it in there)
 
     def parted(self, vm: str) -> bool:
-        """Both hosts are there and their DRBD is not connected: the rule ReplicationLinkDown says so."""
-        return not all(node.together for node in self.pairs[vm].nodes)
+        """Its hosts are there and their DRBD is not connected: the rule ReplicationLinkDown says so."""
+        return self.pairs[vm].parted
 
     def records(self) -> dict[str, DomainRecord]:
         return {it.domain: it for it in self.actuator.read().records()}
