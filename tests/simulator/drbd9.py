@@ -91,6 +91,8 @@ class Replica:
         self.role = SECONDARY
         self.disk = DISKLESS
         self.quorum = False
+        self.votes = True
+        """``quorum majority`` in its kernel; a person may set it off there."""
         self.two = False
         self.known = 0
         self.sessions: dict[Replica, Session] = {}
@@ -167,6 +169,8 @@ class Replica:
             self.disk = UP_TO_DATE
 
     def _counts(self) -> bool:
+        if not self.votes:
+            return True
         present = int(self.attached)
         gone = unknown = ties = here = 0
         for peer in self.peers:
@@ -307,6 +311,12 @@ class Replica:
     def resume_io(self) -> Result:
         """It does not lift a suspension for want of a quorum."""
         return Result(0) if self.up else NO_MINOR
+
+    def quorum_off(self) -> Result:
+        """``drbdadm resource-options --quorum=off``, on this host alone, until it is brought up again."""
+        with self.pair.changing():
+            self.votes = False
+        return Result(0)
 
     def down(self) -> Result:
         if not self.up:

@@ -313,7 +313,10 @@ def clock_jumps(world: "World", seconds: str) -> None:
 
 @action
 def by_hand(world: "World", host: str, verb: str, vm: str) -> None:
-    """`drbdadm VERB RESOURCE`, `virsh start|destroy|undefine VM`, or a program that opens the device and closes it."""
+    """`drbdadm VERB RESOURCE`, `virsh start|destroy|undefine VM`, or a program that opens the device and closes it.
+
+    And `quorum-off`, of DRBD 9: `drbdadm resource-options --quorum=off RESOURCE`.
+    """
     there = world.hosts[host]
     if not there.on:
         return
@@ -328,6 +331,8 @@ def by_hand(world: "World", host: str, verb: str, vm: str) -> None:
                 there.domains[vm].defined = False
             case "undefine":
                 pass  # it would be a transient domain then; the model knows none
+            case "quorum-off" if isinstance(node := there.nodes[vm], Replica):
+                node.quorum_off()
             case "open" if there.nodes[vm].role == PRIMARY:
                 there.nodes[vm].holders.add("a program")
             case "open":

@@ -435,7 +435,7 @@ def snapshot_of(host: "Host") -> Snapshot:
 
 def _parting(node: Node | Replica) -> Parting:
     if isinstance(node, Replica):
-        return Parting.VOTES
+        return Parting.VOTES if node.votes else Parting.GOES_ON
     return Parting.ASKS if node.pair.fencing else Parting.GOES_ON
 
 
