@@ -195,3 +195,34 @@ def test_two_primaries_only_where_both_allow_it(play):
     assert it.v01.allow_two(allowed=False).code == 164
     assert it.call(it.v01, "secondary").status == 0
     assert it.v02.allow_two(allowed=False).status == 0
+
+
+def test_who_lost_a_replica_writes_on_only_when_the_others_are_heard(play):
+    it = play(TIE)
+    it.isolate(it.v01)
+    it.v01.lose(it.v02)  # and not yet the tie-breaker
+    assert it.v01.quorum
+    assert it.call(it.v01, "write", Record(1, 1), seconds=0.5) is None
+
+
+def test_who_has_a_quorum_with_one_without_a_disk_does_not_become_current_by_that(play):
+    it = play(THREE)
+    for node in it.group.nodes:
+        node.host.power_off()
+    it.v02.md.broken = True
+    for node in (it.v02, it.v03):
+        node.host.power_on()
+    it.passes(40)
+    assert (it.v02.disk, it.v03.quorum, it.v03.disk) == ("Diskless", True, "Consistent")
+
+
+def test_of_two_primaries_that_lose_each_other_neither_writes_before_the_other_is_demoted(play):
+    it = play(THREE)
+    it.v01.allow_two(allowed=True)
+    assert it.call(it.v02, "primary").status == 0
+    it.cut(("v01", "v02"))
+    it.passes(3)
+    assert it.write(it.v01) is None
+    assert it.call(it.v02, "secondary").status == 0
+    assert it.write(it.v01) is True
+    assert it.v02.disk == "Outdated"
