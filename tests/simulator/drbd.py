@@ -131,7 +131,7 @@ class Node:
         """To be made when it thaws without its peer (NEW_CUR_UUID)."""
         self.exposed = 0
         """The generation that its user has seen."""
-        self.lost_both_unasked = False
+        self.left_alone = False
         """As Primary, without its disk, it lost its peer: then it runs no handler."""
         self.holders: set[object] = set()
         """Who has the device open."""
@@ -241,7 +241,7 @@ class Node:
             before = self.peer_disk
             self.peer_disk = before if before in OLD else D_UNKNOWN
             if self.role != PRIMARY or not self.attached:
-                self.lost_both_unasked = self.role == PRIMARY
+                self.left_alone = self.role == PRIMARY
                 return
             if self.disk == UP_TO_DATE and self.md.bitmap == 0 and before not in {*OLD, D_UNKNOWN, DISKLESS}:
                 self.new_generation = True
@@ -364,7 +364,7 @@ class Node:
             return refused(11, -12, "Device is held open by someone")
         with self.changing():
             self.role = SECONDARY
-            self.lost_both_unasked = False
+            self.left_alone = False
         return Result(0)
 
     def connect(self) -> Result:

@@ -139,6 +139,11 @@ class Replica:
         return self.role == PRIMARY and not (self.quorum and self._has_data())
 
     @property
+    def left_alone(self) -> bool:
+        """Nobody ends its VM, which can do nothing with its disk: a quorum has no handler."""
+        return self.without_data
+
+    @property
     def links(self) -> tuple[Link, ...]:
         return tuple(self._link(it) for it in self.peers)
 

@@ -63,7 +63,7 @@ class Oracle:
         ends_late = woken and (not host.libvirt_works or self._loop.now - since <= WOKEN_SECONDS)
         if old.by_hand or new.by_hand:
             return
-        if host.works and not ends_late and not host.nodes[old.vm].lost_both_unasked:
+        if host.works and not ends_late and not host.nodes[old.vm].left_alone:
             self.broken(f"{new.vm} is started on {new.host} while it runs on {old.host}")
         else:
             self._loop.call_in(WOKEN_SECONDS, lambda: self._still_twice(old, new))

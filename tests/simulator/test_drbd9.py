@@ -2,16 +2,12 @@
 
 from itertools import pairwise
 from random import Random
-from unittest import mock
 
 import pytest
 
-from actuator.core import decide
 from tests.simulator.drbd import Record
 from tests.simulator.network import REPLICATION
-from tests.simulator.scenario import outcome_of
 from tests.simulator.site import read
-from tests.simulator.teeth import taken_out
 from tests.simulator.world import World
 
 THREE, TIE = "nine vm1 v01 v02 v03", "nine vm1 v01 v02 tie v03"
@@ -230,20 +226,3 @@ def test_of_two_primaries_that_lose_each_other_neither_writes_before_the_other_i
     assert it.call(it.v02, "secondary").status == 0
     assert it.write(it.v01) is True
     assert it.v02.disk == "Outdated"
-
-
-def without_its_last_words():
-    return mock.patch.object(decide, "replica_was_current", return_value=None)
-
-
-@pytest.mark.parametrize(
-    ("scenario", "without", "says"),
-    [
-        ("nine_a_quorum_was_set_off", lambda: taken_out("guard quorum_is_here"), "while it runs on"),
-        ("nine_an_old_disk_has_the_quorum", without_its_last_words, "reads an old disk"),
-    ],
-)
-def test_what_keeps_the_promise_where_a_quorum_does_not(scenario, without, says):
-    assert outcome_of(scenario).violations == []
-    with without():
-        assert says in "".join(outcome_of(scenario).violations)
