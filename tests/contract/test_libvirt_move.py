@@ -163,7 +163,7 @@ def it(request, tmp_path):
 def test_it_goes_on_there_and_says_so_on_both(it):
     assert it.move(it.started()) == "done"
     assert it.id_on(0) is None
-    assert it.id_on(1) == 1
+    assert it.id_on(1) is not None
     assert [it.seen(host) for host in (0, 1)] == ["shutoff migrated", "running migrated"]
 
 
