@@ -160,8 +160,9 @@ def _meet_diskless(w: World) -> World:
     for host in (0, 1):
         x, peer = w.hosts[host], w.hosts[1 - host]
         w = orphaned(w, host, ("fence", "release") if x.release != FREE else ("fence",))
-        disk = UP if x.disk == CONSISTENT else x.disk
-        peer_disk = UP if peer.disk == CONSISTENT else peer.disk
+        # Also one that is Outdated (seen on 8.4: tests/contract/clauses/disks.txt).
+        disk = UP if x.disk in {CONSISTENT, OUTDATED} else x.disk
+        peer_disk = UP if peer.disk in {CONSISTENT, OUTDATED} else peer.disk
         w = with_host(
             w, host, connection=CONNECTED, disk=disk, peer_disk=peer_disk,
             sleep="", frozen=False, promoting=False,
