@@ -657,7 +657,7 @@ class Pair:
             and attaching is not source.peer
             and source.peer.disk != INCONSISTENT
         ):
-            self._part(f"{source.peer.host.name} shall become SyncTarget, but it is Primary")
+            self._part(f"{source.peer.host.name} shall become SyncTarget, but it is Primary", source.peer)
             return
         with one.changing():
             self._join()
@@ -688,15 +688,18 @@ class Pair:
             node.suspended = False
             node.new_generation = False
 
-    def _part(self, why: str) -> None:
-        self.log(f"{self.name}: both refuse each other: {why}")
+    def _part(self, why: str, who: Node | None = None) -> None:
+        """One of them gives up the connection, or both do."""
+        self.log(f"{self.name}: {who.host.name if who else 'both'} will not connect: {why}")
         one, _ = self.nodes
         for node in self.nodes:
             if node.session is not None:
                 node.lose()
         with one.changing():
-            for node in self.nodes:
+            for node in self.nodes if who is None else (who,):
                 node.stand_alone()
+            if who is not None:
+                who.peer.peer_disk = D_UNKNOWN
 
     def _meet_diskless(self) -> None:
         one, two = self.nodes
@@ -749,6 +752,8 @@ class Pair:
                 with source.changing():
                     source.stand_alone()
                 target.lose()
+                if source.role == PRIMARY:
+                    source.run_handler("fence-peer", lambda status: None)
                 return
             with source.changing():
                 source.md.bitmap = next(self.generations)

@@ -53,14 +53,14 @@ class Oracle:
     def _runs_twice(self, old: "Guest", new: "Guest") -> None:
         """Allowed while the old one's host stands still, and for some seconds after that.
 
-        And while one that woke has no libvirtd: nothing else can end the VM, whose disk stays frozen. And (open:
-        docs/simulator.md) while it has neither its own disk nor its peer's, or of DRBD 9 no quorum: then DRBD runs
-        no handler.
+        And (open: docs/simulator.md) while its host has no libvirtd: nothing else can end the VM, whose disk stays
+        frozen; and while it has neither its own disk nor its peer's, or of DRBD 9 no quorum: then DRBD runs no
+        handler.
         """
         host = self._hosts[old.host]
-        woken = host.woke_at > float("-inf")
-        since = max(host.woke_at, host.libvirt_since) if woken else float("-inf")
-        ends_late = woken and (not host.libvirt_works or self._loop.now - since <= WOKEN_SECONDS)
+        cannot_end = not host.libvirt_works and host.nodes[old.vm].suspended
+        since = max(host.woke_at, host.libvirt_since)
+        ends_late = cannot_end or self._loop.now - since <= WOKEN_SECONDS
         if old.by_hand or new.by_hand:
             return
         if host.works and not ends_late and not host.nodes[old.vm].left_alone:
