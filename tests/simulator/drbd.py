@@ -668,11 +668,10 @@ class Pair:
                 one.peer_disk, two.peer_disk = two.disk, one.disk
                 return
             target = source.peer
-            if attaching is target:  # as the lab shows it
-                target.disk, source.peer_disk = INCONSISTENT, CONSISTENT
-            else:
-                target.disk = source.peer_disk = target.disk if target.disk in OLD else OUTDATED
-            source.disk = UP_TO_DATE
+            # As the lab shows it: each has its own word for the target until the resync begins.
+            outdated = target.disk if target.disk in OLD else OUTDATED
+            target.disk = INCONSISTENT if attaching is target else outdated
+            source.disk, source.peer_disk = UP_TO_DATE, CONSISTENT
             source.connection, target.connection = BITMAP_S, BITMAP_T
             target.peer_disk = UP_TO_DATE
         self._resync(source)
