@@ -1,6 +1,7 @@
 """Prometheus over its API v1."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -37,10 +38,20 @@ class _Global(_Answer):
     external_labels: dict[str, str] = {}
 
 
+class _Relabeling(_Answer):
+    action: str = "replace"
+    regex: str = ""
+
+
+class _Alerting(_Answer):
+    alert_relabel_configs: list[_Relabeling] = []
+
+
 class _Configuration(_Answer):
     """Prometheus's own configuration, as far as it is used."""
 
     globals: _Global = Field(default=_Global(), alias="global")
+    alerting: _Alerting = _Alerting()
 
 
 def _parse_yaml(text: object) -> object:
@@ -100,8 +111,8 @@ class Prometheus:
         """See the port. Labels, fingerprint and start are those that Alertmanager has for the same alert.
 
         So it is one notification, whoever told it, with two exceptions: what ``alert_relabel_configs`` change
-        on the way is not known here; and of a rule with ``for`` Prometheus tells here since when it is
-        pending, and to Alertmanager since when it fires.
+        on the way, other than labels that they drop, is not known here; and of a rule with ``for`` Prometheus
+        tells here since when it is pending, and to Alertmanager since when it fires.
         """
         deadline = time.monotonic() + timeout_seconds
         answer = self._server.get("/api/v1/alerts", {}, _ALERTS, timeout_seconds=timeout_seconds)
@@ -111,7 +122,7 @@ class Prometheus:
         configuration = self._server.get(
             "/api/v1/status/config", {}, _CONFIGURATION, timeout_seconds=max(0.0, deadline - time.monotonic())
         )
-        return tuple(_notification(a, configuration.data.yaml.globals.external_labels) for a in alerts)
+        return tuple(_notification(alert, configuration.data.yaml) for alert in alerts)
 
     def last_words(self, host: str, *, before: float, timeout_seconds: float) -> LastWords:
         """See the port. The series are those of vmheal's exporter; the scrape configuration sets ``host``."""
@@ -129,9 +140,14 @@ min by (name, conn_name) (
 """.strip()
 
 
-def _notification(alert: _Alert, external_labels: Mapping[str, str]) -> Notification:
-    # As Prometheus's notifier does: the alert's own labels win.
-    labels = {**external_labels, **{name: value for name, value in alert.labels.items() if value}}
+def _notification(alert: _Alert, configuration: _Configuration) -> Notification:
+    # As Prometheus's notifier does: the alert's own labels win, and then some are dropped.
+    said = {name: value for name, value in alert.labels.items() if value}
+    labels = {
+        name: value
+        for name, value in {**configuration.globals.external_labels, **said}.items()
+        if not any(_drops(it, name) for it in configuration.alerting.alert_relabel_configs)
+    }
     # Prometheus tells Alertmanager milliseconds (go-openapi's strfmt.DateTime), and here nanoseconds.
     starts_at = alert.active_at.replace(microsecond=alert.active_at.microsecond // 1000 * 1000)
     return Notification(
@@ -141,6 +157,13 @@ def _notification(alert: _Alert, external_labels: Mapping[str, str]) -> Notifica
         labels=labels,
         source="prometheus",
     )
+
+
+def _drops(it: _Relabeling, label: str) -> bool:
+    try:
+        return it.action == "labeldrop" and re.fullmatch(it.regex, label) is not None
+    except re.error:
+        return False  # RE2 has it, and Python has not
 
 
 def fingerprint(labels: Mapping[str, str]) -> str:

@@ -84,6 +84,31 @@ def test_labels_that_prometheus_adds_for_alertmanager(httpserver: HTTPServer) ->
 
 
 @pytest.mark.parametrize(
+    ("action", "regex", "dropped"),
+    [
+        ("labeldrop", "runbooks", True),
+        ("labeldrop", "run.*|replica", True),
+        ("labeldrop", "book", False),  # it must match the whole name
+        ("labeldrop", r"\\C(", False),  # nothing that Python knows
+        ("keep", "runbooks", False),
+    ],
+)
+def test_labels_that_are_dropped_on_the_way_to_alertmanager(
+    httpserver: HTTPServer, action: str, regex: str, dropped: bool
+) -> None:
+    httpserver.expect_request("/prom/api/v1/alerts").respond_with_json(answer(ALERT))
+    httpserver.expect_request("/prom/api/v1/status/config").respond_with_json(
+        configuration(
+            "global:\n  external_labels:\n    runbooks: docs/\n"
+            f'alerting:\n  alert_relabel_configs:\n  - {{action: {action}, regex: "{regex}"}}\n'
+        )
+    )
+    (found,) = firing(httpserver)
+    assert ("runbooks" in found.labels) == (not dropped)
+    assert found.fingerprint == fingerprint(found.labels)
+
+
+@pytest.mark.parametrize(
     ("body", "said"),
     [
         ({"status": "error", "errorType": "internal", "error": "no"}, "status: Input should be 'success'"),
