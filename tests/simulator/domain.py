@@ -17,6 +17,7 @@ CODES = {ACTIVE: 55, WRONG_MEDIUM: 38}
 """libvirt's number of what it says."""
 GUEST_BOOT_SECONDS = (2.0, 6.0)
 WRITE_SECONDS = (0.3, 2.0)
+DESTROY_SECONDS = (0.1, 1.5)
 MEMORY_KIB = 1048576
 
 XML = """\

@@ -13,7 +13,7 @@ from unittest import mock
 
 from exporter import fence_peer, release
 from exporter.fence_peer import Done, HookError
-from tests.simulator.domain import DOWN, Domain
+from tests.simulator.domain import DESTROY_SECONDS, DOWN, Domain
 from tests.simulator.drbd import Node
 from tests.simulator.drbd9 import Replica
 from tests.simulator.fibers import Loop, Process, Threading, Time
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 BOOT_SECONDS = (8.0, 20.0)
 PROGRAM_SECONDS = (0.01, 0.15)
 """What starting a program costs."""
-DESTROY_SECONDS = (0.1, 1.5)
 
 CONFIG = """\
 actuator 127.0.0.1:10811

@@ -20,7 +20,7 @@ from actuator.ports import Unanswered
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, SuspendReason
 from exporter.drbd_configuration import Generations
 from tests.actuator.build import connection, device, resource
-from tests.simulator.domain import CODES, DOWN
+from tests.simulator.domain import CODES, DESTROY_SECONDS, DOWN
 from tests.simulator.drbd import STAND_ALONE, WAITS, Link, Node, Result
 from tests.simulator.drbd9 import Replica
 from tests.simulator.fibers import EPOCH, Event, Loop, Process
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 START_SECONDS = (0.3, 3.0)
-DESTROY_SECONDS = (0.1, 1.5)
 SHUT_DOWN_SECONDS = (0.5, 6.0)
 MIGRATE_SECONDS = (1.0, 9.0)
 POLL_SECONDS = 0.05
