@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import astuple, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -381,6 +382,14 @@ def test_attempts_are_limited(ages, expected):
     assert isinstance(decision, expected), decision
     if isinstance(decision, Postpone):
         assert NOW < decision.until_at <= NOW + LIMITS.backoff_seconds * 2
+
+
+@pytest.mark.parametrize(("age", "waits"), [(1, True), (600, False), (-3600, False)])
+def test_a_move_that_failed_is_tried_later_but_not_when_the_clock_comes_to_it_again(age, waits):
+    plan = replace(decide(situation(), record(), LIMITS, now=NOW), source="v02")
+    last = PlanRecord("voms01-3", plan, PlanStatus.FAILED, NOW - age, (), NOW - age, "it did not come up")
+    question = SimpleNamespace(record=record(plan=last), now=NOW, limits=LIMITS)
+    assert isinstance(core._limited_move(question), Postpone) == waits
 
 
 def test_the_refusal_of_another_attempt_says_how_the_last_one_failed():
