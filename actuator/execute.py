@@ -236,15 +236,18 @@ class Executor:
     def _wait_for(
         self, record: DomainRecord, plan: Plan, step: Step, otherwise: Indeterminate
     ) -> CallOutcome:
-        """Look until the effect of a call without an answer is there; else it stays without one."""
+        """Look until the effect of a call without an answer is there, or is not to be expected any more."""
         moves, limits = isinstance(step, Migrate), self._settings
         seconds = limits.move.live_timeout_seconds if moves else limits.restart.confirm_timeout_seconds
         deadline = self._ports.clock.monotonic() + seconds
         while self._ports.clock.monotonic() < deadline:
             if self._stopping():
                 raise Stopping
+            failed = self._failed()
             if isinstance(done := self._judge(record, plan, step), Done):
                 return done
+            if failed & ({step.host, step.source} if isinstance(step, Migrate) else {step.host}):
+                break
             self._ports.clock.pause(POLL_SECONDS)
         return otherwise
 
@@ -303,7 +306,15 @@ class Executor:
             case Migrate(host, source, domain, domain_id):
                 timeout = self._settings.move.live_timeout_seconds
                 options = self._live_options(host)
-                return hypervisor.migrate(source, host, domain, domain_id, options, timeout_seconds=timeout)
+                return hypervisor.migrate(
+                    source,
+                    host,
+                    domain,
+                    domain_id,
+                    options,
+                    timeout_seconds=timeout,
+                    lost=lambda: source in self._failed(),
+                )
             case Confirm() | Outlast():
                 raise AssertionError("what is looked for is not called")
 
@@ -396,6 +407,7 @@ class Executor:
             arbitrated=arbitrated,
             authorities=written,
             kept=kept,
+            failed=frozenset(failed),
             xen=settings.hosts[record.host].libvirt_uri.startswith("xen"),
             isolation_seconds=settings.failover.isolation_seconds,
             accepts_loss=settings.failover.accept_loss,

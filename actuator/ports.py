@@ -121,8 +121,12 @@ class Hypervisor(Protocol):
         options: LiveMigration,
         *,
         timeout_seconds: float,
+        lost: Callable[[], bool],
     ) -> CallOutcome:
         """Move the running domain live, peer to peer; it is aborted when not done in time, and reads back.
+
+        ``lost`` is asked about once a second: whether the source is known to be lost. Its libvirtd will then
+        not say any more what became of the move, and is not waited for.
 
         ``Done``: it runs on the target and is gone from the source. ``Failed``: it still runs on the source,
         and nothing of it is left on the target. ``Indeterminate``: either, or both hold a part of it.

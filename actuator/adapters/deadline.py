@@ -8,6 +8,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+LOST_POLL_SECONDS = 1.0
+"""How often it is asked whether an answer is still to be expected."""
+
 
 class DeadlineThreads:
     """Runs calls in threads that are left behind when they do not come back in time; never more than `limit`.
@@ -20,8 +23,15 @@ class DeadlineThreads:
         self._limit = limit
         self._free = threading.BoundedSemaphore(limit)
 
-    def run(self, call: Callable[[], T], timeout_seconds: float) -> T:
+    def run(
+        self, call: Callable[[], T], timeout_seconds: float, lost: Callable[[], bool] = lambda: False
+    ) -> T:
         """Return what the call returns, or raise what it raises.
+
+        Args:
+            call: what is to be done.
+            timeout_seconds: for it.
+            lost: asked now and then; once true, the call is not waited for any more.
 
         Raises:
             TimeoutError: it is not back in time (it goes on, and its result is dropped), or it was not even
@@ -42,12 +52,17 @@ class DeadlineThreads:
                 self._free.release()
 
         threading.Thread(target=run, name=self._name, daemon=True).start()
-        try:
-            return future.result(max(0.0, deadline - time.monotonic()))
-        except TimeoutError:
-            if future.done():
-                raise
-            raise TimeoutError(f"{self._name}: no answer within {timeout_seconds:g} s") from None
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            try:
+                return future.result(min(left, LOST_POLL_SECONDS))
+            except TimeoutError:
+                if future.done():
+                    raise
+                if lost():
+                    raise TimeoutError(f"{self._name}: lost before it answered") from None
+                if left <= LOST_POLL_SECONDS:
+                    raise TimeoutError(f"{self._name}: no answer within {timeout_seconds:g} s") from None
 
 
 def _leave_frames(error: BaseException) -> None:

@@ -179,6 +179,7 @@ class LibvirtHypervisor:
         options: LiveMigration,
         *,
         timeout_seconds: float,
+        lost: Callable[[], bool],
     ) -> CallOutcome:
         """See `actuator.ports.Hypervisor.migrate`.
 
@@ -202,7 +203,7 @@ class LibvirtHypervisor:
         )
         patience_seconds = timeout_seconds * (2 if options.post_copy else 1) + ABORT_SECONDS
         with _Overdue(timeout_seconds, [switch, abort] if options.post_copy else [abort]) as overdue:
-            outcome = here.change_apart(change, patience_seconds, give_up=abort)
+            outcome = here.change_apart(change, patience_seconds, give_up=abort, lost=lost)
         if isinstance(outcome, Failed) and overdue.struck:
             return Failed(f"not done within {timeout_seconds:g} s: {outcome.reason}", outcome.code)
         return outcome
@@ -317,7 +318,7 @@ class _Host:
             return Failed(f"{error}; nothing was changed")
 
     def change_apart(
-        self, change: Change, timeout_seconds: float, give_up: Callable[[], None]
+        self, change: Change, timeout_seconds: float, give_up: Callable[[], None], lost: Callable[[], bool]
     ) -> CallOutcome:
         """Change something that takes long, on a connection of its own: the others stay free for all else.
 
@@ -325,6 +326,7 @@ class _Host:
             change: what is done.
             timeout_seconds: for it, without opening the connection.
             give_up: called when it has begun and got no answer; may raise Unanswered.
+            lost: true when no answer is to be waited for.
         """
         gate = Gate()
 
@@ -336,7 +338,7 @@ class _Host:
                 connection.close()
 
         try:
-            return self._threads.run(run, OPEN_SECONDS + timeout_seconds)
+            return self._threads.run(run, OPEN_SECONDS + timeout_seconds, lost=lost)
         except (libvirt.libvirtError, OSError) as error:
             words = str(error) if isinstance(error, OSError) else f"{self.name}: {error}"
             if not gate.close():

@@ -8,7 +8,7 @@ from typing import Literal
 from actuator.core.guards.domain import is_down, runs_nowhere_else
 from actuator.core.guards.memory import authority_may_be_taken, replica_was_current, voted
 from actuator.core.guards.replicas import disk_is_up_to_date, disks_are_on_drbd, is_secondary_here
-from actuator.core.guards.situation import RUNNING, Guard, Situation
+from actuator.core.guards.situation import COMING, RUNNING, Guard, Situation
 from actuator.core.guards.verbs import AGAIN, FAILOVER, KNOWN, LIVE, MOVE, RESTART, check
 from actuator.core.place import Choice, Leaving, Placement, past
 from actuator.core.sight import Sight, not_blind
@@ -20,12 +20,14 @@ from actuator.model import (
     Demote,
     Destroy,
     DomainRecord,
+    DomainState,
     DomainView,
     Done,
     EscalationKind,
     ForbidTwo,
     Migrate,
     Nothing,
+    Observed,
     Outlast,
     Plan,
     PlanRecord,
@@ -46,6 +48,9 @@ def proposal(plan: Plan) -> str:
     """A short name of exactly this plan, for a person to approve."""
     return sha256(repr((plan.verb, plan.source, plan.host, plan.steps)).encode()).hexdigest()[:10]
 
+
+WINDOW_SECONDS = 10.0
+"""Before a window for two Primaries that cannot be closed now is looked at again."""
 
 TO_LIVE: tuple[Guard, ...] = (*LIVE, is_secondary_here)
 TO_MOVE: tuple[Guard, ...] = (*MOVE, is_secondary_here)
@@ -140,6 +145,8 @@ def decide(it: Question) -> Decision:
     refuses first; a domain that runs needs nothing, whatever the history, but for a wish that it leaves; one
     that was given up stays so until it was seen running; then safety, limits and the plan.
     """
+    if arrived := _arrived(it):
+        return arrived
     if it.home.host in it.hosts.failed:
         return _failover(it)
     if refusal := check(KNOWN, it.home):
@@ -194,12 +201,8 @@ def _running(it: Question, view: DomainView) -> Decision:
                 f"{view.name} runs on {home.host} without its disk {disk.target}:"
                 f" 'virsh destroy {view.name}' there; vmheal then starts it anew",
             )
-    twins = [host for host in home.hosts if host != home.host and home.active_on(host)]
-    if twins:
-        return Refusal(
-            runs_nowhere_else.__name__,
-            f"{view.name} runs on {home.host}, and also on {', '.join(twins)}: end one of them at once",
-        )
+    if twice := _twice(it, view):
+        return twice
     if left_open := _left_open(it):
         return left_open
     if it.wish.leave or home.host in it.hosts.drained:
@@ -208,6 +211,19 @@ def _running(it: Question, view: DomainView) -> Decision:
         moved = _move(it, view, suspect=False)
         return moved if not isinstance(moved, Refusal) else Refusal(moved.guard, f"{lost}; {moved.sentence}")
     return _dead(it, view) if it.wish.dead else _well(it, view)
+
+
+def _twice(it: Question, view: DomainView) -> Refusal | Postpone | None:
+    home = it.home
+    twins = {host: twin for host in home.hosts if host != home.host and (twin := home.active_on(host))}
+    here, there = f"{view.name} runs on {home.host}", ", ".join(twins)
+    if not twins:
+        return None
+    if all(twin.state is DomainState.PAUSED and twin.reason == COMING for twin in twins.values()):
+        why = f"{here}, and a live migration brings it to {there}, or did: it is looked at again by itself"
+        return Postpone(it.now + WINDOW_SECONDS, why)
+    sentence = f"{here}, and also on {there}: end one of them at once"
+    return Refusal(runs_nowhere_else.__name__, sentence)
 
 
 def _well(it: Question, view: DomainView) -> Plan | Nothing:
@@ -276,6 +292,8 @@ def _left_open(it: Question) -> Decision | None:
     took = (entry.step for entry in last.steps if isinstance(entry.step, Promote | Demote | ForbidTwo))
     there = next(step.host for step in took if step.host != home.host)
     why = f"{home.domain} runs on {home.host}, and its disks may still be Primary on {there} too"
+    if there in it.hosts.failed:
+        return Postpone(it.now + WINDOW_SECONDS, f"{why}, which is lost: that is ended when it is back")
     limited = None if any(isinstance(entry.step, AllowTwo) for entry in last.steps) else _limited(it)
     if isinstance(limited, Refusal):
         return Refusal(
@@ -292,6 +310,60 @@ def _left_open(it: Question) -> Decision | None:
             *(Demote(there, name) for name in names),
             *(ForbidTwo(home.host, name) for name in names),
         ),
+    )
+
+
+def _arrived(it: Question) -> Plan | None:
+    """What is left to do of a live move of ours, when the domain has come to its target after all.
+
+    As when its answer was given up, because its source stood still for a while.
+    """
+    last, home = it.record.plan, it.home
+    steps = last.plan.steps if last is not None and last.status is PlanStatus.FAILED else ()
+    step = next((step for step in steps if isinstance(step, Migrate)), None)
+    there = home.active_on(step.host) if step is not None and step.source == home.host else None
+    if step is None or there is None or there.state not in RUNNING or home.active_on(home.host):
+        return None
+    return Plan(
+        verb="migrate",
+        domain=home.domain,
+        host=step.host,
+        reason=f"{home.domain} has come to {step.host} after all",
+        steps=steps[steps.index(step) :],
+        source=home.host,
+    )
+
+
+def _left_primary(it: Question) -> Decision | None:
+    """Give up what a live move of ours made Primary on its target, when its source was lost meanwhile.
+
+    DRBD froze it there as it lost its peer, and it is promoted anew like any other replica. A move that comes
+    after all finds a device that it cannot open, and ends.
+    """
+    last, home = it.record.plan, it.home
+    if (
+        last is None
+        or last.status is not PlanStatus.FAILED
+        or not any(isinstance(entry.step, Migrate) for entry in last.steps)
+    ):
+        return None
+    there = last.plan.host
+    storage, domains = home.evidence.storage.get(there), home.evidence.domains.get(there)
+    if not isinstance(storage, Observed) or not isinstance(domains, Observed) or home.active_on(there):
+        return None
+    found = (storage.value.resource(name) for name in _may_be_open(last))
+    names = [resource.name for resource in found if resource and resource.role is Role.PRIMARY]
+    return (_limited(it) if it.record.last_was_failover else None) or (
+        Plan(
+            verb="failover",
+            domain=home.domain,
+            host=there,
+            reason=f"{home.host} is dead, and {home.domain} has not come to {there}, which is Primary for it",
+            steps=tuple(step(there, name) for step in (Demote, ForbidTwo) for name in names),
+            source=home.host,
+        )
+        if names
+        else None
     )
 
 
@@ -569,6 +641,8 @@ def _failover(it: Question) -> Decision:
     """Bring a dead host's domain up where its disks are."""
     if refusal := is_seen(it):
         return refusal
+    if left := _left_primary(it):
+        return left
     home = it.home
     proof = proof_of(home, it.hosts)
     found = _target(it, TO_FAILOVER, "failed over", down=True, proof=proof)

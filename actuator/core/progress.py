@@ -93,7 +93,7 @@ def judge(step: Step, it: Situation, guards: Guards) -> Verdict:  # noqa: C901, 
         case Define() | PowerOff() | AllowTwo():
             return check(guards.begin, it) or Perform()
         case ForbidTwo():
-            return Perform()  # what is closed already is closed once more
+            return _judge_forbid(step, it)
         case Outlast():
             return Wait() if source_has_let_go(it) else Done(f"nothing of {it.domain} runs on {step.host}")
         case Migrate():
@@ -160,10 +160,19 @@ def _judge_demote(step: Demote, it: Situation) -> Done | Refusal | Perform:
     return Done("is Secondary") if resource is None or resource.role is Role.SECONDARY else Perform()
 
 
+def _judge_forbid(step: ForbidTwo, it: Situation) -> Refusal | Perform:
+    if not isinstance(it.evidence.storage.get(step.host), Observed):
+        return Refusal(
+            _HOST_ANSWERS, f"{step.host} does not answer: it may still allow {step.resource} two Primaries"
+        )
+    return Perform()  # what is closed already is closed once more
+
+
 def _judge_migrate(step: Migrate, it: Situation, guards: Guards) -> Done | Refusal | Perform:
     here, there = it.view, it.view_on(step.source)
     left = isinstance(it.evidence.domains.get(step.source), Observed) and not it.active_on(step.source)
-    if here is not None and here.state in RUNNING and left:
+    # QEMU runs it on the target only when it has stopped it on the source: one that is lost need not say so.
+    if here is not None and here.state in RUNNING and (left or step.source in it.failed):
         return Done(f"runs on {step.host}")
     if refusal := check(guards.begin, it):
         return refusal
@@ -309,17 +318,17 @@ def _undoing(plan: PlanRecord, sentence: str) -> PlanRecord:
     return replace(plan, status=PlanStatus.UNDOING, sentence=sentence, steps=steps)
 
 
+def _success(plan: Plan) -> str:
+    if not any(isinstance(step, Confirm) for step in plan.steps):
+        return f"{plan.domain}'s disks are Primary on one host at most"
+    return f"{plan.domain} runs {f'on {plan.host}' if plan.source else 'again'}"
+
+
 def _finished(
     plan: PlanRecord, standing: Escalation | None, now: float
 ) -> tuple[PlanRecord, Escalation | None]:
     if plan.status is PlanStatus.OPEN:
-        done = replace(
-            plan,
-            status=PlanStatus.SUCCEEDED,
-            finished_at=now,
-            sentence=f"{plan.plan.domain} runs {'again' if not plan.plan.source else f'on {plan.plan.host}'}",
-        )
-        return done, None
+        return replace(plan, status=PlanStatus.SUCCEEDED, finished_at=now, sentence=_success(plan.plan)), None
     failed = replace(plan, status=PlanStatus.FAILED, finished_at=now)
     warning = Escalation(EscalationKind.FAILED, plan.plan.host, "plan", failed.sentence, now)
     return failed, standing if standing and standing.kind is EscalationKind.GAVE_UP else warning

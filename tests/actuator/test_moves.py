@@ -1141,6 +1141,129 @@ def test_a_live_migration_without_an_answer_leaves_no_window_open(start, clock, 
     assert machine.record.escalation is None
 
 
+def lose_the_source_within_a_move(machine, world, clock, *, arrived):
+    """v01 is cut off while the VM moves away from it, and the alert comes before the answer."""
+    machine.run(3, keeps=True)
+
+    def cut(name):
+        if name == "migrate":
+            world.power_cut("v01")
+            if arrived:
+                world.guests["v02"] = Guest(DomainState.RUNNING, 9)
+            known = machine.protected.host("v01")
+            lost = replace(known, version=known.version + 1, failed_at=clock.wall())
+            machine.journal.commit(hosts=[lost])
+
+    world.on_call = cut
+    begun = clock.now
+    machine.receive(order())
+    world.on_call = lambda name: None
+    assert clock.now - begun < machine.config.restart.confirm_timeout_seconds / 2, "nobody waits for the dead"
+
+
+def test_a_vm_whose_source_dies_before_it_has_arrived_comes_up_on_its_target(start, clock):
+    world = World(xen=False)
+    machine = start(world)
+    lose_the_source_within_a_move(machine, world, clock, arrived=False)
+    assert world.replicas["v02", "voms01"].role is Role.PRIMARY
+    machine.receive(host_alert(clock.wall()))
+    machine.run(60, keeps=True)
+    assert_moved(world, machine)
+    given_up = ["demote", "allow_two"]
+    assert changes(world) == ["allow_two", "promote", "migrate", *given_up, "promote", "start"]
+    assert world.two_primaries == set()
+    assert machine.record.escalation is None
+
+
+def test_a_vm_that_has_arrived_when_its_source_dies_runs_on(start, clock):
+    world = World(xen=False)
+    machine = start(world)
+    lose_the_source_within_a_move(machine, world, clock, arrived=True)
+    assert machine.record.host == "v02"
+    assert machine.journal.authority("voms01").holder == "v02", "or its disk stays frozen"
+    machine.receive(host_alert(clock.wall()))
+    machine.run(60, keeps=True)
+    assert world.running == ["v02"]
+    assert changes(world) == ["allow_two", "promote", "migrate"], "a lost host is left alone"
+    postponed = [event.sentence for event in machine.timeline if event.kind == "postponed"]
+    why = "voms01 runs on v02, and its disks may still be Primary on v01 too, which is lost"
+    assert postponed == [f"{why}: that is ended when it is back"]
+    world.silent.clear()
+    world.connected = True
+    machine.run(60, keeps=True)
+    assert_closed(world, machine)
+
+
+def test_a_vm_that_arrives_when_nobody_waits_for_it_any_more_is_taken_on(start, clock):
+    world = World(xen=False)
+    machine = start(world)
+    lose_the_source_within_a_move(machine, world, clock, arrived=False)
+    assert machine.record.plan.status is PlanStatus.FAILED
+    world.silent.clear()
+    world.connected = True
+    world.replicas["v01", "voms01"].role = Role.PRIMARY
+    world.guests["v02"] = Guest(DomainState.RUNNING, 9)
+    machine.run(30, keeps=True)
+    assert_moved(world, machine)
+    assert_closed(world, machine)
+    assert changes(world) == ["allow_two", "promote", "migrate", "demote", "allow_two"]
+
+
+@pytest.mark.parametrize("there", [DomainState.RUNNING, DomainState.PAUSED])
+def test_a_vm_that_is_on_both_after_a_move_is_a_persons(start, clock, there):
+    world = World(xen=False)
+    machine = start(world)
+    lose_the_source_within_a_move(machine, world, clock, arrived=False)
+    world.silent.clear()
+    world.connected = True
+    world.guests = {"v01": Guest(DomainState.RUNNING, 5), "v02": Guest(there, 9)}
+    machine.run(30, keeps=True)
+    assert changes(world) == ["allow_two", "promote", "migrate"]
+    assert machine.record.escalation.guard == "runs_nowhere_else"
+
+
+def test_a_vm_that_is_paused_where_it_was_moved_to_has_not_come(start, clock):
+    world = World(xen=False)
+    machine = start(world)
+    lose_the_source_within_a_move(machine, world, clock, arrived=False)
+    world.silent.clear()
+    world.connected = True
+    world.guests["v02"] = Guest(DomainState.PAUSED, 9, "ioerror")
+    machine.run(30, keeps=True)
+    assert changes(world) == ["allow_two", "promote", "migrate"]
+    assert machine.record.escalation is not None
+    assert machine.kinds.count("decided") == 1, "the move"
+
+
+COMES = Guest(DomainState.PAUSED, 9, "migration")
+
+
+def test_what_a_live_migration_brings_is_nobodys_twin(start):
+    world = World(xen=False)
+    world.guests["v02"] = COMES
+    machine = start(world)
+    machine.receive(alert())
+    assert changes(world) == []
+    assert machine.record.escalation is None
+    [said] = [event.sentence for event in machine.timeline if event.kind == "postponed"]
+    assert "a live migration brings it to v02, or did" in said
+    world.guests["v02"] = replace(COMES, reason="user")
+    machine.run(30)
+    assert machine.record.escalation.guard == "runs_nowhere_else"
+
+
+def test_a_vm_that_a_live_migration_brings_is_not_to_be_resumed_by_hand(start, clock):
+    world = World(xen=False)
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.power_cut("v01")
+    world.guests["v02"] = COMES
+    machine.receive(host_alert(clock.wall()))
+    sentence = machine.record.escalation.sentence
+    assert sentence.startswith("a live migration is bringing voms01 to v02, or was")
+    assert "resume" not in sentence
+
+
 def test_a_drained_host_is_left_and_not_come_back_to(start, clock):
     world = World(xen=False)
     machine = start(world)

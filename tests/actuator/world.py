@@ -450,7 +450,7 @@ class World:
 
         return self._change("shut_down", host, effect)
 
-    def migrate(self, source, target, domain, domain_id, options, *, timeout_seconds):
+    def migrate(self, source, target, domain, domain_id, options, *, timeout_seconds, lost):
         def effect():
             if not all(self.replicas[target, name].role is Role.PRIMARY for name in self.resources):
                 return Failed("Wrong medium type", 38)

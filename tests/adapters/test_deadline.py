@@ -29,3 +29,22 @@ def test_a_call_that_hangs_is_left_behind_and_bounded():
     assert time.monotonic() - begun < 5
     release.set()
     assert threads.run(lambda: 42, 5) == 42
+
+
+def test_a_call_to_what_is_lost_is_not_waited_for():
+    threads, stays, asked = DeadlineThreads("libvirt on v01", 1), threading.Event(), threading.Event()
+
+    def lost():
+        asked.set()
+        return True
+
+    try:
+        with pytest.raises(TimeoutError, match="libvirt on v01: lost before it answered"):
+            threads.run(stays.wait, 1e6, lost=lost)
+    finally:
+        stays.set()
+    assert asked.is_set()
+
+
+def test_an_answer_that_is_there_counts_whatever_is_lost():
+    assert DeadlineThreads("libvirt on v01", 1).run(lambda: 7, 1e6, lost=lambda: True) == 7

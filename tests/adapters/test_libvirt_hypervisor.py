@@ -52,7 +52,8 @@ def test_no_object_of_libvirts_waits_for_the_garbage_collector(do):
         before = {id(it) for it in libvirt_objects()}
         host = hypervisor._hosts["v01"]
         with contextlib.suppress(Unanswered):
-            getattr(host, do)(refuses, SOON, *([lambda: None] if do == "change_apart" else []))
+            more = [lambda: None, lambda: False] if do == "change_apart" else []
+            getattr(host, do)(refuses, SOON, *more)
         wait_until(lambda: {id(it) for it in libvirt_objects()} <= before, 2)
     finally:
         gc.enable()

@@ -373,9 +373,11 @@ def test_whatever_the_call_says_both_sides_are_read(monkeypatch, refusal, left, 
         assert "libvirt on v02: no answer" in outcome.reason
 
 
+@pytest.mark.parametrize("lost", [True, False])
 @pytest.mark.parametrize("begins", [True, False])
-def test_what_has_begun_and_is_not_answered_is_given_up(hypervisor, monkeypatch, begins):
-    monkeypatch.setattr(libvirt_hypervisor, "OPEN_SECONDS", 0.5)
+def test_what_has_begun_and_is_not_answered_is_given_up(hypervisor, monkeypatch, begins, lost):
+    if not lost:
+        monkeypatch.setattr(libvirt_hypervisor, "OPEN_SECONDS", 0.5)
     release, given_up = threading.Event(), []
 
     def change(_handle, *, gate):
@@ -384,8 +386,12 @@ def test_what_has_begun_and_is_not_answered_is_given_up(hypervisor, monkeypatch,
         release.wait(SOON)
         return Done()
 
-    outcome = hypervisor._hosts["v01"].change_apart(change, 0, give_up=lambda: given_up.append(True))
+    seconds = 1e6 if lost else 0
+    outcome = hypervisor._hosts["v01"].change_apart(
+        change, seconds, give_up=lambda: given_up.append(True), lost=lambda: lost
+    )
     release.set()
+    assert ("lost before it answered" in outcome.reason) == lost
     assert isinstance(outcome, Indeterminate if begins else Failed)
     assert given_up == ([True] if begins else [])
 
@@ -437,9 +443,9 @@ class Moved:
         with self.domain(0) as domain:
             domain.migrateSetMaxSpeed(1)
 
-    def move(self, domain_id, options=LIVE, timeout_seconds=SOON):
+    def move(self, domain_id, options=LIVE, timeout_seconds=SOON, lost=lambda: False):
         return self.hypervisor.migrate(
-            "v01", "v02", "voms01", domain_id, options, timeout_seconds=timeout_seconds
+            "v01", "v02", "voms01", domain_id, options, timeout_seconds=timeout_seconds, lost=lost
         )
 
     @contextlib.contextmanager

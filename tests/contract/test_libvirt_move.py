@@ -64,7 +64,9 @@ class Model:
         outcomes = []
 
         def ask():
-            outcomes.append(self.port.migrate("v01", "v02", VM, number, None, timeout_seconds=seconds))
+            outcomes.append(
+                self.port.migrate("v01", "v02", VM, number, None, timeout_seconds=seconds, lost=lambda: False)
+            )
 
         self.world.loop.spawn(self.process, ask)
         self.world.loop.run(0.5)

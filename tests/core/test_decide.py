@@ -9,6 +9,7 @@ import pytest
 from actuator.core import decide as core
 from actuator.core.decide import ATTEMPTS, Hosts, Limits, Question, Wish
 from actuator.core.guards.memory import authority_is_held
+from actuator.core.guards.replicas import io_flows
 from actuator.core.guards.verbs import RESTART, check, guards_of
 from actuator.model import (
     Authority,
@@ -24,6 +25,7 @@ from actuator.model import (
     PlanStatus,
     Postpone,
     Promote,
+    Proof,
     Refusal,
     Start,
 )
@@ -251,6 +253,19 @@ def test_where_drbd_asks_the_arbiter_only_its_holder_is_promoted_or_started(
     assert {PROMOTE[-1], START[-1]} == {authority_is_held}
     if authority is not None:
         assert check(PROMOTE, replace(it, arbitrated=False)) is None
+
+
+@pytest.mark.parametrize("proof", [None, *Proof])
+@pytest.mark.parametrize("role", [Role.PRIMARY, Role.SECONDARY])
+@pytest.mark.parametrize("count", range(3))
+def test_frozen_io_refuses_but_where_the_grant_of_a_promotion_lets_it_go(proof, role, count):
+    for reasons in itertools.combinations(
+        [*SuspendReason, UnknownWord("suspended", "moon", "voms01")], count
+    ):
+        here = resource(role=role, suspended=reasons)
+        said = io_flows(situation(evidence(drbd_here=snapshot(here)), proof=proof))
+        goes_on = proof is not None and role is Role.SECONDARY and reasons == (SuspendReason.FENCING,)
+        assert (said is None) == (not reasons or goes_on)
 
 
 @pytest.mark.parametrize(("now", "fresh"), [(0.0, True), (6.0, True), (6.1, False), (-0.1, False)])

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tests.simulator.drbd import PRIMARY, Record
+from tests.simulator.network import MANAGEMENT
 
 if TYPE_CHECKING:
     from tests.simulator.drbd import Node
@@ -19,6 +20,9 @@ GUEST_BOOT_SECONDS = (2.0, 6.0)
 WRITE_SECONDS = (0.3, 2.0)
 DESTROY_SECONDS = (0.1, 1.5)
 MEMORY_KIB = 1048576
+LIBVIRT_KEEPALIVE_SECONDS = 30.0
+"""Between two libvirtd: five questions, five seconds apart, and none is answered (docs/moves.md)."""
+WATCH_SECONDS = 5.0
 
 XML = """\
 <domain type='{kind}'><name>{name}</name><uuid>{uuid}</uuid><memory unit='KiB'>{memory}</memory>
@@ -64,16 +68,21 @@ class Domain:
         self.writing = False
         self.ended_unseen = False
         """While there was no libvirtd: for the next one it has crashed."""
-        self.comes = False
-        """A live migration brings it here: libvirt has it active already."""
+        self.comes: int | None = None
+        """A live migration brings it here, and libvirt has it paused already: its id."""
 
     @property
     def node(self) -> "Node | Replica":
         return self.host.nodes[self.name]
 
+    @property
+    def seen(self) -> str:
+        """Its state, as libvirt says it."""
+        return self.state if self.comes is None else PAUSED
+
     def start(self, *, by_hand: bool = False) -> str:
         """Open the device and run the guest; what libvirt says against it."""
-        if self.id is not None or self.comes:
+        if self.id is not None or self.comes is not None:
             return ACTIVE
         can_open = self.node.role == PRIMARY
         if not can_open and not self.host.world.xen:
@@ -126,6 +135,7 @@ class Domain:
         if self.guest is not None:
             self.host.world.oracle.ended(self.guest)
         self.state, self.reason, self.id, self.guest, self.left = SHUTOFF, reason, None, None, None
+        self.comes = None
         if not self.host.libvirt_works:
             self.reason, self.ended_unseen = "crashed", True
 
@@ -142,6 +152,28 @@ class Domain:
         node.holders.discard(guest)
         node.settle()
 
+    def expect(self, source: "Host") -> None:
+        """A live migration begins to bring it here: it is there, paused, and holds its device."""
+        number = self.comes = next(self.host.ids)
+        self.node.holders.add(self)
+
+        def watch() -> None:
+            silent_seconds = 0.0
+            while self.comes == number and silent_seconds < LIBVIRT_KEEPALIVE_SECONDS:
+                self.host.loop.sleep(WATCH_SECONDS)
+                reached = source.works and self.host.net.both_ways(MANAGEMENT, source.name, self.host.name)
+                silent_seconds = 0.0 if reached else silent_seconds + WATCH_SECONDS
+            if self.comes == number:
+                self.expect_no_more()
+
+        self.host.loop.spawn(self.host.process, watch, f"{self.name} comes")
+
+    def expect_no_more(self) -> None:
+        """What was to come has come, or never will."""
+        self.comes = None
+        self.node.holders.discard(self)
+        self.node.settle()
+
     def move_to(self, target: "Domain") -> None:
         """The guest goes on there, as after a live migration; it waits for no write now."""
         guest = self.guest
@@ -150,7 +182,8 @@ class Domain:
         self.node.holders.discard(guest)
         self.state, self.reason, self.id, self.guest = SHUTOFF, "migrated", None, None
         moved = replace(guest, host=target.host.name)
-        target.id = next(target.host.ids)
+        target.id = target.comes
+        target.expect_no_more()
         target.state, target.reason, target.guest, target.has_disk = RUNNING, "migrated", moved, True
         target.node.holders.add(moved)
         self.host.world.oracle.moved(moved)

@@ -267,10 +267,15 @@ class Node:
 
     def _outdated(self, status: int) -> None:
         """fence-peer has ended for a frozen Primary."""
-        if status != 4 or not self.suspended or self.session is not None or not self.up:
-            return
+        if status == 4 and self.suspended and self.session is None and self.up:
+            self._go_on_alone()
+
+    def _go_on_alone(self) -> None:
+        """Its peer is known not to write: what was frozen goes on."""
         with self.changing():
             self.peer_disk = OUTDATED
+            if not self.suspended:
+                return
             if self.new_generation and self.attached:
                 self.new_current()
             self.suspended = False
@@ -311,8 +316,7 @@ class Node:
             if not self.up or self.role == PRIMARY:
                 return Result(0 if self.role == PRIMARY else 10)
             if self.session is None and status == 4:
-                with self.changing():
-                    self.peer_disk = OUTDATED
+                self._go_on_alone()
                 if not last_try:
                     return self._primary_alone()
             if last_try:

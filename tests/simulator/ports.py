@@ -104,7 +104,12 @@ class _OnHosts:
             raise Unanswered(f"{what} on {host}: {error}") from None
 
     def _do(
-        self, host: str, seconds: float, what: str, effect: Callable[["Host"], CallOutcome]
+        self,
+        host: str,
+        seconds: float,
+        what: str,
+        effect: Callable[["Host"], CallOutcome],
+        lost: Callable[[], bool] | None = None,
     ) -> CallOutcome:
         there = self._world.hosts[host]
         mishap, there.mishap = there.mishap, ""
@@ -118,7 +123,7 @@ class _OnHosts:
                 return Indeterminate(f"{what} on {host}: no answer within {seconds:g} s")
             case "lies-done":
                 return Done()
-        outcome = self._called(there, seconds, what, effect)
+        outcome = self._called(there, seconds, what, effect, lost)
         match mishap:
             case "fails-after":
                 return Indeterminate(f"{what} on {host}: Connection reset by peer")
@@ -127,12 +132,17 @@ class _OnHosts:
         return outcome
 
     def _called(
-        self, there: "Host", seconds: float, what: str, effect: Callable[["Host"], CallOutcome]
+        self,
+        there: "Host",
+        seconds: float,
+        what: str,
+        effect: Callable[["Host"], CallOutcome],
+        lost: Callable[[], bool] | None,
     ) -> CallOutcome:
         host = there.name
         try:
             return self._world.call(
-                MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: effect(there), seconds, what
+                MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: effect(there), seconds, what, lost
             )
         except ConnectionRefusedError as error:
             return Failed(f"{what} on {host}: {error}")
@@ -149,7 +159,7 @@ class Hypervisor(_OnHosts):
     def states(self, host: str, *, timeout_seconds: float) -> Mapping[str, DomainState]:
         def answer(it: "Host") -> Mapping[str, DomainState]:
             self._libvirt(it)
-            return {name: DomainState(domain.state) for name, domain in it.domains.items() if domain.defined}
+            return {name: DomainState(domain.seen) for name, domain in it.domains.items() if domain.defined}
 
         return self._ask(host, timeout_seconds, "states", answer)
 
@@ -217,7 +227,15 @@ class Hypervisor(_OnHosts):
         return self._ask(host, timeout_seconds, "capacity", answer)
 
     def migrate(
-        self, source: str, target: str, domain: str, domain_id: int, options: Any, *, timeout_seconds: float
+        self,
+        source: str,
+        target: str,
+        domain: str,
+        domain_id: int,
+        options: Any,
+        *,
+        timeout_seconds: float,
+        lost: Callable[[], bool],
     ) -> CallOutcome:
         def effect(it: "Host") -> CallOutcome:
             here, there = it.domains[domain], self._world.hosts[target]
@@ -225,17 +243,20 @@ class Hypervisor(_OnHosts):
                 return Indeterminate(f"{domain} does not run on {source}")
             if here.id != domain_id:
                 return Failed(f"{domain} has the id {here.id} now")
-            if there.domains[domain].id is not None:
+            if there.domains[domain].id is not None or there.domains[domain].comes is not None:
                 return Indeterminate(f"{domain} is on {target} already")
             begun = it.loop.now
             ends = begun + it.loop.random.uniform(*MIGRATE_SECONDS)
-            there.domains[domain].comes = True
-            try:
-                return move(it, there, begun, ends)
-            finally:
-                there.domains[domain].comes = False
+            arriving = there.domains[domain]
+            arriving.expect(it)
+            outcome = move(it, there, begun, ends)  # when it is killed, its target notices later
+            if arriving.comes is not None and it.net.both_ways(MANAGEMENT, source, target):
+                arriving.expect_no_more()
+            return outcome
 
-        def move(it: "Host", there: "Host", begun: float, ends: float) -> CallOutcome:
+        def move(  # noqa: PLR0911  as it may end
+            it: "Host", there: "Host", begun: float, ends: float
+        ) -> CallOutcome:
             while True:
                 here = it.domains[domain]
                 if not it.libvirt_works:
@@ -244,6 +265,8 @@ class Hypervisor(_OnHosts):
                     return Failed(f"{domain} does not run on {source} any more")
                 if not (there.works and it.net.both_ways(MANAGEMENT, source, target)):
                     return Indeterminate("the migration was aborted: the target is not reached")
+                if there.domains[domain].comes is None:
+                    return Failed("the migration was aborted: the target has given it up")
                 if there.nodes[domain].role != "Primary":
                     return Failed("the target cannot open the disk")
                 if it.loop.now - begun > timeout_seconds:
@@ -253,15 +276,20 @@ class Hypervisor(_OnHosts):
                     return Done()
                 it.loop.sleep(POLL_SECONDS)
 
-        return self._change(source, timeout_seconds + 10, "migrate", effect)
+        return self._change(source, timeout_seconds + 10, "migrate", effect, lost)
 
     def _change(
-        self, host: str, seconds: float, what: str, effect: Callable[["Host"], CallOutcome]
+        self,
+        host: str,
+        seconds: float,
+        what: str,
+        effect: Callable[["Host"], CallOutcome],
+        lost: Callable[[], bool] | None = None,
     ) -> CallOutcome:
         def by_libvirt(it: "Host") -> CallOutcome:
             return effect(it) if it.libvirt_works else Failed("failed to connect to the hypervisor")
 
-        return self._do(host, seconds, what, by_libvirt)
+        return self._do(host, seconds, what, by_libvirt, lost)
 
     @staticmethod
     def _libvirt(it: "Host") -> None:
@@ -274,7 +302,8 @@ class Hypervisor(_OnHosts):
         if found is None or not found.defined:
             return None
         disk = Disk("xvda", f"/dev/drbd{found.minor}", attached=found.has_disk if found.id else None)
-        return DomainView(domain, found.uuid, DomainState(found.state), found.reason, found.id, (disk,))
+        number, reason = (found.id, found.reason) if found.comes is None else (found.comes, "migration")
+        return DomainView(domain, found.uuid, DomainState(found.seen), reason, number, (disk,))
 
 
 class Storage(_OnHosts):

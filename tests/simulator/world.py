@@ -144,8 +144,11 @@ class World:
         answer: Callable[[], T],
         seconds: float,
         what: str,
+        lost: Callable[[], bool] | None = None,
     ) -> T:
         """Ask something of another machine, in a fiber; it may be done there although nobody hears of it.
+
+        ``lost`` is asked every second, and ends the waiting.
 
         Raises:
             TimeoutError: no answer in time.
@@ -153,7 +156,7 @@ class World:
         loop, network = self.loop, self.net
         deadline = loop.now + seconds
         loop.sleep(network.latency(net, source, target))
-        self._until(lambda: network.passes(net, source, target) and process().alive, deadline, what)
+        self._until(lambda: network.passes(net, source, target) and process().alive, deadline, what, lost)
         said: list[tuple[bool, Any]] = []
         done = Event(loop)
 
@@ -167,11 +170,17 @@ class World:
             done.set()
 
         loop.spawn(process(), act, what)
-        done.wait(max(0.0, deadline - loop.now))
+        if lost is None:
+            done.wait(max(0.0, deadline - loop.now))
+        while lost is not None and not done.wait(max(0.0, min(1.0, deadline - loop.now))):
+            if lost():
+                raise TimeoutError("lost before it answered")
+            if loop.now >= deadline:
+                break
         if not said:
             raise TimeoutError(f"no answer within {seconds:g} s")
         loop.sleep(network.latency(net, target, source))
-        self._until(lambda: network.passes(net, target, source), deadline, what)
+        self._until(lambda: network.passes(net, target, source), deadline, what, lost)
         good, value = said[0]
         if good:
             return value
@@ -202,10 +211,18 @@ class World:
         self._until(lambda: network.passes(net, target, source), loop.now + seconds, what)
         return said
 
-    def _until(self, passes: Callable[[], bool], deadline: float, what: str) -> None:
+    def _until(
+        self,
+        passes: Callable[[], bool],
+        deadline: float,
+        what: str,
+        lost: Callable[[], bool] | None = None,
+    ) -> None:
         while not passes():
             if self.loop.now >= deadline:
                 raise TimeoutError(f"{what}: not reached in time")
+            if lost is not None and lost():
+                raise TimeoutError(f"{what}: lost before it answered")
             self.loop.sleep(min(RETRANSMIT_SECONDS, max(0.001, deadline - self.loop.now)))
 
     # ---- what is seen

@@ -1,6 +1,6 @@
 """Whether enough is known, and where the domain runs."""
 
-from actuator.core.guards.situation import DOWN, RUNNING, Situation
+from actuator.core.guards.situation import COMING, DOWN, RUNNING, Situation
 from actuator.core.replica import Standing
 from actuator.model import DomainState, Unknown
 
@@ -53,10 +53,7 @@ def is_down(it: Situation) -> str | None:
         case DomainState.RUNNING | DomainState.BLOCKED:
             return f"{it.domain} is running on {it.host}"
         case DomainState.PAUSED:
-            return (
-                f"{it.domain} is paused on {it.host} (reason: {reason}); a paused domain is never restarted:"
-                f" mend the cause, then 'virsh resume {it.domain}'"
-            )
+            return _paused(it, reason)
         case DomainState.SHUTDOWN:
             return f"{it.domain} is being shut down on {it.host}; it is looked at again by itself"
         case DomainState.PMSUSPENDED:
@@ -67,6 +64,18 @@ def is_down(it: Situation) -> str | None:
             return (
                 f"libvirt on {it.host} gives no state for {it.domain}: see 'virsh domstate {it.domain}' there"
             )
+
+
+def _paused(it: Situation, reason: str) -> str:
+    if reason == COMING:
+        return (
+            f"a live migration is bringing {it.domain} to {it.host}, or was: libvirt ends what is left of one"
+            " when it has not heard of its source for half a minute; it is looked at again by itself"
+        )
+    return (
+        f"{it.domain} is paused on {it.host} (reason: {reason}); a paused domain is never restarted:"
+        f" mend the cause, then 'virsh resume {it.domain}'"
+    )
 
 
 def runs_nowhere_else(it: Situation) -> str | None:

@@ -3,7 +3,7 @@
 from actuator.core.guards.situation import Situation, word
 from actuator.core.replica import Standing, resource_of
 from actuator.model import Observed, Unknown
-from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot
+from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, SuspendReason
 
 
 def disks_are_on_drbd(it: Situation) -> str | None:
@@ -51,9 +51,16 @@ def disk_is_up_to_date(it: Situation) -> str | None:
 
 
 def io_flows(it: Situation) -> str | None:
-    """A start on frozen I/O hangs; and DRBD froze it because the other side may be writing."""
+    """A start on frozen I/O hangs; and DRBD froze it because the other side may be writing.
+
+    A Secondary that DRBD froze while it was Primary, as after a live move whose source was lost, goes on with
+    the grant that comes with its promotion (drbd_state.c): with a proof that is no reason against it.
+    """
     for resource in it.resources:
-        if resource.suspended:
+        frozen = {*resource.suspended}
+        if frozen and not (
+            it.proof and resource.role is Role.SECONDARY and frozen == {SuspendReason.FENCING}
+        ):
             why = ", ".join(word(reason) for reason in resource.suspended)
             return (
                 f"the I/O of {resource.name} on {it.host} is suspended ({why}): never resume it by hand"

@@ -10,6 +10,8 @@ from exporter.drbd import Resource, Snapshot, UnknownWord
 
 RUNNING = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
 DOWN = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
+COMING = "migration"
+"""Why libvirt has a domain paused on the target of a live migration (VIR_DOMAIN_PAUSED_MIGRATION)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Situation:
     """The site has said that writes may be lost that are acknowledged before the peer has them."""
     drifted: frozenset[str] = frozenset()
     """Hosts where the domain is defined otherwise than as kept."""
+    failed: frozenset[str] = frozenset()
+    """Hosts that an alert says have failed, and that were not seen alive since."""
     xen: bool = False
     """Its driver is Xen's, which has no live migration of paravirtual guests under Debian."""
     source: str = ""
