@@ -51,6 +51,7 @@ from actuator.receive import Parts, Server
 from actuator.rehearse import table
 from actuator.report import Report, WatchedJournal, status
 from actuator.serve import Actuator
+from actuator.targets import targets
 from exporter import __version__
 
 T = TypeVar("T")
@@ -134,6 +135,7 @@ def serve(config_path: Path, log_format: str) -> None:
                 status=partial(_status, settings, actuator, ports),
                 explain=actuator.explainer.explain,
                 ready=lambda: table(actuator.rehearser.last(), settings.domains),
+                targets=partial(targets, settings),
                 operator=operator,
                 orders=actuator.orders,
             )

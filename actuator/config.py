@@ -161,6 +161,11 @@ class HostSettings(_Section):
     address: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")]
     """Name or IP address for SSH."""
     libvirt_uri: Annotated[str, StringConstraints(pattern=r"^[a-z]+(\+[a-z0-9]+)?://\S*$")]
+    exporter: (
+        Annotated[str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}$")]
+        | None
+    ) = None
+    """Where Prometheus finds its exporter, as HOST:PORT; else ``address`` and the exporter's own port."""
     migrate_address: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")] | None = None
     """Where other hosts' QEMU sends a domain's memory in a live migration; else ``address``."""
     migrate_libvirt_uri: Annotated[str, StringConstraints(pattern=r"^[a-z]+(\+[a-z0-9]+)?://\S*$")] | None = (

@@ -7,8 +7,9 @@ answered 503 may have been stored all the same: it comes again, and takes its ow
 """
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import Self
@@ -46,7 +47,9 @@ ALERTS = "/alerts"
 ARBITRATE = "/api/v1/arbitrate"
 ORDERS = "/api/v1/orders"
 EXPLAIN = "/api/v1/explain/<name>"
+STATUS = "/api/v1/status"
 READY = "/api/v1/ready"
+TARGETS = "/api/v1/targets"
 MAX_QUESTION_BYTES = 4096
 MAX_ORDER_BYTES = 16 * 1024
 RETRY_AFTER_SECONDS = 1
@@ -81,6 +84,8 @@ class Parts:
     """Likewise for a VM or a host under ``/api/v1/explain``; None for what is neither."""
     ready: Callable[[], Mapping[str, object]] = dict
     """Likewise for what would work now, under ``/api/v1/ready``."""
+    targets: Callable[[], Sequence[Mapping[str, object]]] = list
+    """Likewise for the exporters that Prometheus scrapes, under ``/api/v1/targets``."""
     operator: str = ""
     """The bearer token that an operator's order brings; empty: none is taken."""
     orders: Orders | None = None
@@ -322,9 +327,8 @@ def create_app(parts: Parts, refusals: Refusals) -> Flask:
 
     app.get(EXPLAIN, endpoint="explain")(_Explanations(parts.explain).answer)
 
-    @app.get(READY, endpoint="readiness")
-    def readiness() -> Response:
-        return Response(to_json(parts.ready()), content_type="application/json")
+    for path, ask in {STATUS: parts.status, READY: parts.ready, TARGETS: parts.targets}.items():
+        app.get(path, endpoint=path)(partial(_as_json, ask))
 
     @app.get("/metrics")
     def metrics() -> Response:
@@ -340,10 +344,6 @@ def create_app(parts: Parts, refusals: Refusals) -> Flask:
         if receiver.problem:
             raise ServiceUnavailable(f"the last delivery could not be stored: {receiver.problem}")
         return _text("ready")
-
-    @app.get("/api/v1/status")
-    def status_as_json() -> Response:
-        return Response(to_json(parts.status()), content_type="application/json")
 
     @app.before_request
     def begin() -> None:
@@ -403,6 +403,10 @@ def _check_head(tokens: Mapping[str, str], authorization: str, content_type: str
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("the content type is not application/json")
     return found[0]
+
+
+def _as_json(ask: Callable[[], object]) -> Response:
+    return Response(to_json(ask()), content_type="application/json")
 
 
 def _text(sentence: str, code: int = 200) -> Response:

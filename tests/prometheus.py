@@ -1,5 +1,6 @@
 """Debian's Prometheus, started for a test."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -26,6 +27,16 @@ def prometheus(
         port=port,
         netns=netns,
     )
+
+
+def name_targets(config: Path, targets: Mapping[str, str]) -> None:
+    """Name the exporters, by host, in a copy of prometheus.yml: of tests that run no actuator to ask."""
+    groups = [{"targets": [target], "labels": {"host": host}} for host, target in targets.items()]
+    document = yaml.safe_load(config.read_text(encoding="utf-8"))
+    for job in document["scrape_configs"]:
+        if job.pop("http_sd_configs", None):
+            job["static_configs"] = groups
+    config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
 def leave_out(rules: Path, alert: str) -> None:

@@ -194,6 +194,10 @@ class Site:
         self._actuator.expect_request("/alerts", method="POST").respond_with_handler(
             lambda _: Response("", 200)
         )
+        exporters = [
+            {"targets": [f"{address}:10810"], "labels": {"host": host}} for host, address in HOSTS.items()
+        ]
+        self._actuator.expect_request("/api/v1/targets").respond_with_json(exporters)
         self._serve(self._actuator)
         for host, address in HOSTS.items():
             exporter = HTTPServer(address, 10810)
@@ -204,7 +208,7 @@ class Site:
 
     def run(self, **changes: object) -> None:
         """Start Prometheus and Alertmanager with the files of rules/; `changes` are Prometheus's `global`."""
-        for name in ("prometheus.yml", "vmheal.yml", "hosts.yml", "alertmanager.yml"):
+        for name in ("prometheus.yml", "vmheal.yml", "alertmanager.yml"):
             shutil.copy(RULES / name, self._folder / name)
         (self._folder / "webhook.token").write_text(TOKEN)
         config = self._folder / "prometheus.yml"

@@ -259,14 +259,10 @@ class Site:
 
     def _write_files(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("prometheus.yml", *RULE_FILES, "alertmanager.yml", "hosts.yml"):
+        for name in ("prometheus.yml", *RULE_FILES, "alertmanager.yml"):
             shutil.copy(RULES / name, self.folder / name)
         if self._crashes_again:
             leave_out(self.folder / "vmheal.yml", "VMPersistentFailure")
-        shipped = [group["targets"] for group in yaml.safe_load((RULES / "hosts.yml").read_text())]
-        targets = [f"{host}:{EXPORTER_PORT}" for host in self.lab.hosts]
-        if shipped != [targets]:
-            (self.folder / "hosts.yml").write_text(yaml.safe_dump([{"targets": targets}]))
         (self.folder / "webhook.token").write_text(self.token)
         (self.folder / "operator.token").write_text(secrets.token_hex(16))
         for host, token in self._hook_tokens.items():

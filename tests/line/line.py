@@ -324,7 +324,7 @@ class Line:
         """Make the folder of a Prometheus and its Alertmanager, with the files of rules/."""
         folder = self.folder / f"monitoring{number + 1}"
         folder.mkdir()
-        for name in ("prometheus.yml", "vmheal.yml", "hosts.yml", "alertmanager.yml"):
+        for name in ("prometheus.yml", "vmheal.yml", "alertmanager.yml"):
             shutil.copy(RULES / name, folder / name)
         configuration = folder / "prometheus.yml"
         document = yaml.safe_load(configuration.read_text())

@@ -102,16 +102,20 @@ def test_smartctl_exporter_says_it_too(replay, publish):
     replay.ask()
 
 
-def test_the_scrape_jobs_that_are_commented_out_work(tmp_path):
+def test_the_scrape_jobs_that_are_commented_out_work(tmp_path, httpserver):
     """Each has the hosts' names, and the port of its exporter."""
-    for name in (*RULE_FILES, "hosts.yml"):
+    hosts = [{"targets": ["10.10.0.1:10810"], "labels": {"host": "v01"}}]
+    httpserver.expect_request("/api/v1/targets").respond_with_json(hosts)
+    for name in RULE_FILES:
         (tmp_path / name).write_bytes((RULES / name).read_bytes())
     text = (RULES / "prometheus.yml").read_text()
+    text = text.replace("http://localhost:10811/api/v1/targets", httpserver.url_for("/api/v1/targets"))
     head, mark, tail = text.partition("  # - job_name: node\n")
     assert mark
     shown = "".join(f"  {line.removeprefix('  # ')}\n" for line in (mark + tail).splitlines())
     (tmp_path / "prometheus.yml").write_text(head + shown)
     run("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
-    found = run("promtool", "check", "service-discovery", "prometheus.yml", "ipmi", cwd=tmp_path)
-    assert '"__address__": "v01:9290"' in found
-    assert '"host": "v01"' in found
+    for job, port in (("node", 9100), ("ipmi", 9290)):
+        found = run("promtool", "check", "service-discovery", "prometheus.yml", job, cwd=tmp_path)
+        assert f'"__address__": "10.10.0.1:{port}"' in found
+        assert '"host": "v01"' in found

@@ -17,7 +17,7 @@ from exporter.collectors.libvirt_state import LifecycleEvents
 from exporter.exposition import CONTENT_TYPE, render
 from tests.alertmanager import alertmanager
 from tests.lab.waiting import wait_until
-from tests.prometheus import RULE_FILES, prometheus
+from tests.prometheus import RULE_FILES, name_targets, prometheus
 from tests.rules.replay import RULES, SOON, alerts, run, told
 
 pytestmark = pytest.mark.daemons  # needs Debian's prometheus and prometheus-alertmanager packages
@@ -204,7 +204,7 @@ def test_prometheus_tells_a_failed_host_within_seconds(tmp_path, fake, monkeypat
 
     for name in ("prometheus.yml", *RULE_FILES):
         shutil.copy(RULES / name, tmp_path)
-    (tmp_path / "hosts.yml").write_text(yaml.safe_dump([{"targets": [f"{DEAD}:10810", f"{PEER}:10810"]}]))
+    name_targets(tmp_path / "prometheus.yml", {host: f"{host}:10810" for host in (DEAD, PEER)})
     connected, lost = page("14-connected-primary-secondary.v02"), page("33-peer-powered-off.v02")
     dead, peer = Exporter(DEAD), Exporter(PEER, connected)
     try:
