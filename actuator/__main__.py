@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from actuator.adapters.clock import SystemClock, ThreadTasks
 from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.fence_agents import FenceAgent, FenceAgents
 from actuator.adapters.http_json import without_credentials
+from actuator.adapters.journal_backup import back_up, restore
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
 from actuator.adapters.programs import ConfiguredPrograms, Program
 from actuator.adapters.prometheus import Prometheus
@@ -31,12 +33,14 @@ from actuator.arbitrate import Arbiter
 from actuator.commands import (
     ASK_SECONDS,
     COMMANDS,
+    Command,
     Sections,
     ask_readiness,
     config_option,
     faults_are_said,
     is_ready,
     json_option,
+    login_name,
     of_domains,
     show_readiness,
     story_of,
@@ -195,6 +199,7 @@ def _open_journal(settings: Settings) -> SqliteJournal:
     return SqliteJournal(
         settings.journal.path,
         keep_events=settings.journal.keep_events,
+        max_bytes=settings.journal.max_bytes,
         timeout_seconds=settings.journal.timeout_seconds,
     )
 
@@ -357,7 +362,7 @@ def show_journal(
     """
     if context.invoked_subcommand is not None:
         return
-    with faults_are_said(), closing(_read_journal(path, config_path)) as journal:
+    with faults_are_said(), closing(_read_journal(path or load(config_path).journal.path)) as journal:
         after = 0
         for sequence, event in journal.timeline(domain=domain, limit=lines, newest=True):
             _print_event(event, as_json)
@@ -369,12 +374,16 @@ def show_journal(
             threading.Event().wait(FOLLOW_SECONDS)
 
 
+def _of_journal(command: Command) -> Command:
+    """The options of 'journal' may also stand behind its subcommands."""
+    file = click.Path(dir_okay=False, path_type=Path)
+    command = click.option("--path", type=file, help="As of 'journal'.")(command)
+    return click.option("--config", "config_path", type=file, help="As of 'journal'.")(command)
+
+
 @show_journal.command(name="show")
 @click.argument("plan")
-@click.option(
-    "--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="As of 'journal'."
-)
-@click.option("--path", type=click.Path(dir_okay=False, path_type=Path), help="As of 'journal'.")
+@_of_journal
 @json_option
 @click.pass_context
 def show_plan(
@@ -384,10 +393,8 @@ def show_plan(
 
     'status' and the timeline name plans, as in voms01-17. With --json: plan, evidence, decision, steps, end.
     """
-    given = context.parent.params if context.parent is not None else {}
-    as_json = as_json or bool(given.get("as_json"))
-    file = path or (given.get("path") if config_path is None else None)
-    with faults_are_said(), closing(_read_journal(file, config_path or given["config_path"])) as journal:
+    as_json = as_json or (context.parent is not None and bool(context.parent.params.get("as_json")))
+    with faults_are_said(), closing(_read_journal(_journal_path(config_path, path))) as journal:
         events: list[Event] = []
         after = 0
         while page := journal.timeline(domain=plan.rpartition("-")[0], after=after, limit=JOURNAL_PAGE):
@@ -402,17 +409,62 @@ def show_plan(
         tell(story)
 
 
-def _read_journal(path: Path | None, config_path: Path) -> SqliteJournal:
-    """Open the journal's file to read it.
+@show_journal.command(name="backup")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@_of_journal
+def back_up_journal(file: Path, config_path: Path | None, path: Path | None) -> None:
+    """Copy the journal into FILE, as it is at one moment; the actuator may run meanwhile.
+
+    No actuator runs on a backup: 'journal restore' makes a journal of it.
+    """
+    with faults_are_said():
+        back_up(_journal_path(config_path, path), file)
+    click.echo(f"{file}: written")
+
+
+@show_journal.command(name="restore")
+@click.argument("file", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@_of_journal
+@click.option("--by", default=login_name, show_default="$SUDO_USER, else the login name", help="Who does it.")
+def restore_journal(file: Path, config_path: Path | None, path: Path | None, by: str) -> None:
+    """Make a journal of the backup FILE, while the actuator is stopped.
+
+    A backup is old, and vmheal would believe it. So what lets it act is not restored: who holds which DRBD
+    resource is learned anew, plans are dropped, and all is paused until 'resume all'. The journal that was
+    there is kept beside it.
+    """
+    with faults_are_said():
+        journal = _journal_path(config_path, path)
+        aside = restore(file, journal, by=by, at=datetime.now(UTC).timestamp())
+    if aside is not None:
+        click.echo(f"the journal that was there is {aside}")
+    click.echo(
+        f"{journal}: restored, and all is paused. Start the actuator, see that each VM is where 'status' says"
+        " (where not: 'virsh list' on its hosts), then: vmheal-actuator resume all"
+    )
+
+
+def _journal_path(config_path: Path | None, path: Path | None) -> Path:
+    """Where the journal is, by the options here, else by those of 'journal'.
 
     Raises:
         ConfigError: the configuration, which says where it is, cannot be used.
+    """
+    parent = click.get_current_context().parent
+    given = parent.params if parent is not None else {}
+    path = path or (given.get("path") if config_path is None else None)
+    return path or load(config_path or given["config_path"]).journal.path
+
+
+def _read_journal(file: Path) -> SqliteJournal:
+    """Open the file of a journal, or of a backup, to read it.
+
+    Raises:
         JournalError: it cannot be opened.
     """
-    file = path or load(config_path).journal.path
     if not file.exists():
         raise JournalError(f"{file}: does not exist")
-    return SqliteJournal(file, read_only=True)
+    return SqliteJournal(file, read_only=True, backup=True)
 
 
 def _print_event(event: Event, as_json: bool) -> None:

@@ -347,7 +347,7 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
     return seconds
 
 
-def _login_name() -> str:
+def login_name() -> str:
     """Who is at the keyboard, also behind sudo."""
     try:
         return os.environ.get("SUDO_USER") or getpass.getuser()
@@ -359,7 +359,7 @@ def _order_options(command: Command) -> Command:
     """What every order has."""
     by = click.option(
         "--by",
-        default=_login_name,
+        default=login_name,
         show_default="$SUDO_USER, else the login name",
         help="Who gives the order; written into the journal.",
     )

@@ -90,6 +90,8 @@ class JournalSettings(_Section):
 
     path: AbsolutePath
     keep_events: int = Field(default=200_000, ge=1000, le=10_000_000)
+    max_bytes: int = Field(default=1024**3, ge=16 * 1024**2, le=1024**4)
+    """Before the file grows beyond it, the oldest events are dropped, however few they are."""
     timeout_seconds: Seconds = 2.0
     """The longest that a write may take, waiting included; the webhook answers 503 then."""
 

@@ -34,9 +34,12 @@ from actuator.ports import Conflict, JournalError
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x766D686C  # "vmhl"
+BACKUP_ID = 0x766D6862  # "vmhb"
 MAX_BATCH = 500
 MAX_INBOX = 100_000
 PRUNE_EVERY = 1000
+RUNS_SECONDS = 31 * 86400
+"""Longer than the oldest alert that is admitted: a program that was run for an older one is not run again."""
 
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
@@ -90,6 +93,11 @@ _ONE = "SELECT body FROM record WHERE kind = ? AND name = ?"
 _OLDEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq LIMIT ?3"
 _NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq DESC LIMIT ?3"
 
+_OLD_RUNS = """
+DELETE FROM record WHERE kind = ?1 AND json_extract(body, '$.at') <
+    (SELECT max(json_extract(body, '$.at')) FROM record WHERE kind = ?1) - ?2
+"""
+
 _RECORD = TypeAdapter(DomainRecord)
 _AUTHORITY = TypeAdapter(Authority)
 _HOST = TypeAdapter(HostRecord)
@@ -134,17 +142,28 @@ class SqliteJournal:
         path: the database file; its folder exists.
         keep_events: so many of the timeline's events are kept, about.
         timeout_seconds: the longest that a write may take, waiting included.
+        max_bytes: of events the oldest are dropped where the file would become larger, about.
         read_only: for a person who reads beside the running actuator.
+        backup: the file may be a backup; to read it only.
 
     Raises:
         JournalError: it cannot be opened, is not ours, is a newer version's, or another process has it.
     """
 
     def __init__(
-        self, path: Path, *, keep_events: int = 200_000, timeout_seconds: float = 2.0, read_only: bool = False
+        self,
+        path: Path,
+        *,
+        keep_events: int = 200_000,
+        timeout_seconds: float = 2.0,
+        max_bytes: int = 1024**3,
+        read_only: bool = False,
+        backup: bool = False,
     ) -> None:
         self._path = path
+        self._ids = (APPLICATION_ID, BACKUP_ID) if backup else (APPLICATION_ID,)
         self._keep_events = keep_events
+        self._max_bytes = max_bytes
         self._timeout_seconds = timeout_seconds
         self._queue: list[_Ticket] = []
         self._queue_lock = threading.Lock()
@@ -157,9 +176,11 @@ class SqliteJournal:
         self._pruned_at = 0
         with contextlib.ExitStack() as opened, self._named("cannot be opened"):
             if not read_only:
-                opened.callback(os.close, _lock(path))
+                opened.callback(os.close, take_lock(path))
             self._connection = opened.enter_context(contextlib.closing(self._connect(read_only=read_only)))
             self._prepare(create=not read_only)
+            if not read_only:
+                self._connection.execute("PRAGMA journal_mode = WAL")
             self._reader = opened.enter_context(contextlib.closing(self._connect(read_only=True)))
             self._opened = opened.pop_all()
 
@@ -336,7 +357,15 @@ class SqliteJournal:
     def _prune(self) -> None:
         (last,) = self._connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()
         if last - self._pruned_at >= PRUNE_EVERY:
-            self._connection.execute("DELETE FROM event WHERE seq <= ?", (last - self._keep_events,))
+            ask = self._connection.execute
+            ask("DELETE FROM event WHERE seq <= ?", (last - self._keep_events,))
+            pages, free, page_bytes = (
+                ask(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+            )
+            if (pages - free) * page_bytes > self._max_bytes:
+                # A quarter, so that this is seldom. The file keeps its size, and its room is used again.
+                ask("DELETE FROM event WHERE seq <= ? - (SELECT count(*) * 3 / 4 FROM event)", (last,))
+            ask(_OLD_RUNS, (RUN, RUNS_SECONDS))
             self._pruned_at = last
 
     def _read(self, statement: str, *values: Any) -> list[Any]:
@@ -398,8 +427,6 @@ class SqliteJournal:
         connection.execute("PRAGMA synchronous = FULL")
         if read_only:
             connection.execute("PRAGMA query_only = ON")
-        else:
-            connection.execute("PRAGMA journal_mode = WAL")
         return connection
 
     def _prepare(self, *, create: bool) -> None:
@@ -413,7 +440,11 @@ class SqliteJournal:
         )
         if create and (application, version, tables) == (0, 0, 0):
             self._connection.executescript(_SCHEMA)
-        elif application != APPLICATION_ID:
+        elif application == BACKUP_ID and BACKUP_ID not in self._ids:
+            raise JournalError(
+                f"{self._path}: is a backup, and old: 'vmheal-actuator journal restore' makes a journal of it"
+            )
+        elif application not in self._ids:
             raise JournalError(f"{self._path}: is not a journal of vmheal")
         elif version > SCHEMA_VERSION:
             raise JournalError(
@@ -437,7 +468,7 @@ class SqliteJournal:
             raise JournalError(f"{self._path}: {what}: {error}") from error
 
 
-def _lock(path: Path) -> int:
+def take_lock(path: Path) -> int:
     """Take the lock that lasts as long as the descriptor: two actuators on one journal would both act."""
     descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + 1.0  # a predecessor that is just ending

@@ -32,6 +32,7 @@ from actuator.model import (
     Indeterminate,
     Notification,
     Plan,
+    ProgramRun,
     Promote,
     Start,
 )
@@ -529,3 +530,24 @@ def test_a_write_that_ends_while_all_is_read_is_not_lost(path, journal, monkeypa
     assert journal.records() == (first,)
     writing[0].join(30)
     assert journal.records() == (second,)
+
+
+def test_the_file_is_bounded(path):
+    journal = SqliteJournal(path, max_bytes=4 * 1024**2)
+    for number in range(20):
+        journal.commit(events=[Event(number, "nothing", "x" * 1000) for _ in range(1000)])
+    assert path.stat().st_size < 8 * 1024**2
+    kept = journal.timeline(limit=100_000)
+    assert kept[-1][0] == 20_000
+    assert len(kept) > 1000
+    journal.close()
+
+
+def test_runs_of_programs_are_kept_for_longer_than_an_alert_is_admitted(path):
+    journal = SqliteJournal(path)
+    days = 86400.0
+    for name, at in (("old", 0.0), ("young", 2 * days), ("last", 32 * days)):
+        journal.commit(run=ProgramRun(name, 1, at, "mail", at))
+    journal.commit(events=[event()] * 1000)
+    assert [name for name in ("old", "young", "last") if journal.run(name)] == ["young", "last"]
+    journal.close()
