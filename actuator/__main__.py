@@ -1,12 +1,14 @@
 """The command line of vmheal-actuator, and the one place that knows the real ends of the ports."""
 
+import faulthandler
 import json
 import logging
 import signal
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -50,18 +52,25 @@ from actuator.commands import (
 )
 from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load, read_secret
 from actuator.model import Event
-from actuator.ports import JournalError, Ports
+from actuator.ports import Journal, JournalError, Ports
 from actuator.receive import Parts, Server
 from actuator.rehearse import table
+from actuator.reload import NotAtRestError, Reloader, fixed, orphans
 from actuator.report import Report, WatchedJournal, status
 from actuator.serve import Actuator
+from actuator.signals import Signals
 from actuator.targets import targets
 from exporter import __version__
+from exporter.notify import notify, reloading, watchdog_seconds
 
 T = TypeVar("T")
 
 FOLLOW_SECONDS = 0.2
 JOURNAL_PAGE = 1000
+IDLE_SECONDS = 60.0
+STDERR = 2
+REST_SECONDS = 10.0
+"""How long a reload waits for a moment without a plan under way."""
 
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,59 +102,159 @@ for _command in COMMANDS:
 def serve(config_path: Path, log_format: str) -> None:
     """Run the actuator until SIGTERM or SIGINT.
 
-    On a signal it begins nothing new, waits up to 20 s for calls that are under way, and ends. Killed at any
+    On such a signal it begins nothing new, waits up to 20 s for calls that are under way, and ends. On SIGHUP
+    it takes its configuration file up again, all of it or nothing, as 'reload' has it do. Killed at any
     moment, it looks at the live system when it is started again, and goes on.
     """
     _configure_logging(as_json=log_format == "json")
+    faulthandler.enable(
+        STDERR
+    )  # systemd's watchdog ends us by SIGABRT: then the log has what each thread did
     with faults_are_said():
         settings = load(config_path)
-        token, hooks = read_secret(settings.webhook.token_file), _hook_tokens(settings)
-        operator = _operator_token(settings, {token, *hooks})
-        stopping = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stopping.set())
         disable_created_metrics()  # type: ignore[no-untyped-call]
         report = Report(settings)
         with ExitStack() as opened:
-            journal = opened.enter_context(closing(_open_journal(settings)))
-            world = _reach(settings, opened)
-            world.storage.read_ahead()
-            tasks = ThreadTasks()
+            signals = opened.enter_context(Signals(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+            journal = WatchedJournal(opened.enter_context(closing(_open_journal(settings))), report)
+            serving = _Serving(config_path, settings, journal, report)
+            opened.callback(serving.stop)
+            with serving.server:
+                structlog.get_logger().info("serving", listen=settings.listen, mode=settings.mode.value)
+                serving.run(signals)
+
+
+class _Serving:
+    """The server, and behind it the site by the settings that count; a reload puts another in its place."""
+
+    def __init__(self, config_path: Path, settings: Settings, journal: Journal, report: Report) -> None:
+        self._journal = journal
+        self._report = report
+        self.reloader = Reloader(partial(load, config_path), self._take, report.registry)
+        self._site = _Site(settings, journal, report)
+        try:
+            self._site.start()
+            self.server = Server(settings.listen_address, self._parts(self._site))
+        except BaseException:
+            self._site.stop()
+            raise
+
+    def run(self, signals: Signals) -> None:
+        """Until SIGTERM or SIGINT. systemd is told that all loops go on; one that hangs has it restart us."""
+        seconds = watchdog_seconds()
+        self._ready()
+        while True:
+            arrived = signals.wait(seconds or IDLE_SECONDS)
+            if arrived & {signal.SIGTERM, signal.SIGINT}:
+                notify("STOPPING=1")
+                return
+            if signal.SIGHUP in arrived:
+                reloading()
+                with suppress(ConfigError, NotAtRestError, JournalError):  # it is logged
+                    self.reloader.reload()
+                self._ready()
+            if hung := self._site.actuator.hung():
+                structlog.get_logger().critical("a loop hangs", loops=hung)
+            elif seconds is not None:
+                notify("WATCHDOG=1")
+
+    def _ready(self) -> None:
+        settings = self._site.settings
+        notify("READY=1", f"STATUS=mode {settings.mode}, {len(settings.domains)} protected VMs")
+
+    def stop(self) -> None:
+        """End the site."""
+        self._site.stop()
+
+    def _parts(self, site: "_Site") -> Parts:
+        return replace(site.parts, reload=self.reloader.reload)
+
+    def _take(self, settings: Settings) -> None:
+        """See ``actuator.reload``."""
+        old = self._site
+        if problems := (*fixed(old.settings, settings), *orphans(self._journal.records(), settings)):
+            raise ConfigError(problems)
+        new = _Site(settings, self._journal, self._report)
+        try:
+            new.actuator.check()
+            old.actuator.rest(REST_SECONDS)
+            try:
+                new.start()
+            except BaseException:
+                old.show()
+                old.actuator.worker.go_on()
+                raise
+        except BaseException:
+            new.stop()
+            raise
+        self._site = new
+        self.server.use(self._parts(new))
+        old.stop()
+
+
+class _Site:
+    """Everything that one version of the settings makes."""
+
+    def __init__(self, settings: Settings, journal: Journal, report: Report) -> None:
+        self.settings = settings
+        self._report = report
+        token, hooks = read_secret(settings.webhook.token_file), _hook_tokens(settings)
+        operator = _operator_token(settings, {token, *hooks})
+        stopping = threading.Event()
+        tasks = ThreadTasks()
+        with ExitStack() as opened:
+            self._world = _reach(settings, opened)
             ports = Ports(
-                hypervisor=world.hypervisor,
-                storage=world.storage,
-                fencing=world.fencing,
-                programs=world.programs,
-                alerts=Alertmanagers(world.alertmanagers, tasks),
-                metrics=Prometheuses(world.prometheuses, tasks),
-                journal=WatchedJournal(journal, report),
+                hypervisor=self._world.hypervisor,
+                storage=self._world.storage,
+                fencing=self._world.fencing,
+                programs=self._world.programs,
+                alerts=Alertmanagers(self._world.alertmanagers, tasks),
+                metrics=Prometheuses(self._world.prometheuses, tasks),
+                journal=journal,
                 clock=SystemClock(stopping),
                 tasks=tasks,
             )
-            actuator = Actuator(ports, settings, report, stopping)
-            report.show(actuator.protected)
-            report.show_readiness(actuator.rehearser.last)
-            actuator.start()
-            opened.callback(actuator.stop)
-            parts = Parts(
-                journal=ports.journal,
-                clock=ports.clock,
-                token=token,
-                hooks=hooks,
-                arbiter=Arbiter(ports.journal, ports.clock, actuator.contacts),
-                webhook=settings.webhook,
-                wake=actuator.wake,
-                registry=report.registry,
-                status=partial(_status, settings, actuator, ports),
-                explain=actuator.explainer.explain,
-                ready=lambda: table(actuator.rehearser.last(), settings.domains),
-                targets=partial(targets, settings),
-                operator=operator,
-                orders=actuator.orders,
-            )
-            with Server(settings.listen_address, parts):
-                structlog.get_logger().info("serving", listen=settings.listen, mode=settings.mode.value)
-                stopping.wait()
+            self.actuator = Actuator(ports, settings, report, stopping)
+            self._opened = opened.pop_all()
+        self.parts = Parts(
+            journal=ports.journal,
+            clock=ports.clock,
+            token=token,
+            hooks=hooks,
+            arbiter=Arbiter(ports.journal, ports.clock, self.actuator.contacts),
+            webhook=settings.webhook,
+            wake=self.actuator.wake,
+            registry=report.registry,
+            status=partial(_status, settings, self.actuator, ports),
+            explain=self.actuator.explainer.explain,
+            ready=lambda: table(self.actuator.rehearser.last(), settings.domains),
+            targets=partial(targets, settings),
+            operator=operator,
+            orders=self.actuator.orders,
+        )
+
+    def start(self) -> None:
+        """Begin to work, and to be shown.
+
+        Raises:
+            ConfigError: journal and configuration do not fit.
+            JournalError: the journal cannot be read.
+        """
+        self._world.storage.read_ahead()
+        self.show()
+        self.actuator.start()
+
+    def show(self) -> None:
+        """Have the metrics tell of this one."""
+        self._report.follow(self.settings)
+        self._report.show(self.actuator.protected)
+        self._report.show_readiness(self.actuator.rehearser.last)
+
+    def stop(self) -> None:
+        """End it, and let go of hosts and servers."""
+        self.actuator.stop()
+        self._opened.close()
 
 
 def _status(settings: Settings, actuator: Actuator, ports: Ports) -> Mapping[str, object]:

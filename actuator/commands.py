@@ -27,6 +27,8 @@ from actuator.ports import JournalError
 
 DEFAULT_CONFIG = "/etc/vmheal/actuator.yml"
 ASK_SECONDS = 10.0
+RELOAD_SECONDS = 60.0
+"""Longer than a reload waits for plans, and the old threads for their end."""
 EXPLAIN_SECONDS = 90.0
 """A fresh look at every VM of a host, some of which may have to be waited for."""
 
@@ -52,7 +54,7 @@ class Sections(click.Group):
     """A group that lists its commands by what they are for, not by name."""
 
     sections: Mapping[str, Sequence[str]] = {
-        "The program": ("serve", "check"),
+        "The program": ("serve", "check", "reload"),
         "Looking": ("status", "explain", "journal"),
         "Orders": (
             "pause", "resume", "drain", "undrain", "migrate", "approve", "retry", "confirm-down", "readmit",
@@ -331,6 +333,39 @@ def _tell_reasons(checks: Sequence[Mapping[str, Any]]) -> None:
         click.echo(f"    mend: {mend}")
 
 
+# ---- reload -----------------------------------------------------------------------------------------------
+
+
+@click.command(name="reload")
+@config_option
+@url_option
+def reload_config(config_path: Path, url: str | None) -> None:
+    """Have the running actuator take its configuration file up again.
+
+    All of it or nothing: where the file cannot be used, or needs a restart, the answer says why. Plans go on
+    by the settings that they began with; while some are under way nothing is reloaded.
+    """
+    with faults_are_said():
+        settings = load(config_path)
+        response = _exchange(
+            url or _url(settings),
+            "/-/reload",
+            timeout_seconds=RELOAD_SECONDS,
+            headers={"Authorization": _bearer(config_path, settings)},
+            data=b"",
+            allow_redirects=False,
+        )
+    if not response.ok:
+        raise click.ClickException(f"nothing was reloaded: {response.text.strip()}")
+    click.echo("reloaded")
+
+
+def _bearer(config_path: Path, settings: Settings) -> bytes:
+    if settings.operator.token_file is None:
+        raise ConfigError((f"{config_path}: no orders are taken without operator.token_file",))
+    return f"Bearer {read_secret(settings.operator.token_file)}".encode()
+
+
 # ---- orders -----------------------------------------------------------------------------------------------
 
 
@@ -388,15 +423,12 @@ def _order_command(name: str) -> Callable[[Callable[..., dict[str, object]]], cl
 def _give(order: Mapping[str, object], config_path: Path, url: str | None, as_json: bool) -> None:
     with faults_are_said():
         settings = load(config_path)
-        if settings.operator.token_file is None:
-            raise ConfigError((f"{config_path}: no orders are taken without operator.token_file",))
-        token = read_secret(settings.operator.token_file)
         response = _exchange(
             url or _url(settings),
             "/api/v1/orders",
             data=json.dumps(order).encode(),
             headers={
-                "Authorization": f"Bearer {token}".encode(),
+                "Authorization": _bearer(config_path, settings),
                 "Content-Type": "application/json",
             },
             allow_redirects=False,
@@ -538,8 +570,8 @@ def forget(resource: str) -> dict[str, object]:
 
 
 COMMANDS: tuple[click.Command, ...] = (
-    show_status, explain, pause, resume, drain, undrain, migrate, approve, retry, confirm_down, readmit,
-    forget,
+    show_status, explain, reload_config, pause, resume, drain, undrain, migrate, approve, retry, confirm_down,
+    readmit, forget,
 )  # fmt: skip
 
 

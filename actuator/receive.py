@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Lock
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import structlog
 from flask import Flask, Response, g, request
@@ -33,11 +33,12 @@ from werkzeug.exceptions import (
 
 from actuator.arbitrate import Arbiter, MalformedQuestionError
 from actuator.arbitrate import parse as parse_question
-from actuator.config import WebhookSettings
+from actuator.config import ConfigError, WebhookSettings
 from actuator.explain import BusyError
 from actuator.orders import MalformedOrderError, Orders, Refused
 from actuator.orders import parse as parse_order
 from actuator.ports import Clock, Journal, JournalError
+from actuator.reload import NotAtRestError
 from actuator.web import WebServer
 from actuator.webhook import Delivery, MalformedError, TooManyAlertsError, parse
 
@@ -46,6 +47,7 @@ log = structlog.get_logger()
 ALERTS = "/alerts"
 ARBITRATE = "/api/v1/arbitrate"
 ORDERS = "/api/v1/orders"
+RELOAD = "/-/reload"
 EXPLAIN = "/api/v1/explain/<name>"
 STATUS = "/api/v1/status"
 READY = "/api/v1/ready"
@@ -90,6 +92,8 @@ class Parts:
     """The bearer token that an operator's order brings; empty: none is taken."""
     orders: Orders | None = None
     """Takes them."""
+    reload: Callable[[], None] | None = None
+    """Takes the configuration file up as it is now; see ``actuator.reload``."""
 
     @property
     def takers(self) -> Mapping[str, Mapping[str, str]]:
@@ -110,27 +114,36 @@ class Server:
     """
 
     def __init__(self, address: tuple[str, int], parts: Parts) -> None:
-        refusals = Refusals(parts.clock)
-        takers = parts.takers
-
-        def wants_body(method: str, path: str, headers: Mapping[str, str]) -> bool:
-            if method != "POST" or path not in takers:
-                return False
-            try:
-                _check_head(takers[path], headers.get("AUTHORIZATION", ""), headers.get("CONTENT_TYPE", ""))
-            except HTTPException:
-                return False
-            return True
-
+        self._refusals = Refusals(parts.clock)
+        self._counters = Counters(parts.registry)
+        self.use(parts)
         self._server = WebServer(
-            create_app(parts, refusals),
+            self._answer,
             address,
-            wants_body=wants_body,
-            refused=refusals.add,
+            wants_body=self._wants_body,
+            refused=self._refusals.add,
             max_body_bytes=parts.webhook.max_body_bytes,
             request_timeout_seconds=parts.webhook.request_timeout_seconds,
             registry=parts.registry,
         )
+
+    def use(self, parts: Parts) -> None:
+        """Answer with these parts from now on; the registry and the limits of the connections stay."""
+        self._takers = parts.takers
+        self._app = create_app(parts, self._refusals, self._counters)
+
+    def _answer(self, environ: Any, start_response: Any) -> Any:
+        return self._app(environ, start_response)
+
+    def _wants_body(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
+        takers = self._takers
+        if method != "POST" or path not in takers:
+            return False
+        try:
+            _check_head(takers[path], headers.get("AUTHORIZATION", ""), headers.get("CONTENT_TYPE", ""))
+        except HTTPException:
+            return False
+        return True
 
     @property
     def port(self) -> int:
@@ -179,39 +192,46 @@ class Refusals:
         log.warning("request refused", status=status, reason=reason, remote=remote, **more)
 
 
-class _Receiver:
-    """What stands behind ``POST /alerts``."""
+class Counters:
+    """The metrics of this side."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._tokens = parts.takers[ALERTS]
-        self.problem = ""
-        """Why the last delivery could not be stored; empty when it could."""
-        self._received = Counter(
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.received = Counter(
             "vmheal_notifications_received",
             "Alerts received over the webhook and stored, by the status that Alertmanager gave.",
             ["status"],
-            registry=parts.registry,
+            registry=registry,
         )
-        self._truncated = Counter(
+        self.truncated = Counter(
             "vmheal_webhook_truncated_alerts",
             "Alerts that Alertmanager left out of its deliveries (max_alerts of its receiver; set it to 0).",
-            registry=parts.registry,
+            registry=registry,
         )
-        self._requests = Counter(
+        self.requests = Counter(
             "vmheal_webhook_requests",
             "Requests to the webhook, by the code of the answer.",
             ["code"],
-            registry=parts.registry,
+            registry=registry,
         )
-        self._duration = Histogram(
+        self.duration = Histogram(
             "vmheal_webhook_request_duration_seconds",
             "Time that a thread takes to answer a request to the webhook, the journal included.",
             buckets=DURATION_BUCKETS,
-            registry=parts.registry,
+            registry=registry,
         )
         for status in ("firing", "resolved"):
-            self._received.labels(status)
+            self.received.labels(status)
+
+
+class _Receiver:
+    """What stands behind ``POST /alerts``."""
+
+    def __init__(self, parts: Parts, counters: Counters) -> None:
+        self._parts = parts
+        self._counters = counters
+        self._tokens = parts.takers[ALERTS]
+        self.problem = ""
+        """Why the last delivery could not be stored; empty when it could."""
 
     def take(self) -> Response:
         """Answer the request, or raise the answer."""
@@ -238,9 +258,9 @@ class _Receiver:
             self.problem = ""
             self._parts.wake()
         for notification in delivery.notifications:
-            self._received.labels("firing" if notification.firing else "resolved").inc()
+            self._counters.received.labels("firing" if notification.firing else "resolved").inc()
         if delivery.truncated:
-            self._truncated.inc(delivery.truncated)
+            self._counters.truncated.inc(delivery.truncated)
             log.warning(
                 "Alertmanager left alerts out of a delivery: set max_alerts of its receiver to 0",
                 left_out=delivery.truncated,
@@ -249,8 +269,8 @@ class _Receiver:
 
     def count(self, code: int, seconds: float) -> None:
         """Count an answer of the webhook, whatever it was."""
-        self._requests.labels(str(code)).inc()
-        self._duration.observe(seconds)
+        self._counters.requests.labels(str(code)).inc()
+        self._counters.duration.observe(seconds)
 
 
 class _Hooks:
@@ -296,6 +316,27 @@ class _Operators:
         return Response(to_json(answer), content_type="application/json")
 
 
+class _Reloads:
+    """What stands behind ``POST /-/reload``."""
+
+    def __init__(self, tokens: Mapping[str, str], reload: Callable[[], None] | None) -> None:
+        self._tokens = tokens
+        self._reload = reload
+
+    def answer(self) -> Response:
+        """Answer the request, or raise the answer."""
+        if self._reload is None or not self._tokens:
+            raise NotFound("no orders are taken: operator.token_file is not in the configuration")
+        _check_token(self._tokens, request.headers.get("Authorization", ""))
+        try:
+            self._reload()
+        except ConfigError as error:
+            raise BadRequest("; ".join(error.problems)) from None
+        except NotAtRestError as error:
+            raise ServiceUnavailable(str(error), retry_after=RETRY_AFTER_SECONDS) from None
+        return _text("reloaded")
+
+
 class _Explanations:
     """What stands behind ``GET /api/v1/explain/...``."""
 
@@ -313,10 +354,10 @@ class _Explanations:
         return Response(to_json(explanation), content_type="application/json")
 
 
-def create_app(parts: Parts, refusals: Refusals) -> Flask:
+def create_app(parts: Parts, refusals: Refusals, counters: Counters) -> Flask:
     """Make the WSGI application, which adds to `refusals` what it does not take."""
     app = Flask("vmheal-actuator", static_folder=None)
-    receiver = _Receiver(parts)
+    receiver = _Receiver(parts, counters)
     _answer_errors(app, refusals)
 
     app.post(ALERTS)(receiver.take)
@@ -324,6 +365,8 @@ def create_app(parts: Parts, refusals: Refusals) -> Flask:
     app.post(ARBITRATE)(_Hooks(parts.hooks, parts.arbiter).answer)
 
     app.post(ORDERS, endpoint="orders")(_Operators(parts.takers[ORDERS], parts.orders).take)
+
+    app.post(RELOAD, endpoint="reload")(_Reloads(parts.takers[ORDERS], parts.reload).answer)
 
     app.get(EXPLAIN, endpoint="explain")(_Explanations(parts.explain).answer)
 
@@ -391,6 +434,18 @@ def _check_head(tokens: Mapping[str, str], authorization: str, content_type: str
         Unauthorized: no bearer token, or none of these.
         UnsupportedMediaType: the body is not said to be JSON.
     """
+    who = _check_token(tokens, authorization)
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType("the content type is not application/json")
+    return who
+
+
+def _check_token(tokens: Mapping[str, str], authorization: str) -> str:
+    """Whose bearer token it is.
+
+    Raises:
+        Unauthorized: no bearer token, or none of these.
+    """
     scheme, _, given = authorization.partition(" ")
     challenge = WWWAuthenticate("bearer", {"realm": "vmheal"})
     if scheme.lower() != "bearer":
@@ -400,8 +455,6 @@ def _check_head(tokens: Mapping[str, str], authorization: str, content_type: str
     found = [who for token, who in tokens.items() if hmac.compare_digest(secret, token.encode())]
     if not found:
         raise Unauthorized("the bearer token is not the right one", www_authenticate=challenge)
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("the content type is not application/json")
     return found[0]
 
 

@@ -52,7 +52,7 @@ class Report:
     """The actuator's own metrics, in a registry of their own.
 
     Args:
-        settings: for the mode.
+        settings: what it says of them; see `follow`.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -61,9 +61,7 @@ class Report:
             "vmheal_build_info", "1, with the version as a label.", ["version"], registry=self.registry
         )
         build.labels(__version__).set(1)
-        mode = Gauge("vmheal_mode", "1 for the mode that is on.", ["mode"], registry=self.registry)
-        for each in Mode:
-            mode.labels(each.value).set(each is settings.mode)
+        self._mode = Gauge("vmheal_mode", "1 for the mode that is on.", ["mode"], registry=self.registry)
         self._plans = Counter(
             "vmheal_plans", "Plans that ended.", ["verb", "outcome"], registry=self.registry
         )
@@ -118,11 +116,11 @@ class Report:
         )
         for loop in LOOPS:
             self.faults.labels(loop)  # from 0 on: the first one is an increase
-        Gauge(
+        self._drbd_only = Gauge(
             "vmheal_failover_drbd_only",
             "1 when failover.drbd_only takes DRBD's word for a proof: then two hosts may write.",
             registry=self.registry,
-        ).set(settings.failover.drbd_only)
+        )
         self._sources = Gauge(
             "vmheal_source_up",
             "1 when it answered in the last reconcile.",
@@ -135,6 +133,18 @@ class Report:
             registry=self.registry,
         )
 
+        self._shown: list[Collector] = []
+        self.follow(settings)
+
+    def follow(self, settings: Settings) -> None:
+        """Say what these settings say; sources that they do not name are gone, and so is what was shown."""
+        for mode in Mode:
+            self._mode.labels(mode.value).set(mode is settings.mode)
+        self._drbd_only.set(settings.failover.drbd_only)
+        self._sources.clear()
+        while self._shown:
+            self.registry.unregister(self._shown.pop())
+
     def reconciled(self, at: float, answered: Mapping[str, bool]) -> None:
         """Take what reconcile says of itself: its last end (wall clock), and who answered."""
         self._reconciled.set(at)
@@ -143,11 +153,15 @@ class Report:
 
     def show(self, protected: Protected) -> None:
         """Publish what the journal says of the protected domains, too."""
-        self.registry.register(_Domains(protected))
+        self._show(_Domains(protected))
 
     def show_readiness(self, last: Callable[[], Sequence[Rehearsal]]) -> None:
         """Publish what the rehearsals came to, too."""
-        self.registry.register(_Readiness(last))
+        self._show(_Readiness(last))
+
+    def _show(self, collector: Collector) -> None:
+        self.registry.register(collector)
+        self._shown.append(collector)
 
     def happened(self, event: Event) -> None:
         """An event is durable."""

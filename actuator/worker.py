@@ -144,6 +144,7 @@ class Worker:
         self.sight: sight.Sight | None = None
         """Of monitoring; reconcile looks for it."""
         self._lock = threading.Lock()
+        self._rests = False
         self._cases: dict[str, _Case] = {}
         self._inbox_seen = 0
         self._known: OrderedDict[Key, None] = OrderedDict()
@@ -184,8 +185,22 @@ class Worker:
         with self._lock:
             return sum(case.busy for case in self._cases.values())
 
+    def rest(self) -> bool:
+        """Begin nothing any more, if nothing is under way; whether that is so."""
+        with self._lock:
+            self._rests = not any(case.busy for case in self._cases.values())
+            return self._rests
+
+    def go_on(self) -> None:
+        """End the rest."""
+        with self._lock:
+            self._rests = False
+        self.wake()
+
     def turn(self) -> float:
         """Take up what is new, begin what is due; the seconds until it should be called again."""
+        if self._rests:
+            return IDLE_SECONDS
         try:
             self._take_inbox()
             return self._begin_due()
@@ -323,6 +338,9 @@ class Worker:
 
     def _begin(self, domain: str) -> None:
         with self._lock:
+            if self._rests:
+                self._slots.end(domain)
+                return
             case = self._cases[domain]
             received, case.received = tuple(case.received.values()), {}
             suspicion, case.suspicion = case.suspicion, ""

@@ -21,6 +21,7 @@ from exporter.collectors.libvirt_stats import LibvirtStats
 from exporter.collectors.lvm import Lvm
 from exporter.collectors.process import Process
 from exporter.memory import keep_small
+from exporter.notify import notify, watchdog_seconds
 from exporter.scrape import Scraper
 from exporter.web import AddressError, Server, listen
 from exporter.web_config import Guard, WebConfigError, WebConfigFile
@@ -111,10 +112,19 @@ def configure_logging(level: str, log_format: str) -> None:
 
 async def serve(server: Server) -> None:
     """Serve until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, stop.set)
+    loop.call_soon(_tell_systemd, loop, "READY=1")
     await server.run(stop)
+    notify("STOPPING=1")
+
+
+def _tell_systemd(loop: asyncio.AbstractEventLoop, *states: str) -> None:
+    """The loop that answers scrapes goes on. A collector that hangs is told on the page, and ends nothing."""
+    notify("WATCHDOG=1", *states)
+    if (seconds := watchdog_seconds()) is not None:
+        loop.call_later(seconds, _tell_systemd, loop)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -17,7 +17,7 @@ from actuator.config import WebhookSettings
 from actuator.explain import BusyError
 from actuator.orders import Pause, Refused, Taken
 from actuator.ports import JournalError
-from actuator.receive import MAX_LOG_LINES, MAX_ORDER_BYTES, Refusals, Server, create_app
+from actuator.receive import MAX_LOG_LINES, MAX_ORDER_BYTES, Counters, Refusals, Server, create_app
 from tests.actuator.deliveries import (
     HEADERS,
     TOKEN,
@@ -477,7 +477,7 @@ def test_whatever_body_comes(content, authorization):
     """Over WSGI without sockets, because it is many."""
     journal = MemoryJournal()
     given = parts(journal)
-    client = create_app(given, Refusals(given.clock)).test_client()
+    client = create_app(given, Refusals(given.clock), Counters(given.registry)).test_client()
     with capture_logs() as lines:
         reply = client.post(
             "/alerts",
