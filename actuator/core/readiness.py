@@ -93,10 +93,8 @@ def rehearse(it: Question, known: Known) -> tuple[Check, ...]:
     others = [host for host in home.hosts if host != home.host]
     checks = [_check(it, known, home.host, "restart", _restart(it))]
     for host in others:
-        checks.append(_check(it, known, host, "migrate", (*_move(it, host), *_synced(home, host))))
-        checks.append(
-            _check(it, known, host, "failover", (*_failover(it, known, host), *_synced(home, host)))
-        )
+        checks.append(_check(it, known, host, "migrate", _move(it, host)))
+        checks.append(_check(it, known, host, "failover", _failover(it, known, host)))
     if not others:
         nowhere = Refusal("has_a_target", f"{home.domain} has no other host with its disks")
         verbs: tuple[Verb, ...] = ("migrate", "failover")
@@ -182,25 +180,6 @@ def _fast(known: Known, host: str) -> Iterator[Refusal]:
                 f"{who} on {host} needed {seconds:.1f} s for an answer, more than readiness.slow_seconds"
                 f" ({slow:g}): find out what keeps the host or the way to it busy",
             )
-
-
-def _synced(home: Situation, host: str) -> Iterator[Refusal]:
-    """Blocks that DRBD knows to differ while it says UpToDate: as a verify found them."""
-    for where, peer in ((home.host, host), (host, home.host)):
-        for resource in resources_here(home.evidence, where, home.kept):
-            for connection in resource.connections:
-                differs = sum(device.out_of_sync_bytes or 0 for device in connection.peer_devices)
-                if connection.name == peer and _established(connection) and differs:
-                    yield Refusal(
-                        "is_in_sync",
-                        f"{differs >> 10} KiB of {resource.name} differ between {home.host} and {host}, says"
-                        f" DRBD on {where}: 'drbdadm disconnect {resource.name}', then 'drbdadm connect"
-                        f" {resource.name}' on {host} copies them from the Primary",
-                    )
-
-
-def _established(connection: Connection) -> bool:
-    return all(it.replication_state is ReplicationState.ESTABLISHED for it in connection.peer_devices)
 
 
 # ---- as if ------------------------------------------------------------------------------------------------

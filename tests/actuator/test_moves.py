@@ -411,6 +411,26 @@ def test_a_disk_that_was_made_anew_is_not_promoted(start, clock, arbitrated, res
     assert f"the data of {resources[-1]} on v02 do not continue" in machine.record.escalation.sentence
 
 
+@pytest.mark.parametrize("why", ["its host is lost", "its host is drained"])
+def test_a_replica_that_a_verify_found_to_differ_gets_no_vm(start, clock, why):
+    """Not by a failover, not by a move: until it was resynced, or for a failover a person has said so."""
+    world = World(xen=False, out_of_sync_bytes=4096)
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.calls.clear()
+    if why == "its host is lost":
+        lose(machine, world, clock)
+    else:
+        machine.journal.commit(hosts=[HostRecord("v01", 1, drained=Order("ann", clock.wall()))])
+        machine.run(20, keeps=True)
+    assert changes(world) == []
+    assert machine.record.escalation.guard == "is_in_sync"
+    assert "4 KiB of voms01 differ between v01 and v02" in machine.record.escalation.sentence
+    world.out_of_sync_bytes = 0
+    machine.run(30, keeps=True)
+    assert_moved(world, machine)
+
+
 def test_whose_data_a_replica_has_is_asked_for_a_failover_alone(start, clock):
     world = World(resources=("voms01", "data"))
     machine = start(world)

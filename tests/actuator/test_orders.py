@@ -499,14 +499,18 @@ def test_what_fell_behind_unseen_before_its_peer_failed_is_readmitted(start, clo
     assert_moved(world, machine)
 
 
-def test_a_disk_that_was_made_anew_is_promoted_on_a_named_persons_word(start, clock):
+@pytest.mark.parametrize("guard", ["replica_continues", "is_in_sync"])
+def test_a_disk_that_was_made_anew_or_differs_is_promoted_on_a_named_persons_word(start, clock, guard):
     world = World()
     machine = start(world)
     machine.run(3, keeps=True)
-    world.replicas["v02", "voms01"].generations = (Generations("F" * 16),)
+    if guard == "is_in_sync":
+        world.out_of_sync_bytes = 4096
+    else:
+        world.replicas["v02", "voms01"].generations = (Generations("F" * 16),)
     world.power_cut("v01")
     machine.receive(host_alert(clock.wall()))
-    assert machine.record.escalation.guard == "replica_continues"
+    assert machine.record.escalation.guard == guard
     assert sentence_says_that_it_must_be_off(taken(machine, "readmit", **READMIT))
     machine.run(20, keeps=True)
     assert world.running == []

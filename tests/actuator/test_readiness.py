@@ -172,7 +172,7 @@ TABLE = [
         "blocks differ that a verify has found",
         _world(out_of_sync_bytes=8192),
         {MOVES: "is_in_sync", FAILS_OVER: "is_in_sync"},
-        "8 KiB of voms01 differ between v01 and v02, says DRBD on v02",
+        "8 KiB of voms01 differ between v01 and v02, although DRBD calls both UpToDate",
         "drbdadm disconnect voms01; drbdadm connect voms01 (on v02)",
     ),
     Planted(

@@ -4,6 +4,7 @@ from actuator.core.arbiter import taken, why_not
 from actuator.core.guards.situation import Situation
 from actuator.core.replica import resources_here
 from actuator.model import Observed, Proof, Unknown
+from exporter.drbd import DiskState, Resource, Role
 from exporter.drbd_configuration import Generations
 
 
@@ -181,3 +182,44 @@ def replica_continues(it: Situation) -> str | None:
                 f" {resource.name} {it.host} --i-accept-lost-writes')"
             )
     return None
+
+
+def is_in_sync(it: Situation) -> str | None:
+    """Blocks may differ although DRBD calls both replicas UpToDate: an online verify found them.
+
+    Which side is right nobody knows; but what the domain saw stored is what the source has. DRBD marks the
+    difference on both sides, and a Secondary that loses its peer marks nothing by that: the target still
+    tells when the source is lost. It also marks what a peer without a good disk misses (8.4's
+    drbd_receiver.c, receive_Data): then it is the target that has the data, and of another generation.
+    """
+    for resource in it.resources:
+        authority = it.authority(resource.name)
+        has_the_data = authority.admitted == {it.host} or _has_begun_a_generation(it, resource.name)
+        if resource.role is Role.PRIMARY or has_the_data:
+            continue
+        theirs = _seen_on(it, it.source, resource.name)
+        differs = max(_differing_bytes(resource, it.source), _differing_bytes(theirs, it.host))
+        if differs:
+            readmit = f"'vmheal-actuator readmit {resource.name} {it.host} --i-accept-lost-writes'"
+            return (
+                f"{differs >> 10} KiB of {resource.name} differ between {it.source} and {it.host}, although"
+                f" DRBD calls both UpToDate: 'drbdadm disconnect {resource.name}', then 'drbdadm connect"
+                f" {resource.name}' on {it.host} copies them from the Primary"
+                f"{'' if authority.votes else f'; or give up what {it.source} has there ({readmit})'}"
+            )
+    return None
+
+
+def _seen_on(it: Situation, host: str, name: str) -> Resource | None:
+    fact = it.evidence.storage.get(host)
+    return fact.value.resource(name) if isinstance(fact, Observed) else None
+
+
+def _differing_bytes(resource: Resource | None, peer: str) -> int:
+    """What DRBD knows to differ from a peer that is as good, or was when it was last seen."""
+    return sum(
+        device.out_of_sync_bytes or 0
+        for connection in (resource.connections if resource else ())
+        for device in connection.peer_devices
+        if connection.name == peer and device.peer_disk_state in {DiskState.UP_TO_DATE, DiskState.D_UNKNOWN}
+    )

@@ -18,6 +18,7 @@ from actuator.core.guards.domain import (
 from actuator.core.guards.memory import (
     authority_is_held,
     authority_may_be_taken,
+    is_in_sync,
     quorum_is_here,
     replica_continues,
     source_freezes,
@@ -111,6 +112,7 @@ FAILOVER: tuple[Guard, ...] = (
     is_not_standalone,
     is_open_nowhere_else,
     replica_continues,
+    is_in_sync,
     source_freezes,
 )
 """Asked of each possible target before the plan, and before anything is called."""
@@ -124,6 +126,7 @@ MOVE: tuple[Guard, ...] = (
     is_open_nowhere_else,
     *_DISKS,
     is_mirrored_here,
+    is_in_sync,
 )
 """Asked of each possible target of a move from a host that answers, before the plan and before it begins."""
 
