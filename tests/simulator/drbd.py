@@ -74,7 +74,8 @@ def failed(code: int, text: str) -> Result:
 NO_MINOR = failed(127, "Device minor not allocated")
 NO_RESOURCE = failed(158, "Unknown resource")
 NO_CONNECTION = failed(162, "Invalid configuration request")
-HAS_DISK = failed(124, "Device is attached to a disk (use detach first)")
+HAS_DISK = Result(20, "Device '0' is configured!")
+"""drbdmeta's word, which drbdadm asks first: the kernel is not."""
 HAS_PEER = failed(102, "Local address(port) already in use.")
 NO_DATA = refused(17, -2, "Need access to UpToDate data")
 REFUSED_BY_PEER = refused(11, -10, "State change was refused by peer node")
