@@ -319,6 +319,8 @@ class ReadinessSettings(_Section):
     """Each domain once in so long, one after the other; 0: never. A round of a large site takes longer."""
     slow_seconds: Seconds = 1.0
     """A host whose libvirt or SSH needs longer for one answer is not ready."""
+    clock_skew_seconds: Seconds = 1.0
+    """Nor one whose clock is further from that of the actuator's machine."""
 
 
 class LimitSettings(_Section):

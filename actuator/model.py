@@ -96,6 +96,66 @@ class Capacity:
 
 
 @dataclass(frozen=True, slots=True)
+class HostView:
+    """A host as its libvirt sees it, beside its domains."""
+
+    autostarted: frozenset[str] = frozenset()
+    """Domains that libvirt starts by itself when the host comes up."""
+    networks: frozenset[str] = frozenset()
+    """Its virtual networks that are active."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestCpu:
+    """The processor that a domain's definition asks for by name: a host has it or not."""
+
+    kind: str
+    """The definition's type: ``kvm``, ``qemu``."""
+    arch: str
+    xml: str
+    """Its ``<cpu>``."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerReport:
+    """What ``vmheal-fence-peer check`` says on a host (exporter.fence_check)."""
+
+    problems: tuple[str, ...] = ()
+    """Why DRBD's handler could not do its work there, in sentences."""
+    host: str = ""
+    """Whom the arbiter takes it for, by its token; empty: no actuator answered it."""
+    isolation_seconds: float | None = None
+    """After so long at most it ends the frozen VMs of a host that is cut off; None: it cannot be told."""
+    links: Mapping[str, bool] = field(default_factory=dict)
+    """The host's network interfaces, bridges too, and whether each is up."""
+    cpu: str = ""
+    """What the host's processor calls itself; empty: nothing."""
+    ahead_seconds: float = 0.0
+    """By so much at least the host's clock is ahead of the actuator's machine's; behind: negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceSetup:
+    """A DRBD resource on a host, as it is in the kernel and in the configuration's files."""
+
+    notices_seconds: float
+    """After so long at most without a sign of its peer the peer counts as lost; of several the longest."""
+    auto_promote: bool = False
+    """Whoever opens its device makes it Primary (DRBD 9)."""
+    handler: str = ""
+    """The command of its fence-peer handler; empty: none."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostSetup:
+    """How a host is set up for what may come, beyond what is now."""
+
+    resources: Mapping[str, ResourceSetup] = field(default_factory=dict)
+    """By name; those of which the kernel tells all."""
+    handler: HandlerReport | Unknown = Unknown("it was not asked")
+
+
+@dataclass(frozen=True, slots=True)
 class LiveMigration:
     """How a domain is moved while it runs; see the section ``move`` of the configuration."""
 

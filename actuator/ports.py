@@ -23,7 +23,10 @@ from actuator.model import (
     DomainState,
     DomainView,
     Event,
+    GuestCpu,
     HostRecord,
+    HostSetup,
+    HostView,
     LastWords,
     LiveMigration,
     Notification,
@@ -105,11 +108,20 @@ class Hypervisor(Protocol):
             Unanswered: host or libvirtd not reached, or no answer in time.
         """
 
-    def autostarted(self, host: str, *, timeout_seconds: float) -> frozenset[str]:
-        """The domains that libvirt starts by itself when the host comes up.
+    def host_view(self, host: str, *, timeout_seconds: float) -> HostView:
+        """The host itself, as its libvirt sees it.
 
         Raises:
             Unanswered: host or libvirtd not reached, or no answer in time.
+        """
+
+    def cpu_misses(self, host: str, cpu: GuestCpu, *, timeout_seconds: float) -> str:
+        """What the host lacks to run a domain with this processor, in libvirt's words; empty: nothing.
+
+        virConnectCompareHypervisorCPU; empty also where the driver knows no such question (Xen, LXC).
+
+        Raises:
+            Unanswered: host or libvirtd not reached, or no answer in time; or the processor is not known.
         """
 
     def migrate(
@@ -154,6 +166,16 @@ class Storage(Protocol):
 
         Raises:
             Unanswered: host not reached, no answer in time, or output that is not understood.
+        """
+
+    def setup(self, host: str, *, timeout_seconds: float) -> HostSetup:
+        """How the host is set up: DRBD's options in the kernel, and what its handler says of itself.
+
+        ``drbdsetup show``, ``drbdadm dump-xml`` now and then, and ``vmheal-fence-peer check``, which touches
+        nothing.
+
+        Raises:
+            Unanswered: host not reached, no answer in time, or DRBD's output is not understood.
         """
 
     def generations(self, host: str, resource: str, *, timeout_seconds: float) -> tuple[Generations, ...]:

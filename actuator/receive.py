@@ -274,11 +274,16 @@ class _Receiver:
 
 
 class _Hooks:
-    """What stands behind ``POST /api/v1/arbitrate``."""
+    """What stands behind ``/api/v1/arbitrate``."""
 
     def __init__(self, hosts: Mapping[str, str], arbiter: Arbiter) -> None:
         self._hosts = hosts
         self._arbiter = arbiter
+
+    def whose(self) -> Response:
+        """Say whose token a hook brings; asked by ``vmheal-fence-peer check``, and written down nowhere."""
+        host = _check_head(self._hosts, request.headers.get("Authorization", ""), "application/json")
+        return Response(to_json({"host": host}), content_type="application/json")
 
     def answer(self) -> Response:
         """Answer the request, or raise the answer."""
@@ -362,7 +367,9 @@ def create_app(parts: Parts, refusals: Refusals, counters: Counters) -> Flask:
 
     app.post(ALERTS)(receiver.take)
 
-    app.post(ARBITRATE)(_Hooks(parts.hooks, parts.arbiter).answer)
+    hooks = _Hooks(parts.hooks, parts.arbiter)
+    app.post(ARBITRATE)(hooks.answer)
+    app.get(ARBITRATE)(hooks.whose)
 
     app.post(ORDERS, endpoint="orders")(_Operators(parts.takers[ORDERS], parts.orders).take)
 

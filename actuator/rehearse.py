@@ -5,6 +5,7 @@ decision waits for, and at most a fifth of the time. What a round takes grows wi
 """
 
 import functools
+import xml.etree.ElementTree as ET
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ from threading import Lock
 import structlog
 
 from actuator.config import Settings
+from actuator.core.beside import HostFacts, Known, missing
 from actuator.core.decide import Question
+from actuator.core.definition import Needs, needs
 from actuator.core.place import Placement
-from actuator.core.readiness import Check, HostFacts, Known, rehearse
+from actuator.core.readiness import Check, rehearse
+from actuator.model import GuestCpu, HostSetup, HostView, Unknown
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
 from actuator.worker import Worker
@@ -59,7 +63,9 @@ class Rehearser:
         self._interval_seconds = settings.readiness.interval_seconds
         self._next = deque(settings.domains)
         self._facts: dict[str, tuple[HostFacts, float]] = {}
-        self._agents: dict[str, tuple[str, float]] = {}
+        self._agents: dict[str, tuple[_Agent, float]] = {}
+        self._cpus: dict[tuple[str, GuestCpu], tuple[str, float]] = {}
+        """What each host lacks of a processor: many domains ask for the same one."""
         self._placements: dict[str, tuple[Placement, float]] = {}
         self._lock = Lock()
         self._last: dict[str, Rehearsal] = {}
@@ -94,16 +100,49 @@ class Rehearser:
         """
         at = self._ports.clock.wall()
         record = self._protected.record(domain)
-        self._measure(self._protected.hosts(record))
+        hosts = self._protected.hosts(record)
+        self._measure(hosts)
+        facts = {host: facts for host, (facts, _) in self._facts.items()}
+        wants = self._needs(domain)
+        self._worker.rooms.lacking(domain, {host: missing(wants, facts[host]) for host in hosts})
         question = self._worker.question(record, rehearsed=True)
         paused = self._worker.paused(record)
+        readiness, failover = self._settings.readiness, self._settings.failover
         known = Known(
-            facts={host: facts for host, (facts, _) in self._facts.items()},
+            facts=facts,
             placement=self._placement(record.host, question),
-            slow_seconds=self._settings.readiness.slow_seconds,
+            slow_seconds=readiness.slow_seconds,
+            skew_seconds=readiness.clock_skew_seconds,
             paused=paused.sentence if paused else "",
+            needs=wants,
+            cpu_misses=self._cpu_misses(hosts, wants.cpu),
+            isolation_seconds=failover.isolation_seconds - failover.margin_seconds,
+            margin_seconds=failover.margin_seconds,
         )
         return Rehearsal(domain, record.host, at, rehearse(question, known))
+
+    def _needs(self, domain: str) -> Needs:
+        kept = self._ports.journal.definition(domain)
+        try:
+            return needs(kept.xml) if kept else Needs()
+        except ET.ParseError:
+            return Needs()
+
+    def _cpu_misses(self, hosts: tuple[str, ...], cpu: GuestCpu | None) -> Mapping[str, str]:
+        """What each host that answers lacks of a processor; asked once in a round, whoever wants it."""
+        if cpu is None:
+            return {}
+        now, timeout = self._ports.clock.monotonic(), self._settings.evidence.timeout_seconds
+        self._cpus = {key: it for key, it in self._cpus.items() if now - it[1] < self._interval_seconds}
+        ask = self._ports.hypervisor.cpu_misses
+        due = {
+            host: functools.partial(ask, host, cpu, timeout_seconds=timeout)
+            for host in hosts
+            if (host, cpu) not in self._cpus and self._facts[host][0].view is not None
+        }
+        answers = self._ports.tasks.gather(due, timeout_seconds=timeout)
+        self._cpus |= {(host, cpu): (str(answer), now) for host, answer in answers.items()}
+        return {host: self._cpus[host, cpu][0] for host in hosts if (host, cpu) in self._cpus}
 
     def _placement(self, home: str, question: Question) -> Placement:
         """Where all domains of the host would go: worked out once in each round."""
@@ -132,49 +171,72 @@ class Rehearser:
             calls["drbd", host] = functools.partial(
                 self._timed, functools.partial(storage.status, host, timeout_seconds=timeout)
             )
-            calls["autostart", host] = functools.partial(
-                hypervisor.autostarted, host, timeout_seconds=timeout
-            )
+            calls["view", host] = functools.partial(hypervisor.host_view, host, timeout_seconds=timeout)
+            calls["setup", host] = functools.partial(storage.setup, host, timeout_seconds=timeout)
         answers = self._ports.tasks.gather(calls, timeout_seconds=timeout)
         for host in due:
+            view, agent = answers["view", host], self._agent(host, now)
+            drbd_seconds = _seconds(answers["drbd", host])
             self._facts[host] = (
                 HostFacts(
                     libvirt_seconds=_seconds(answers["libvirt", host]),
-                    drbd_seconds=_seconds(answers["drbd", host]),
-                    autostarted=_names(answers["autostart", host]),
-                    agent=self._agent(host, now),
+                    drbd_seconds=drbd_seconds,
+                    view=view if isinstance(view, HostView) else None,
+                    setup=None if drbd_seconds is None else _setup(answers["setup", host]),
+                    agent=agent.silence,
+                    agent_errs=agent.errs,
                 ),
                 now,
             )
+        self._worker.wrong_agents = frozenset(host for host, (it, _) in self._agents.items() if it.errs)
 
     def _timed(self, call: Callable[[], object]) -> float:
         begun = self._ports.clock.monotonic()
         call()
         return self._ports.clock.monotonic() - begun
 
-    def _agent(self, host: str, now: float) -> str:
-        """Why the host's fence agent does not say how it is; empty: it does, or there is none."""
+    def _agent(self, host: str, now: float) -> "_Agent":
+        """What the host's fence agent, if it has one, says of it now and then."""
         fence = self._settings.hosts[host].fence
         if fence is None:
-            return ""
+            return _Agent()
         known = self._agents.get(host)
         if known is None or now - known[1] >= AGENT_SECONDS:
-            try:
-                self._ports.fencing.is_on(host, timeout_seconds=fence.timeout_seconds)
-            except Unanswered as error:
-                known = str(error), now
-            else:
-                known = "", now
-            self._agents[host] = known
+            known = self._agents[host] = self._ask_agent(host, fence.timeout_seconds), now
         return known[0]
+
+    def _ask_agent(self, host: str, timeout_seconds: float) -> "_Agent":
+        try:
+            is_on = self._ports.fencing.is_on(host, timeout_seconds=timeout_seconds)
+        except Unanswered as error:
+            return _Agent(silence=str(error))
+        return _Agent(errs=not is_on and self._answers(host))
+
+    def _answers(self, host: str) -> bool:
+        """Asked after the agent: a host that answers now was not off then."""
+        try:
+            self._ports.hypervisor.states(host, timeout_seconds=self._settings.evidence.timeout_seconds)
+        except Unanswered:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """What a fence agent said when it was last asked."""
+
+    silence: str = ""
+    """Why it does not say how its host is."""
+    errs: bool = False
+    """It says that its host is off, which answers."""
 
 
 def _seconds(answer: object) -> float | None:
     return answer if isinstance(answer, float) else None
 
 
-def _names(answer: object) -> frozenset[str]:
-    return answer if isinstance(answer, frozenset) else frozenset()
+def _setup(answer: object) -> HostSetup:
+    return answer if isinstance(answer, HostSetup) else HostSetup(handler=Unknown(str(answer)))
 
 
 def table(rehearsals: tuple[Rehearsal, ...], domains: Mapping[str, object]) -> Mapping[str, object]:

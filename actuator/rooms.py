@@ -60,6 +60,8 @@ class Rooms:
         self._memory_bytes: dict[str, int | None] = {}
         self._measured: dict[str, tuple[Capacity, float]] = {}
         self._unanswered: dict[str, str] = {}
+        self._lacking: dict[str, Mapping[str, str]] = {}
+        """By domain: hosts that have not its networks, and what they lack."""
         self._placed: _Placed | None = None
         self._told = 0
         """Raised by all that changes what a placement rests on."""
@@ -97,6 +99,14 @@ class Rooms:
         with self._lock:
             self._unanswered[host] = why
             self._tell()
+
+    def lacking(self, domain: str, of_hosts: Mapping[str, str]) -> None:
+        """Take what hosts lack of the domain's networks, as it was last rehearsed; empty: nothing."""
+        lacking = {host: why for host, why in of_hosts.items() if why}
+        with self._lock:
+            if self._lacking.get(domain, {}) != lacking:
+                self._lacking[domain] = lacking
+                self._tell()
 
     # ---- what follows ------------------------------------------------------------------------------------
 
@@ -162,8 +172,11 @@ class Rooms:
 
     def _leaving(self, it: DomainRecord, hosts: Hosts, wall: float) -> Leaving:
         closed = {*hosts.failed, *hosts.drained, it.host}
+        with self._lock:
+            lacking = self._lacking.get(it.domain, {})
         return Leaving(
             domain=it.domain,
+            lacking=lacking,
             memory_bytes=self._memory_of(it.domain),
             hosts={
                 host: past(it, host, now=wall) for host in self._protected.hosts(it) if host not in closed

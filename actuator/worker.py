@@ -141,6 +141,8 @@ class Worker:
         """By domain: the host that it may go back to; reconcile looks."""
         self.drifted: Mapping[str, frozenset[str]] = {}
         """By domain: hosts where it is defined otherwise than as kept; reconcile looks."""
+        self.wrong_agents: frozenset[str] = frozenset()
+        """Hosts whose fence agent called them off while they answered; rehearsals look. It is no proof."""
         self.sight: sight.Sight | None = None
         """Of monitoring; reconcile looks for it."""
         self._lock = threading.Lock()
@@ -527,7 +529,7 @@ class Worker:
             fenceable=frozenset(
                 name
                 for name, host in self._settings.hosts.items()
-                if host.fence and not _agent_failed(record, wall)
+                if host.fence and name not in self.wrong_agents and not _agent_failed(record, wall)
             ),
             quorum=self._settings.failover.quorum,
             drbd_only=self._settings.failover.drbd_only,

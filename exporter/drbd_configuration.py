@@ -41,6 +41,8 @@ class ConnectionConfiguration:
     Attributes:
         peer: the peer's host name on DRBD 9; "peer" on 8.4.
         peer_address: without the port, `10.20.0.2` or `fd00::2`.
+        notices_seconds: after so long at most without a sign of the peer it counts as lost: `ping-int`, then
+            `ping-timeout` (drbd.conf(5): 10 s and 0.5 s unless said otherwise).
         allow_remote_read: without it DRBD 9 leaves the peer out when it counts for a quorum.
     """
 
@@ -48,6 +50,7 @@ class ConnectionConfiguration:
     peer_address: str
     protocol: Protocol | UnknownWord
     allow_two_primaries: bool
+    notices_seconds: float
     allow_remote_read: bool = True
 
 
@@ -119,6 +122,7 @@ def _resource84(name: str, block: "_Block") -> ResourceConfiguration:
                 peer_address=_address(" ".join(words[1:])),
                 protocol=_known(name, "protocol", net.get("protocol", "C"), Protocol),
                 allow_two_primaries=net.get("allow-two-primaries", "no") == "yes",
+                notices_seconds=_notices_seconds(net),
             )
             for words, _ in _blocks(block, "_remote_host", "address")
         ),
@@ -163,6 +167,7 @@ def _resource9(resource: Mapping[str, Any]) -> ResourceConfiguration:
                 peer_address=_address(connection.get("path", {}).get("_remote_host", "")),
                 protocol=_known(name, "protocol", connection["net"].get("protocol", "C"), Protocol),
                 allow_two_primaries=bool(connection["net"].get("allow-two-primaries", False)),
+                notices_seconds=_notices_seconds(connection["net"]),
                 allow_remote_read=bool(connection["net"].get("allow-remote-read", True)),
             )
             for connection in connections
@@ -171,6 +176,11 @@ def _resource9(resource: Mapping[str, Any]) -> ResourceConfiguration:
         on_no_quorum=str(options.get("on-no-quorum", "suspend-io")),
         auto_promote=bool(options.get("auto-promote", True)),
     )
+
+
+def _notices_seconds(net: Mapping[str, Any]) -> float:
+    """Raises ValueError for what is no number."""
+    return int(net.get("ping-int", 10)) + int(net.get("ping-timeout", 5)) / 10  # in tenths of a second
 
 
 Word = TypeVar("Word", bound=StrEnum)

@@ -14,6 +14,8 @@ DRBD 8.4. A host that has lost, or is cut off from everybody, has more to do: se
 Exit status of fence-peer, in DRBD's words: 4, the peer is outdated: go on; 1: do not. Of the others: 0, go
 on; 1, do not. Whatever goes wrong is a 1: DRBD then keeps the I/O frozen, refuses the promotion, or drops the
 connection, and nothing is lost. In syslog as vmheal-fence-peer.
+
+`check` says whether all that would work now: see ``exporter.fence_check``.
 """
 
 import contextlib
@@ -32,7 +34,10 @@ CONFIG = "/etc/vmheal/fence-peer.conf"
 PROC = "/proc/drbd"
 GRANTED, DENIED = 4, 1
 HOOKS = ("fence-peer", "unfence-peer", "before-resync-source", "attach")
-USAGE = f"usage: vmheal-fence-peer [{' | '.join(HOOKS[:-1])} | attach RESOURCE | release RESOURCE | up]"
+USAGE = (
+    f"usage: vmheal-fence-peer [{' | '.join(HOOKS[:-1])} | attach RESOURCE | release RESOURCE | up"
+    " | check [--json]]"
+)
 
 ASK_SECONDS = 2.0
 """For one question to one address, from the connection to the last byte."""
@@ -70,6 +75,11 @@ class Config(NamedTuple):
     """A frozen VM is ended after so long without an answer, when no witness is reached either."""
     hard_timeout_seconds: float = 60.0
     """And after so long whatever a witness says."""
+
+    @property
+    def isolation_seconds(self) -> float:
+        """After so long at most a host that is cut off ends its frozen VMs."""
+        return self.hard_timeout_seconds if self.witnesses else self.isolation_timeout_seconds
 
 
 class Done(NamedTuple):
@@ -113,6 +123,10 @@ def run(
         OSError: a file cannot be read.
     """
     hook = arguments[0] if arguments else "fence-peer"
+    if hook == "check" and arguments[1:] in ([], ["--json"]):
+        from exporter import fence_check  # noqa: PLC0415  the hooks do not wait for it
+
+        return fence_check.check(config, as_json=bool(arguments[1:]))
     if (hook, len(arguments)) in {("release", 2), ("up", 1)}:
         from exporter import release  # noqa: PLC0415  the hooks do not wait for it
 
@@ -248,27 +262,27 @@ def ask(
 ) -> tuple[str, str]:
     """Say who asks, look, and ask; the verdict ("" without one), and a sentence."""
     try:
-        reply = post(address, token, question)
+        reply = exchange(address, token, question)
         seen = {} if question["hook"] == "attach" else look()._asdict()
         if question["hook"] == "fence-peer" and seen["connected"]:
             return "", "connected again"
-        reply = post(address, token, {**question, "version": reply["version"], **seen})
+        reply = exchange(address, token, {**question, "version": reply["version"], **seen})
         return str(reply["verdict"]), f"{reply['verdict']}: {reply['sentence']}"
     except Exception as error:  # noqa: BLE001  an answer may be anything: a frozen VM waits for the next one
         return "", f"{address[0]}:{address[1]}: {str(error) or type(error).__name__}"
 
 
-def post(address: tuple[str, int], token: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """One question over HTTP.
+def exchange(address: tuple[str, int], token: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    """One question over HTTP; without a body only who is asking.
 
     Raises:
         OSError: no answer in time.
         ValueError: another answer than 200 with JSON in it.
     """
     deadline = time.monotonic() + ASK_SECONDS
-    content = json.dumps(body).encode()
+    method, content = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
     head = (
-        f"POST /api/v1/arbitrate HTTP/1.0\r\nHost: {address[0]}\r\nAuthorization: Bearer {token}\r\n"
+        f"{method} /api/v1/arbitrate HTTP/1.0\r\nHost: {address[0]}\r\nAuthorization: Bearer {token}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     received = b""

@@ -102,6 +102,8 @@ class Interface:
     mac_address: str = ""
     model: str = ""
     mtu: str = ""
+    network: str = ""  # libvirt's, of kind network
+    device: str = ""  # the host's own interface, of kind direct
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,8 @@ def _interface(element: ET.Element) -> Interface:
         mac_address=_attribute(element, "mac", "address"),
         model=_attribute(element, "model", "type"),
         mtu=_attribute(element, "mtu", "size"),
+        network=_attribute(element, "source", "network"),
+        device=_attribute(element, "source", "dev"),
     )
 
 

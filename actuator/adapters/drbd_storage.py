@@ -18,10 +18,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
+from pydantic import TypeAdapter, ValidationError
 
 from actuator.adapters.ssh import Completed, SshAccess, SshHost
 from actuator.adapters.warm import NotConnectedError
-from actuator.model import CallOutcome, Done, Failed, Indeterminate, Parting
+from actuator.model import (
+    CallOutcome,
+    Done,
+    Failed,
+    HandlerReport,
+    HostSetup,
+    Indeterminate,
+    Parting,
+    ResourceSetup,
+    Unknown,
+)
 from actuator.ports import Unanswered
 from exporter.drbd import (
     Connection,
@@ -61,6 +72,7 @@ NAMES_SECONDS = 600.0
 NAMELESS_PEER = "peer"
 """What DRBD 8.4 calls every peer."""
 USAGE_ERROR_STATUS = 20
+HANDLER = "vmheal-fence-peer"
 
 _REFUSAL = re.compile(r"(?:State change failed|Failure): \((?P<number>-?\d+)\) ")
 _WITH_DISK = {DiskState.INCONSISTENT, DiskState.OUTDATED, DiskState.CONSISTENT, DiskState.UP_TO_DATE}
@@ -92,6 +104,10 @@ class DrbdStorage:
     def armed(self, host: str, *, timeout_seconds: float) -> Mapping[str, Parting]:
         """See `actuator.ports.Storage.armed`: one program on the host."""
         return self._hosts[host].armed(timeout_seconds)
+
+    def setup(self, host: str, *, timeout_seconds: float) -> HostSetup:
+        """See `actuator.ports.Storage.setup`: two programs on the host."""
+        return self._hosts[host].setup(timeout_seconds)
 
     def generations(self, host: str, resource: str, *, timeout_seconds: float) -> tuple[Generations, ...]:
         """See `actuator.ports.Storage.generations`: one program on the host."""
@@ -186,6 +202,46 @@ class _Host:
         found = self._show(timeout_seconds)
         # Without its disk or its connection the kernel does not say (8.4): then nothing is known.
         return {it.name: _parting(it) for it in found if it.fencing is not None and it.connections}
+
+    def setup(self, timeout_seconds: float) -> HostSetup:
+        deadline = time.monotonic() + timeout_seconds
+        shown = self._show(timeout_seconds)
+        if time.monotonic() - self._names_at >= NAMES_SECONDS:
+            self._read_names(deadline)
+        commands = {name: it.handlers.get("fence-peer", "") for name, it in self._names.items()}
+        # As for armed: what the kernel does not say is not known.
+        resources = {
+            it.name: ResourceSetup(
+                notices_seconds=max(connection.notices_seconds for connection in it.connections),
+                auto_promote=it.auto_promote is True,
+                handler=commands.get(it.name, ""),
+            )
+            for it in shown
+            if it.connections
+        }
+        program = next(filter(None, map(_handler_program, commands.values())), HANDLER)
+        return HostSetup(resources, self._check_handler(program, deadline))
+
+    def _check_handler(self, program: str, deadline: float) -> HandlerReport | Unknown:
+        """Have DRBD's handler say whether it would work, and the time, which lies in that of the call."""
+        asked_at = time.time()
+        try:
+            result = self._run([program, "check", "--json"], deadline - time.monotonic())
+        except OSError as error:
+            return Unknown(str(error))
+        answered_at = time.time()
+        try:
+            said = _Report.validate_json(result.stdout)
+        except ValidationError:
+            return Unknown(f"{program} check on {self.name}: {_said(result)}")
+        return HandlerReport(
+            problems=said.problems,
+            host=said.host,
+            isolation_seconds=said.isolation_seconds,
+            links=said.links,
+            cpu=said.cpu,
+            ahead_seconds=said.time - min(max(said.time, asked_at), answered_at),
+        )
 
     def generations(self, resource: str, timeout_seconds: float) -> tuple[Generations, ...]:
         if not _RESOURCE_NAME.fullmatch(resource):
@@ -376,6 +432,27 @@ class _Host:
         except DrbdOutputError as error:
             raise Unanswered(f"{self.name}: {error}") from error
         self._names_at = now
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What `vmheal-fence-peer check --json` prints, see exporter.fence_check."""
+
+    time: float
+    host: str
+    isolation_seconds: float | None
+    links: dict[str, bool]
+    cpu: str
+    problems: tuple[str, ...]
+
+
+_Report = TypeAdapter(_Said)
+
+
+def _handler_program(command: str) -> str:
+    """The program of vmheal in a handler's command line; empty when it is another one."""
+    first = command.partition(" ")[0]
+    return first if first.rpartition("/")[2] == HANDLER else ""
 
 
 def _outcome(what: str, result: Completed, wanted: Role, resource: Resource | None) -> CallOutcome:

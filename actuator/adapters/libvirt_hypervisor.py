@@ -34,6 +34,8 @@ from actuator.model import (
     DomainView,
     Done,
     Failed,
+    GuestCpu,
+    HostView,
     Indeterminate,
     LiveMigration,
 )
@@ -166,9 +168,13 @@ class LibvirtHypervisor:
         """See `actuator.ports.Hypervisor.capacity`."""
         return self._hosts[host].ask(_capacity, timeout_seconds)
 
-    def autostarted(self, host: str, *, timeout_seconds: float) -> frozenset[str]:
-        """See `actuator.ports.Hypervisor.autostarted`: one round trip on QEMU and Xen."""
-        return self._hosts[host].ask(_autostarted, timeout_seconds)
+    def host_view(self, host: str, *, timeout_seconds: float) -> HostView:
+        """See `actuator.ports.Hypervisor.host_view`: two round trips on QEMU and Xen."""
+        return self._hosts[host].ask(_host_view, timeout_seconds)
+
+    def cpu_misses(self, host: str, cpu: GuestCpu, *, timeout_seconds: float) -> str:
+        """See `actuator.ports.Hypervisor.cpu_misses`: one round trip."""
+        return self._hosts[host].ask(partial(_cpu_misses, cpu=cpu), timeout_seconds)
 
     def migrate(
         self,
@@ -551,6 +557,40 @@ def _capacity(handle: Any) -> Capacity:
     return Capacity(free_kib * 1024, kib["total"] * 1024, cpus)
 
 
-def _autostarted(handle: Any) -> frozenset[str]:
-    listed = handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
-    return frozenset(domain.name() for domain in listed)
+def _host_view(handle: Any) -> HostView:
+    domains = handle.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_AUTOSTART)
+    networks: list[Any] = _if_supported(
+        partial(handle.listAllNetworks, libvirt.VIR_CONNECT_LIST_NETWORKS_ACTIVE), []
+    )
+    return HostView(
+        autostarted=frozenset(domain.name() for domain in domains),
+        networks=frozenset(network.name() for network in networks),
+    )
+
+
+def _cpu_misses(handle: Any, cpu: GuestCpu) -> str:
+    ask = partial(
+        handle.compareHypervisorCPU,
+        *(None, cpu.arch, None, cpu.kind, cpu.xml),
+        libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE,
+    )
+    try:
+        _if_supported(ask, None)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_CPU_INCOMPATIBLE:
+            raise
+        return str(error)
+    return ""
+
+
+def _if_supported(call: Callable[[], Any], otherwise: T) -> T | Any:
+    """What the driver answers, or what holds where it does not know the question."""
+    try:
+        return call()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in {
+            libvirt.VIR_ERR_NO_SUPPORT,
+            libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
+        }:
+            raise
+        return otherwise

@@ -112,7 +112,7 @@ class Hosts:
     confirmed_down: frozenset[str] = frozenset()
     """By a named person."""
     fenceable: frozenset[str] = frozenset()
-    """They have a fence agent, and it has not just failed."""
+    """They have a fence agent, which has not just failed, and was not seen to look at another host."""
     quorum: bool = False
     """DRBD's quorum may be taken for a proof."""
     drbd_only: bool = False

@@ -5,8 +5,8 @@ best host that is left to it, and what it takes is not there for those after it.
 same answer in whatever order it is asked, and two that fit on a host, but not together, do not both go there.
 
 What is not known of memory is not taken for enough. But a domain that is down has nothing to lose: it goes to
-such a host, or to one where its ``apart`` would not have it, when there is no better one; one that runs stays
-where it is.
+such a host, or to one where its ``apart`` would not have it, or at last to one that was seen without its
+networks, which may be there again, when there is no better one; one that runs stays where it is.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -65,6 +65,8 @@ class Leaving:
     priority: int = 0
     apart: frozenset[str] = frozenset()
     """Domains that should not be on the same host."""
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    """By host: what it lacks of the domain's networks, as it was last rehearsed."""
     down: bool = True
 
 
@@ -184,7 +186,14 @@ def is_apart(it: Leaving, host: str, room: Room) -> str | None:
     )
 
 
-PLACE: tuple[Callable[[Leaving, str, Room], str | None], ...] = (has_memory, is_apart)
+def has_networks(it: Leaving, host: str, _room: Room) -> str | None:
+    """Where a network is missing libvirt refuses the start."""
+    if it.down or not (lacks := it.lacking.get(host)):
+        return None
+    return f"{host} has not the networks of {it.domain} ({lacks}): {it.domain} runs, and does not go there"
+
+
+PLACE: tuple[Callable[[Leaving, str, Room], str | None], ...] = (has_memory, has_networks, is_apart)
 """Asked of each host that passed the guards of the move, with what is left of it."""
 
 
@@ -203,6 +212,7 @@ def _beside(it: Leaving, room: Room) -> tuple[str, ...]:
 class _Rank:
     """What makes one host better than another, the weightiest first; the lowest is chosen."""
 
+    lacks: bool
     past: Past
     beside: bool
     unknown: bool
@@ -231,7 +241,9 @@ def _choose(it: Leaving, rooms: Mapping[str, Room]) -> Choice:
 
 def _rank(it: Leaving, host: str, room: Room) -> _Rank:
     unknown = it.memory_bytes is None or room.free_bytes is None
-    return _Rank(it.hosts[host], bool(_beside(it, room)), unknown, len(room.domains), host)
+    return _Rank(
+        bool(it.lacking.get(host)), it.hosts[host], bool(_beside(it, room)), unknown, len(room.domains), host
+    )
 
 
 def _reason(it: Leaving, best: _Rank, room: Room) -> str:
@@ -246,6 +258,8 @@ def _reason(it: Leaving, best: _Rank, room: Room) -> str:
 
 def _why_not(other: _Rank, best: _Rank) -> str:
     """What was decisive between two hosts that both may have it."""
+    if other.lacks is not best.lacks:
+        return "it has not the networks that it needs"
     if other.past is not best.past:
         how = "again and again" if other.past is Past.SUSPECT else "with the last plan"
         return f"it failed there {how}"

@@ -1,13 +1,15 @@
 """Would it work now? Each verb is asked as if what it is for had just happened, on what a look has seen.
 
 Nothing is guessed here: the guards of the verbs, and what was seen of room, are the very ones that decide
-when it happens. What they leave out, because it only harms later, is asked beside them.
+when it happens. What they leave out, because it only harms later, is asked beside them (``core.beside``).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from actuator.core import beside
+from actuator.core.beside import Known
 from actuator.core.decide import (
     TO_FAILOVER,
     TO_LIVE,
@@ -20,9 +22,9 @@ from actuator.core.decide import (
 )
 from actuator.core.guards.situation import RUNNING, Situation
 from actuator.core.guards.verbs import RESTART, check
-from actuator.core.place import PLACE, Leaving, Placement, Room
+from actuator.core.place import PLACE, Leaving, Room
 from actuator.core.replica import resources_here
-from actuator.model import DomainState, DomainView, Evidence, Observed, Proof, Refusal, Unknown
+from actuator.model import DomainState, DomainView, Evidence, Observed, Refusal, Unknown
 from exporter.drbd import Connection, ConnectionState, DiskState, ReplicationState, Resource, Role, Snapshot
 
 Verb = Literal["restart", "migrate", "failover"]
@@ -55,45 +57,13 @@ class Check:
         return not self.reasons
 
 
-@dataclass(frozen=True, slots=True)
-class HostFacts:
-    """What was measured of one host, beyond a look at a domain."""
-
-    libvirt_seconds: float | None = None
-    """How long one answer took; None: there was none, which the guards tell."""
-    drbd_seconds: float | None = None
-    """Likewise of DRBD, over SSH."""
-    autostarted: frozenset[str] = frozenset()
-    """Domains that its libvirt starts when the host comes up."""
-    agent: str = ""
-    """Why its fence agent, if it has one, would not power it off; empty: it says how the host is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a rehearsal rests on beside the question."""
-
-    facts: Mapping[str, HostFacts] = field(default_factory=dict)
-    """By host."""
-    placement: Placement = field(default_factory=Placement)
-    """Of all domains that would leave with it if its host were lost."""
-    slow_seconds: float = 1.0
-    """An answer that takes longer is too slow to build on."""
-    paused: str = ""
-    """Who has paused the domain, in a sentence."""
-
-    def of(self, host: str) -> HostFacts:
-        """What was measured of a host; nothing when it was not asked yet."""
-        return self.facts.get(host, HostFacts())
-
-
 def rehearse(it: Question, known: Known) -> tuple[Check, ...]:
     """A restart where the domain should run, and for each other host of it a move and a failover to there."""
     home = it.home
     others = [host for host in home.hosts if host != home.host]
     checks = [_check(it, known, home.host, "restart", _restart(it))]
     for host in others:
-        checks.append(_check(it, known, host, "migrate", _move(it, host)))
+        checks.append(_check(it, known, host, "migrate", _move(it, known, host)))
         checks.append(_check(it, known, host, "failover", _failover(it, known, host)))
     if not others:
         nowhere = Refusal("has_a_target", f"{home.domain} has no other host with its disks")
@@ -104,7 +74,7 @@ def rehearse(it: Question, known: Known) -> tuple[Check, ...]:
 
 def _check(it: Question, known: Known, host: str, verb: Verb, refusals: Iterable[Refusal | None]) -> Check:
     paused = Refusal("not_paused", known.paused) if known.paused else None
-    found = [paused, *refusals, *_fast(known, host)]
+    found = [paused, *refusals, *beside.of_any(it, known, host)]
     by_name = {refusal.guard: refusal for refusal in found if refusal is not None}
     return Check(
         host,
@@ -120,7 +90,7 @@ def _restart(it: Question) -> Iterator[Refusal | None]:
     yield given_up(it.record) or check(RESTART, as_if_down(it.home))
 
 
-def _move(it: Question, host: str) -> Iterator[Refusal | None]:
+def _move(it: Question, known: Known, host: str) -> Iterator[Refusal | None]:
     """Down, as when it fails at home again and again; and live, where the site and the driver can."""
     moved = replace(it, home=as_if_down(it.home))
     yield against(moved, host, TO_MOVE)
@@ -129,11 +99,12 @@ def _move(it: Question, host: str) -> Iterator[Refusal | None]:
     live = view is not None and view.state in RUNNING and it.limits.live and not it.home.xen
     if live:
         yield against(it, host, TO_LIVE)
+        yield beside.of_live(it, known, host)
     yield _room(replace(leaving, down=not live), host, room)
 
 
 def _failover(it: Question, known: Known, host: str) -> Iterator[Refusal | None]:
-    own, lost = it.home.host, as_if_lost(it)
+    lost = as_if_lost(it)
     proof = proof_of(lost.home, lost.hosts)
     yield is_seen(lost)
     yield against(lost, host, TO_FAILOVER, proof)
@@ -141,15 +112,7 @@ def _failover(it: Question, known: Known, host: str) -> Iterator[Refusal | None]
     chosen = known.placement.choose(leaving)
     full = chosen.rejected.get(host)
     yield full if full is not None and full.guard in _ROOM else None
-    if proof is Proof.POWER and (why := known.of(own).agent):
-        yield Refusal("fence_agent_answers", f"the fence agent of {own} does not say how it is: {why}")
-    for where in (own, host):
-        if it.record.domain in known.of(where).autostarted:
-            yield Refusal(
-                "autostart_is_off",
-                f"libvirt on {where} starts {it.record.domain} by itself when {where} comes up, also while"
-                f" it runs elsewhere: 'virsh autostart --disable {it.record.domain}' there",
-            )
+    yield from beside.of_failover(it, known, host, proof)
 
 
 _ROOM = frozenset(guard.__name__ for guard in PLACE)
@@ -162,24 +125,6 @@ def _leaving(it: Question) -> Leaving:
 def _room(leaving: Leaving, host: str, room: Room) -> Refusal | None:
     found = ((guard.__name__, guard(leaving, host, room)) for guard in PLACE)
     return next((Refusal(name, sentence) for name, sentence in found if sentence), None)
-
-
-# ---- what no guard asks -----------------------------------------------------------------------------------
-
-
-def _fast(known: Known, host: str) -> Iterator[Refusal]:
-    """A host that answers late is taken for one that does not answer when it counts."""
-    facts, slow = known.of(host), known.slow_seconds
-    for name, who, seconds in (
-        ("libvirt_is_fast", "libvirt", facts.libvirt_seconds),
-        ("drbd_is_fast", "DRBD, over SSH,", facts.drbd_seconds),
-    ):
-        if seconds is not None and seconds > slow:
-            yield Refusal(
-                name,
-                f"{who} on {host} needed {seconds:.1f} s for an answer, more than readiness.slow_seconds"
-                f" ({slow:g}): find out what keeps the host or the way to it busy",
-            )
 
 
 # ---- as if ------------------------------------------------------------------------------------------------
@@ -293,7 +238,18 @@ MEND: Mapping[str, str] = {
     "no_storm": "vmheal-actuator status",
     "not_blind": "vmheal-actuator check --live",
     "fence_agent_answers": "set hosts.{home}.fence right: its agent's action=status must say ON",
+    "fence_agent_is_its_own": "set hosts.{home}.fence right: its agent must look at {home}'s own power",
     "autostart_is_off": "virsh autostart --disable {domain} (on {both})",
+    "auto_promote_is_off": "drbdadm adjust {resources} (on {both}, with auto-promote no)",
+    "loss_is_noticed_in_time": "drbdadm adjust {resources} (on {both}, with a shorter ping-int)",
+    "handler_can_run": "vmheal-fence-peer check (on {both})",
+    "handler_is_its_own": "set token_file of fence-peer.conf right (on {both})",
+    "isolation_is_agreed": "set failover.* in the configuration as in fence-peer.conf (on {both})",
+    # of what the definition asks for
+    "has_networks": "ip -brief link; virsh net-list --all (on {host})",
+    "cpu_fits": "virsh hypervisor-cpu-compare {domain}.xml --error (on {host})",
+    "cpu_is_the_same": "give {domain} a processor by name that all its hosts have (<cpu mode='custom'>)",
+    "clock_is_right": "timedatectl timesync-status (on {host})",
     "libvirt_is_fast": _NODES,
     "drbd_is_fast": "ssh {host} true",
     # a person's or the past's

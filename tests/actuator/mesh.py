@@ -27,6 +27,8 @@ from actuator.model import (
     Done,
     Failed,
     HostRecord,
+    HostSetup,
+    HostView,
     Indeterminate,
     Notification,
     Parting,
@@ -177,9 +179,13 @@ class Mesh:
             self.vms[it].memory_mib * MIB for it in self.on[host] if self.runs[it] == host
         )
 
-    def autostarted(self, host, *, timeout_seconds):
-        self._read("autostarted", host, timeout_seconds)
-        return frozenset()
+    def host_view(self, host, *, timeout_seconds):
+        self._read("host_view", host, timeout_seconds)
+        return HostView()
+
+    def setup(self, host, *, timeout_seconds):
+        self._read("setup", host, timeout_seconds)
+        return HostSetup()
 
     def start(self, host, domain, *, timeout_seconds):
         def effect():

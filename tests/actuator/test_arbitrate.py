@@ -114,6 +114,17 @@ def test_a_token_is_its_hosts_own(receiver, journal):
     assert journal.authority("voms01").admitted == before.admitted
 
 
+def test_a_hook_may_ask_whose_token_it_has_and_nothing_is_written(receiver, journal):
+    def who(token):
+        headers = {"Authorization": f"Bearer {token}"}
+        return requests.get(f"{receiver.url}{ARBITRATE}", headers=headers, timeout=30)
+
+    before = (journal.authorities(), journal.timeline())
+    assert [who(TOKENS[host]).json() for host in ("v01", "v02")] == [{"host": "v01"}, {"host": "v02"}]
+    assert who(TOKEN).status_code == 401
+    assert (journal.authorities(), journal.timeline()) == before
+
+
 @pytest.mark.parametrize(
     "body",
     [

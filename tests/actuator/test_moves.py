@@ -62,7 +62,7 @@ def start(folders, clock, machines):
 
 def changes(world):
     reads = {"look", "status", "states", "firing", "send", "definition", "last_words", "capacity"}
-    reads |= {"generations", "autostarted", "is_on"}
+    reads |= {"generations", "host_view", "setup", "cpu_misses", "is_on"}
     return [call for call in world.calls if call not in reads]
 
 

@@ -9,18 +9,29 @@ from pathlib import Path
 import pytest
 
 from actuator.core import readiness
-from actuator.core.decide import TO_FAILOVER, TO_LIVE, TO_MOVE
+from actuator.core.decide import TO_FAILOVER, TO_LIVE, TO_MOVE, Wish, decide
 from actuator.core.guards.verbs import RESTART
 from actuator.core.place import PLACE
-from actuator.model import DomainState, Escalation, EscalationKind, HostRecord, Order, Parting
+from actuator.model import (
+    DomainState,
+    Escalation,
+    EscalationKind,
+    HostRecord,
+    Order,
+    Parting,
+    Plan,
+    Proof,
+    Refusal,
+    Unknown,
+)
 from actuator.rehearse import AGENT_SECONDS, IDLE_SECONDS, Rehearser, table
 from actuator.report import Report
 from actuator.serve import Actuator
 from exporter.drbd import DiskState, MalformedLine, Role
 from exporter.drbd_configuration import Generations
-from tests.actuator.test_moves import changes
+from tests.actuator.test_moves import assert_moved, changes
 from tests.actuator.test_moves import start as start  # noqa: PLC0414  a fixture
-from tests.actuator.world import EPOCH, Guest, World, settings
+from tests.actuator.world import EPOCH, Guest, World, host_alert, settings
 
 
 def rehearser_of(machine) -> Rehearser:
@@ -117,6 +128,23 @@ def _authority(**changed):
 
 def _order(**changed):
     return lambda world, machine: machine.journal.commit(hosts=[HostRecord(version=1, **changed)])
+
+
+def _reports(where="v02", **changed):
+    def plant(world, machine):
+        before = world.setups[where]
+        world.setups[where] = replace(before, handler=replace(before.handler, **changed))
+
+    return plant
+
+
+def _sets_up(host, **changed):
+    def plant(world, machine):
+        before = world.setups[host]
+        resources = {name: replace(it, **changed) for name, it in before.resources.items()}
+        world.setups[host] = replace(before, resources=resources)
+
+    return plant
 
 
 def _slow(name, host):
@@ -325,6 +353,111 @@ TABLE = [
         "vmheal-actuator resume voms01",
     ),
     Planted(
+        "a network of libvirt's is not active on the mirror",
+        lambda world, machine: world.networks["v02"].clear(),
+        {MOVES: "has_networks", FAILS_OVER: "has_networks"},
+        "v02 has not the networks of voms01: libvirt's network default is not active there",
+        "virsh net-list --all (on v02)",
+    ),
+    Planted(
+        "the mirror has not the bridge",
+        _reports(links={"lo": True}),
+        {MOVES: "has_networks", FAILS_OVER: "has_networks"},
+        "v02 has not the networks of voms01: there is no interface br0",
+        "ip -brief link",
+    ),
+    Planted(
+        "the own host's bridge is down",
+        _reports("v01", links={"br0": False}),
+        {RESTARTS: "has_networks"},
+        "v01 has not the networks of voms01: its interface br0 is down",
+        "ip -brief link",
+    ),
+    Planted(
+        "the mirror has not the processor that is asked for",
+        lambda world, machine: world.epyc.discard("v02"),
+        {MOVES: "cpu_fits", FAILS_OVER: "cpu_fits"},
+        "voms01 asks for a processor that v02 does not have: Host CPU does not provide required features: svm",
+        "virsh hypervisor-cpu-compare voms01.xml --error (on v02)",
+        world={"xen": False, "cpu": "<cpu mode='custom'><model>EPYC</model></cpu>"},
+    ),
+    Planted(
+        "the mirror has another processor than the VM sees",
+        _reports(cpu="AMD EPYC 7302"),
+        {MOVES: "cpu_is_the_same"},
+        "voms01 sees the processor of v01 itself (host-passthrough: AMD EPYC 7543), and v02 has another one (AMD EPYC"
+        " 7302)",
+        "give voms01 a processor by name",
+        world={"xen": False, "cpu": "<cpu mode='host-passthrough'/>"},
+    ),
+    Planted(
+        "auto-promote on the mirror",
+        _sets_up("v02", auto_promote=True),
+        {FAILS_OVER: "auto_promote_is_off"},
+        "voms01 on v02 has auto-promote",
+        "drbdadm adjust voms01 (on v01 and v02, with auto-promote no)",
+    ),
+    Planted(
+        "DRBD's own timers",
+        _sets_up("v01", notices_seconds=10.5),
+        {FAILS_OVER: "loss_is_noticed_in_time"},
+        "voms01 on v01 needs up to 10.5 s to see that it is cut off (ping-int and ping-timeout), and"
+        " failover.margin_seconds is 5",
+        "with a shorter ping-int",
+    ),
+    Planted(
+        "no handler is configured",
+        _sets_up("v01", handler=""),
+        {FAILS_OVER: "handler_can_run"},
+        "DRBD's configuration on v01 names no fence-peer handler for voms01",
+        "vmheal-fence-peer check",
+    ),
+    Planted(
+        "the handler is not installed",
+        lambda world, machine: world.setups.update(
+            v02=replace(world.setups["v02"], handler=Unknown("vmheal-fence-peer check on v02: not found"))
+        ),
+        {FAILS_OVER: "handler_can_run"},
+        "DRBD's handler on v02 cannot be asked: vmheal-fence-peer check on v02: not found",
+        "vmheal-fence-peer check",
+    ),
+    Planted(
+        "the handler does not reach the actuator",
+        _reports(problems=("no actuator answers: mon:1: refused",)),
+        {FAILS_OVER: "handler_can_run"},
+        "DRBD's handler on v02 could not do its work: no actuator answers: mon:1: refused",
+        "vmheal-fence-peer check",
+    ),
+    Planted(
+        "the handler has another host's token",
+        _reports("v01", host="v02"),
+        {FAILS_OVER: "handler_is_its_own"},
+        "DRBD's handler on v01 has the token of v02",
+        "token_file",
+    ),
+    Planted(
+        "the host ends what is cut off later than is counted on",
+        _reports("v01", isolation_seconds=60.0),
+        {FAILS_OVER: "isolation_is_agreed"},
+        "cut off, DRBD's handler on v01 ends voms01 after 60 s, and vmheal counts on 5 s",
+        "as in fence-peer.conf",
+    ),
+    Planted(
+        "the mirror's clock is late",
+        _reports(ahead_seconds=-93.04),
+        {MOVES: "clock_is_right", FAILS_OVER: "clock_is_right"},
+        "the clock of v02 is 93.0 s behind that of vmheal's machine, more than readiness.clock_skew_seconds (1)",
+        "timedatectl timesync-status (on v02)",
+    ),
+    Planted(
+        "the fence agent has another host's plug",
+        _world(wrong_plugs={"v01"}),
+        {FAILS_OVER: "fence_agent_is_its_own"},
+        "the fence agent of v01 says that it is off, and it answers",
+        "set hosts.v01.fence right",
+        site={"agent": True},
+    ),
+    Planted(
         "the VM is paused",
         lambda world, machine: world.guests.update(v01=Guest(DomainState.PAUSED, 5, "ioerror")),
         {RESTARTS: "is_down"},
@@ -366,8 +499,8 @@ def test_what_is_broken_is_found(start, planted):
 
 
 def test_enough_is_planted():
-    assert len({it.what for it in TABLE}) >= 25
-    assert len({name for it in TABLE for name in it.said.values()}) >= 20
+    assert len({it.what for it in TABLE}) >= 40
+    assert len({name for it in TABLE for name in it.said.values()}) >= 30
 
 
 def test_each_reason_has_what_mends_it():
@@ -446,10 +579,10 @@ def test_turn_by_turn_each_vm_once_in_an_interval(start, clock):
     machine.world.calls.clear()
     clock.now += 30
     rehearser.turn()
-    assert {"autostarted", "states"}.isdisjoint(machine.world.calls), "hosts were asked in this round"
+    assert {"host_view", "setup", "states"}.isdisjoint(machine.world.calls), "hosts were asked in this round"
     clock.now += 30
     rehearser.turn()
-    assert {"autostarted", "states"} <= set(machine.world.calls)
+    assert {"host_view", "setup", "states"} <= set(machine.world.calls)
 
 
 def test_it_rests_for_longer_than_it_works(start):
@@ -512,6 +645,81 @@ def test_a_fence_agent_is_asked_now_and_then(start, clock):
         rehearser.turn()
         clock.now += 60
     assert world.calls.count("is_on") == 2 * (1 + int(540 // AGENT_SECONDS))
+
+
+@pytest.mark.parametrize("errs", [True, False])
+def test_an_agent_that_looks_at_another_host_is_no_proof(start, errs):
+    """It would say "off already" of a host that lives, and its VM be started a second time at once."""
+    world = World(wrong_plugs={"v01"} if errs else set())
+    machine = start(world, agent=True)
+    machine.run(3, keeps=True)
+    rehearser_of(machine).turn()
+    assert machine.worker.wrong_agents == (world.wrong_plugs)
+    world.power_cut("v01")
+    world.calls.clear()
+    machine.receive(host_alert(machine.clock.wall()))
+    machine.run(20, keeps=True)
+    assert_moved(world, machine)
+    assert machine.record.plan.plan.proof is (Proof.ARBITRATED if errs else Proof.POWER)
+    assert ("power_off" in world.calls) is not errs
+
+
+def test_an_agent_that_calls_a_host_off_that_is_off_is_right(start, clock):
+    world = World(silent={"v01"})
+    machine = start(world, agent=True)
+    rehearser = rehearser_of(machine)
+    rehearser.turn()
+    assert machine.worker.wrong_agents == frozenset()
+    world.silent.clear()
+    world.wrong_plugs.add("v01")
+    clock.now += AGENT_SECONDS
+    rehearser.turn()
+    assert machine.worker.wrong_agents == {"v01"}
+    world.wrong_plugs.clear()
+    clock.now += AGENT_SECONDS
+    rehearser.turn()
+    assert machine.worker.wrong_agents == frozenset()
+
+
+def test_a_setup_that_cannot_be_read_is_said(start):
+    """DRBD answers, and what it is configured to do is not understood."""
+    machine = start(World())
+    machine.run(3, keeps=True)
+    machine.world.setups = {}
+    machine.world.setup_says = "v01: the output of 'drbdsetup show' is not understood"
+    assert "is not understood" in rehearsed(machine)[FAILS_OVER]["handler_can_run"].sentence
+
+
+def test_a_processor_is_asked_about_once_in_a_round_for_all_vms(start, clock):
+    hosts = {"host": "v01", "hosts": ["v01", "v02"]}
+    world = World(xen=False, cpu="<cpu mode='custom'><model>EPYC</model></cpu>")
+    machine = start(world, domains={"voms01": hosts, "voms02": hosts})
+    machine.run(3, keeps=True)
+    for name in ("voms01", "voms02"):
+        assert machine.journal.definition(name) is not None
+    rehearser = rehearser_of(machine)
+    world.calls.clear()
+    rehearser.turn()
+    rehearser.turn()
+    assert world.calls.count("cpu_misses") == 2, "once for each host"
+    clock.now += 60
+    rehearser.turn()
+    assert world.calls.count("cpu_misses") == 4
+
+
+@pytest.mark.parametrize("lacks", [True, False])
+def test_what_runs_does_not_go_where_its_networks_are_not(start, lacks):
+    world = World(xen=False)
+    machine = start(world)
+    machine.run(30, keeps=True)
+    if lacks:
+        world.networks["v02"].clear()
+    rehearser_of(machine).turn()
+    moved = machine.worker.question(machine.record)
+    decision = decide(replace(moved, wish=Wish("migrate", to="v02", leave=True)))
+    assert isinstance(decision, Refusal if lacks else Plan)
+    if lacks:
+        assert decision.guard == "has_networks"
 
 
 def test_switched_off_it_asks_nobody(start):

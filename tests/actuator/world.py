@@ -27,11 +27,15 @@ from actuator.model import (
     Done,
     Event,
     Failed,
+    HandlerReport,
+    HostSetup,
+    HostView,
     Indeterminate,
     Notification,
     OutgoingAlert,
     Parting,
     PlanStatus,
+    ResourceSetup,
     Silence,
 )
 from actuator.observe import Observer
@@ -49,6 +53,20 @@ PEER = {"v01": "v02", "v02": "v01"}
 BOTH = frozenset(PEER)
 IN_ORDER = Authority("voms01", ("v01", "v02"), 1, "v01", BOTH, armed=BOTH)
 """As the arbiter's journal has it while all is well."""
+
+
+NETWORKS = (
+    "<interface type='network'><source network='default'/></interface>"
+    "<interface type='bridge'><source bridge='br0'/></interface>"
+)
+
+
+def set_up(host: str, names: tuple[str, ...] = ("voms01", "data")) -> HostSetup:
+    """A host that is set up as it should be."""
+    resource = ResourceSetup(notices_seconds=1.5, handler="/usr/bin/vmheal-fence-peer")
+    links = {"lo": True, "br0": True}
+    report = HandlerReport(host=host, isolation_seconds=5.0, links=links, cpu="AMD EPYC 7543")
+    return HostSetup(dict.fromkeys(names, resource), report)
 
 
 class Killed(BaseException):
@@ -126,7 +144,13 @@ class World:
         journal: where DRBD's handler on a host asks the arbiter, when it does.
         agent: what the fence agent says; None: it works.
         mute_agent: why it does not say whether a host is on.
+        wrong_plugs: hosts whose fence agent looks at another one, which is off.
         autostarts: hosts whose libvirt starts the domain by itself.
+        networks: libvirt's networks that are active, by host.
+        epyc: hosts with the processor that the domain asks for.
+        setups: how each host is set up; one that is not in it says ``setup_says``.
+        devices: what the domain's definition has beside its disks.
+        cpu: and of a processor.
         takes: lets the time pass that a read of this name takes on this host.
         out_of_sync_bytes: what DRBD knows to differ.
         problems: what DRBD says that is not understood.
@@ -149,7 +173,14 @@ class World:
     free_mib: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PEER, 8192))
     agent: object = None
     mute_agent: str = ""
+    wrong_plugs: set[str] = field(default_factory=set)
     autostarts: set[str] = field(default_factory=set)
+    networks: dict[str, set[str]] = field(default_factory=lambda: {host: {"default"} for host in PEER})
+    epyc: set[str] = field(default_factory=lambda: set(PEER))
+    setups: dict[str, HostSetup] = field(default_factory=lambda: {host: set_up(host) for host in PEER})
+    setup_says: str = ""
+    devices: str = NETWORKS
+    cpu: str = ""
     takes: Callable[[str, str], object] = lambda name, host: None
     out_of_sync_bytes: int | None = None
     problems: tuple = ()
@@ -423,8 +454,9 @@ class World:
         if host in self.undefined:
             return None
         disks += "<hostdev/>" * (host in self.drifted)
-        memory = "<memory unit='KiB'>1048576</memory>"
-        return f"<domain type='xen'><name>{domain}</name>{memory}<devices>{disks}</devices></domain>"
+        kind = "xen" if self.xen else "kvm"
+        head = f"<name>{domain}</name><memory unit='KiB'>1048576</memory>{self.cpu}"
+        return f"<domain type='{kind}'>{head}<devices>{disks}{self.devices}</devices></domain>"
 
     def capacity(self, host, *, timeout_seconds):
         self._enter("capacity")()
@@ -462,11 +494,27 @@ class World:
 
         return self._change("migrate", source, effect)
 
-    def autostarted(self, host, *, timeout_seconds):
-        self._enter("autostarted")()
+    def host_view(self, host, *, timeout_seconds):
+        self._enter("host_view")()
         if host in self.silent:
             raise Unanswered(f"{host} does not answer")
-        return frozenset({"voms01"}) if host in self.autostarts else frozenset()
+        autostarted = frozenset({"voms01"}) if host in self.autostarts else frozenset()
+        return HostView(autostarted, frozenset(self.networks[host]))
+
+    def cpu_misses(self, host, cpu, *, timeout_seconds):
+        self._enter("cpu_misses")()
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        assert "<model>EPYC</model>" in cpu.xml
+        return "" if host in self.epyc else "Host CPU does not provide required features: svm"
+
+    def setup(self, host, *, timeout_seconds):
+        self._enter("setup")()
+        if host in self.silent:
+            raise Unanswered(f"{host} does not answer")
+        if host not in self.setups:
+            raise Unanswered(self.setup_says)
+        return self.setups[host]
 
     def power_off(self, host, *, timeout_seconds):
         if self.agent is None:
@@ -477,7 +525,7 @@ class World:
         self._enter("is_on")()
         if self.mute_agent:
             raise Unanswered(self.mute_agent)
-        return host not in self.silent
+        return host not in self.silent and host not in self.wrong_plugs
 
     # ---- Alerts
 

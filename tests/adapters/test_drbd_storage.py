@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from actuator.adapters import drbd_storage
 from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.ssh import Completed, OutputTooLargeError, SshAccess
 from actuator.adapters.warm import NotConnectedError
-from actuator.model import Done, Failed, Indeterminate, Parting
+from actuator.model import Done, Failed, Indeterminate, Parting, ResourceSetup, Unknown
 from actuator.ports import Unanswered
 from exporter.drbd import ConnectionState, DiskState, Role
 from exporter.drbd_configuration import parse_current_uuid
@@ -66,7 +67,7 @@ class Programs:
             answer = answer.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer
+        return answer() if callable(answer) else answer
 
     def close(self):
         pass
@@ -519,6 +520,86 @@ def test_what_is_armed_is_not_known_without_an_answer(answering):
     storage, _ = answering({SHOW9: said(stderr="no", exit_status=10)})
     with pytest.raises(Unanswered, match="drbdsetup show on v01: no"):
         storage.armed("v01", timeout_seconds=5)
+
+
+# ---- how a host is set up ----------------------------------------------------------------------------------
+
+HANDLED = CONFIGURATION.replace(
+    "    </resource>",
+    """        <section name="handlers">
+            <option name="fence-peer" value="/opt/vmheal-fence-peer"/>
+        </section>
+    </resource>""",
+)
+CHECK = ("/opt/vmheal-fence-peer", "check", "--json")
+REPORT = {
+    "time": 0.0,
+    "host": "v01",
+    "isolation_seconds": 5.0,
+    "links": {"br0": True},
+    "cpu": "x",
+    "problems": [],
+}
+
+
+def report(ahead_seconds=0.0, **more):
+    return said(json.dumps(REPORT | {"time": time.time() + ahead_seconds} | more))
+
+
+def test_how_a_host_is_set_up_on_84(answering):
+    storage, programs = answering(
+        {SHOW9: USAGE, SHOW84: said(ARMED), DUMP_XML: said(HANDLED), CHECK: report(problems=["no"])}
+    )
+    setup = storage.setup("v01", timeout_seconds=5)
+    # ping-int 5; ping-timeout 10; 8.4 has no auto-promote
+    assert setup.resources == {"voms01": ResourceSetup(6.0, False, "/opt/vmheal-fence-peer")}
+    assert (setup.handler.host, setup.handler.isolation_seconds) == ("v01", 5.0)
+    assert (setup.handler.links, setup.handler.problems) == ({"br0": True}, ("no",))
+    assert programs.run_argvs == [SHOW9, SHOW84, DUMP_XML, CHECK]
+    programs.answers[CHECK] = report()
+    storage.setup("v01", timeout_seconds=5)
+    assert programs.run_argvs[4:] == [SHOW84, CHECK], "the files were read a moment ago"
+
+
+def test_how_a_host_is_set_up_on_9(answering):
+    """Another handler than vmheal's: its own program is asked all the same, for what the host alone knows."""
+    text = json.loads(drbd9("08b-connected-uptodate-primary-secondary", "v01", "show.json"))
+    own = ("vmheal-fence-peer", "check", "--json")
+    storage, programs = answering({SHOW9: said(json.dumps(text)), own: report()})
+    assert storage.setup("v01", timeout_seconds=5).resources["voms01"] == ResourceSetup(10.5, False, "")
+    for it in text:
+        it["options"].pop("auto-promote")  # on, unless it is said
+    programs.answers[SHOW9] = said(json.dumps(text))
+    assert storage.setup("v01", timeout_seconds=5).resources["voms01"].auto_promote
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0.0, 0.0), (93.0, 93.0), (-93.0, -93.0)])
+def test_a_clock_is_wrong_by_what_the_answers_time_cannot_explain(answering, ahead, expected):
+    check = partial(report, ahead)  # the host says what time it is when it is asked
+    storage, _ = answering({SHOW9: USAGE, SHOW84: said(ARMED), DUMP_XML: said(HANDLED), CHECK: check})
+    found = storage.setup("v01", timeout_seconds=5).handler.ahead_seconds
+    assert found == pytest.approx(expected, abs=30)  # however busy this machine is
+    assert (found == 0.0) is (expected == 0.0)
+
+
+@pytest.mark.parametrize(
+    "answer", [said(stderr="sh: 1: not found", exit_status=127), said("[]"), TimeoutError("no answer")]
+)
+def test_a_handler_that_cannot_be_asked(answering, answer):
+    storage, _ = answering({SHOW9: USAGE, SHOW84: said(ARMED), DUMP_XML: said(HANDLED), CHECK: answer})
+    setup = storage.setup("v01", timeout_seconds=5)
+    assert "voms01" in setup.resources
+    assert isinstance(setup.handler, Unknown)
+    words = "no answer" if isinstance(answer, TimeoutError) else "/opt/vmheal-fence-peer check on v01: "
+    assert words in setup.handler.reason
+
+
+@pytest.mark.parametrize("program", [SHOW9, DUMP_XML])
+def test_a_setup_is_not_known_without_drbds_word(answering, program):
+    answers = {SHOW9: USAGE, SHOW84: said(ARMED), DUMP_XML: said(HANDLED), CHECK: report()}
+    storage, _ = answering(answers | {program: said(stderr="no", exit_status=10)})
+    with pytest.raises(Unanswered, match="on v01: no"):
+        storage.setup("v01", timeout_seconds=5)
 
 
 # ---- whose data a replica has ------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import pytest
 from actuator.adapters import libvirt_hypervisor, ssh, warm
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
 from actuator.adapters.ssh import SshAccess, SshHost
-from actuator.model import Disk, DomainState, Done, Failed, Indeterminate
+from actuator.core.definition import needs
+from actuator.model import Disk, DomainState, Done, Failed, GuestCpu, Indeterminate
 from actuator.ports import Unanswered
 from tests.sshd import make_key, sshd, write_known_hosts
 
@@ -145,6 +146,14 @@ def domain(handle):
     with contextlib.suppress(libvirt.libvirtError):
         domain.destroy()
     domain.undefine()
+
+
+def test_the_host_of_the_test_driver(hypervisor, handle):
+    """Its one network is always active; it has no word for processors, which is no answer against any."""
+    view = hypervisor.host_view("v01", timeout_seconds=SOON)
+    assert view.networks == {network.name() for network in handle.listAllNetworks()} == {"default"}
+    cpu = GuestCpu("test", "i686", "<cpu mode='custom'><model>Penryn</model></cpu>")
+    assert hypervisor.cpu_misses("v01", cpu, timeout_seconds=SOON) == ""
 
 
 def test_a_domain_is_seen_as_it_is(hypervisor, domain):
@@ -643,6 +652,68 @@ def read(path):
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def start_refused(handle, xml, name="needy"):
+    """Why libvirt does not start a domain that is defined so."""
+    domain = handle.defineXML(xml)
+    try:
+        with pytest.raises(libvirt.libvirtError) as refused:
+            domain.create()
+    finally:
+        with contextlib.suppress(libvirt.libvirtError):
+            domain.destroy()
+        domain.undefine()
+    return str(refused.value)
+
+
+@pytest.mark.daemons
+def test_a_network_that_is_not_active_is_not_seen_and_nothing_is_started_on_it(over_ssh, libvirtd):
+    handle = libvirt.open(libvirtd.uri)
+    network = handle.networkDefineXML(
+        "<network><name>lan</name><forward mode='bridge'/><bridge name='br77'/></network>"
+    )
+    try:
+        guest = libvirtd.guest("needy", "<interface type='network'><source network='lan'/></interface>")
+        assert needs(guest).networks == {"lan"}
+        assert over_ssh.host_view("v01", timeout_seconds=SOON).networks == set()
+        assert "network 'lan' is not active" in start_refused(handle, guest)
+        network.create()
+        assert over_ssh.host_view("v01", timeout_seconds=SOON).networks == {"lan"}
+        network.destroy()
+    finally:
+        network.undefine()
+        handle.close()
+
+
+@pytest.mark.daemons
+def test_nothing_is_started_on_a_bridge_that_is_not_there(libvirtd):
+    handle = libvirt.open(libvirtd.uri)
+    guest = libvirtd.guest("needy", "<interface type='bridge'><source bridge='br77'/></interface>")
+    assert needs(guest).links == {"br77"}
+    assert "br77" in start_refused(handle, guest)
+    handle.close()
+
+
+@pytest.mark.daemons
+def test_a_processor_that_the_host_has_not_is_told_and_nothing_is_started_with_it(over_ssh, libvirtd):
+    """Emulated QEMU has no AVX-512, whatever this machine has."""
+
+    def guest(more):
+        cpu = f"<cpu mode='custom' match='exact' check='partial'><model>qemu64</model>{more}</cpu>"
+        return libvirtd.guest("needy").replace("<devices>", f"{cpu}<devices>", 1)
+
+    wanting = guest("<feature policy='require' name='avx512f'/>")
+    misses = over_ssh.cpu_misses("v01", needs(wanting).cpu, timeout_seconds=SOON)
+    assert "Host CPU does not provide required features" in misses
+    assert "avx512f" in misses
+    assert over_ssh.cpu_misses("v01", needs(guest("")).cpu, timeout_seconds=SOON) == ""
+    handle = libvirt.open(libvirtd.uri)
+    assert "avx512f" in start_refused(handle, wanting)
+    handle.close()
+    unknown = GuestCpu("qemu", "x86_64", "<cpu mode='custom'><model>Nonsense</model></cpu>")
+    with pytest.raises(Unanswered, match="Unknown CPU model Nonsense"):
+        over_ssh.cpu_misses("v01", unknown, timeout_seconds=SOON)
 
 
 @pytest.mark.daemons

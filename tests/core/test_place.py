@@ -201,6 +201,21 @@ def test_a_host_that_failed_it_is_worse_than_any_other():
     assert one.rejected["v04"].sentence == "it failed there again and again"
 
 
+@pytest.mark.parametrize("down", [True, False])
+def test_a_host_without_its_networks_is_the_last_for_what_is_down_and_none_for_what_runs(down):
+    rooms = {"v02": Room(4096 * MIB), "v03": Room()}
+    hosts = {"v02": Past.GOOD, "v03": Past.SUSPECT}
+    lacking = {"v02": "there is no interface br0"}
+    one = place_one(replace(leaving(down=down, lacking=lacking), hosts=hosts), (), rooms)
+    if down:
+        assert one.host == "v03"
+        assert one.rejected["v02"].sentence == "it has not the networks that it needs"
+        assert place_one(leaving(lacking=lacking), (), rooms).host == "v02", "there is no other one"
+    else:
+        assert one.rejected["v02"].guard == "has_networks"
+        assert "there is no interface br0" in one.rejected["v02"].sentence
+
+
 def test_a_whole_site_is_placed_and_each_host_asked_once_for_each_domain(monkeypatch):
     asked = []
 
