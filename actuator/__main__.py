@@ -339,6 +339,7 @@ def _reach(settings: Settings, opened: ExitStack) -> _World:
             known_hosts_file=settings.ssh.known_hosts_file,
             port=settings.ssh.port,
             user=settings.ssh.user,
+            command=settings.ssh.command,
         )
         for name, host in settings.hosts.items()
     }

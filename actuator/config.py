@@ -125,7 +125,10 @@ class ServerSettings(_Section):
 class SshSettings(_Section):
     """How the hosts' DRBD is reached. Host keys are strict: an unknown host is not talked to."""
 
-    user: Name = "root"
+    user: Name = "vmheal"
+    command: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]{1,200}$")] | None = "vmheal-host"
+    """The only program that is run on a host (docs/security.md); None: the key has a shell, and each
+    program is run in one."""
     key_file: AbsolutePath
     known_hosts_file: AbsolutePath
     port: int = Field(default=22, ge=1, le=65535)

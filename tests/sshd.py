@@ -16,7 +16,7 @@ CONFIG = """\
 Port {port}
 ListenAddress {address}
 HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/user_key.pub
+AuthorizedKeysFile {folder}/authorized_keys
 PidFile none
 StrictModes no
 UsePAM no
@@ -76,6 +76,8 @@ def sshd(
     port: int | None = None,
     enter: Sequence[str] = (),
     sftp: bool = True,
+    key_options: str = "",
+    settings: str = "",
 ) -> Iterator[Sshd]:
     """Start a server.
 
@@ -86,6 +88,8 @@ def sshd(
         port: instead of a free one.
         enter: put before its command line, such as `nsenter ...`; it must exec.
         sftp: whether it offers SFTP.
+        key_options: what stands before the key in authorized_keys, such as `restrict,command="..."`.
+        settings: further lines of its configuration.
     """
     port = port or free_port()
     host_key, user_key, known_hosts = folder / "host_key", folder / "user_key", folder / "known_hosts"
@@ -93,12 +97,15 @@ def sshd(
         make_key(host_key)
         make_key(user_key)
     write_known_hosts(known_hosts, port, host_key, address)
-    settings = "".join(f' "{name}={value}"' for name, value in (environment or {}).items())
+    key = user_key.with_suffix(".pub").read_text()
+    (folder / "authorized_keys").write_text(f"{key_options} {key}".lstrip())
+    variables = "".join(f' "{name}={value}"' for name, value in (environment or {}).items())
     config = folder / "sshd_config"
     config.write_text(
         CONFIG.format(address=address, port=port, folder=folder)
         + (SFTP if sftp else "")
-        + (f"SetEnv{settings}\n" if settings else "")
+        + (f"SetEnv{variables}\n" if variables else "")
+        + settings
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where sshd run by root confines itself

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 import structlog
 from pydantic import TypeAdapter, ValidationError
 
-from actuator.adapters.ssh import Completed, SshAccess, SshHost
+from actuator.adapters.host_command import Completed, RefusedError
+from actuator.adapters.ssh import SshAccess, SshHost
 from actuator.adapters.warm import NotConnectedError
 from actuator.model import (
     CallOutcome,
@@ -219,21 +220,20 @@ class _Host:
             for it in shown
             if it.connections
         }
-        program = next(filter(None, map(_handler_program, commands.values())), HANDLER)
-        return HostSetup(resources, self._check_handler(program, deadline))
+        return HostSetup(resources, self._check_handler(deadline))
 
-    def _check_handler(self, program: str, deadline: float) -> HandlerReport | Unknown:
+    def _check_handler(self, deadline: float) -> HandlerReport | Unknown:
         """Have DRBD's handler say whether it would work, and the time, which lies in that of the call."""
         asked_at = time.time()
         try:
-            result = self._run([program, "check", "--json"], deadline - time.monotonic())
+            result = self._run([HANDLER, "check", "--json"], deadline - time.monotonic())
         except OSError as error:
             return Unknown(str(error))
         answered_at = time.time()
         try:
             said = _Report.validate_json(result.stdout)
         except ValidationError:
-            return Unknown(f"{program} check on {self.name}: {_said(result)}")
+            return Unknown(f"{HANDLER} check on {self.name}: {_said(result)}")
         return HandlerReport(
             problems=said.problems,
             host=said.host,
@@ -325,7 +325,7 @@ class _Host:
         """Run a program that changes something; its result, or the outcome when it has none."""
         try:
             result = self._run(argv, timeout_seconds)
-        except NotConnectedError as error:
+        except (NotConnectedError, RefusedError) as error:
             return Failed(f"{error}; nothing was run")
         except OSError as error:
             return Indeterminate(str(error))
@@ -447,12 +447,6 @@ class _Said:
 
 
 _Report = TypeAdapter(_Said)
-
-
-def _handler_program(command: str) -> str:
-    """The program of vmheal in a handler's command line; empty when it is another one."""
-    first = command.partition(" ")[0]
-    return first if first.rpartition("/")[2] == HANDLER else ""
 
 
 def _outcome(what: str, result: Completed, wanted: Role, resource: Resource | None) -> CallOutcome:

@@ -92,6 +92,7 @@ def strict_uri(uri: str, access: SshAccess) -> str:
         "known_hosts_verify": "normal",
         "sshauth": "privkey",
         "no_tty": "1",
+        **({} if access.command is None else {"proxy": "native"}),  # what vmheal-host understands
         **given,
     }
     user = quote(parts.username or access.user)

@@ -1,4 +1,7 @@
-"""Programs run and files read on the hosts, over SSH connections that are open before they are needed."""
+"""Programs run and files read on the hosts, over SSH connections that are open before they are needed.
+
+With vmheal-host, the key's only command; or without it: each program has a channel and a shell of its own.
+"""
 
 import contextlib
 import errno
@@ -15,6 +18,8 @@ from typing import TypeVar
 import paramiko
 
 from actuator.adapters.deadline import DeadlineThreads
+from actuator.adapters.host_command import BrokenError as _BrokenError
+from actuator.adapters.host_command import Completed, HostCommand, OutputTooLargeError
 from actuator.adapters.warm import LATE_SECONDS, NotConnectedError, Warm
 
 T = TypeVar("T")
@@ -38,10 +43,6 @@ ABSENT_EXIT_STATUS = -1
 """What paramiko says when the other side ended the channel without an exit status."""
 
 
-class OutputTooLargeError(OSError):
-    """A program on a host printed more than `MAX_OUTPUT_BYTES`."""
-
-
 @dataclass(frozen=True)
 class SshAccess:
     """How to log in to one host. A host key that is not in `known_hosts_file` is refused.
@@ -55,20 +56,13 @@ class SshAccess:
     known_hosts_file: Path
     port: int = 22
     user: str = "root"
+    command: str | None = None
+    """How vmheal-host is called (`exporter.host`); None: the key may run everything."""
     login: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
-class Completed:
-    """What a program on a host did. `exit_status` is None when a signal ended it."""
-
-    exit_status: int | None
-    stdout: str
-    stderr: str
-
-
 class SshHost:
-    """Runs programs on one host, each in a channel of one warm connection."""
+    """Runs programs on one host, by one warm connection."""
 
     def __init__(self, host: str, access: SshAccess) -> None:
         self.host = host
@@ -79,10 +73,10 @@ class SshHost:
     def run(self, argv: Sequence[str], timeout_seconds: float) -> Completed:
         """Run a program and wait for its end.
 
-        On a timeout the channel is closed, which does not end the program on the host: it may still have its
-        effect.
+        A timeout does not end a program on the host that changes something: it may still have its effect.
 
         Raises:
+            RefusedError: vmheal-host does not allow it: nothing was run.
             NotConnectedError: the host does not answer, is not the one in the known_hosts file, or refuses
                 the login: nothing was run.
             ConnectionError: the connection broke; the program may have run, or may still run.
@@ -103,13 +97,14 @@ class SshHost:
         return self._in_time(run, deadline, f"{what}: not ended in time")
 
     def read(self, path: str, timeout_seconds: float) -> str:
-        """Read a file that stays in its place, such as one of /proc, over SFTP: no program is started for it.
+        """Read a file that stays in its place, such as one of /proc: no program is started for it.
 
-        It is kept open, and costs two round trips from the second time on.
+        Over SFTP it is kept open, and costs two round trips from the second time on.
 
         Raises:
             TimeoutError, ConnectionError: no answer.
-            OSError: it cannot be read, or the host's sshd offers no SFTP. An empty one reads as broken.
+            OSError: it cannot be read, vmheal-host does not allow it, or the host's sshd offers no SFTP, over
+                which an empty one reads as broken.
         """
         deadline = time.monotonic() + timeout_seconds
         what = f"{path} on {self.host}"
@@ -148,13 +143,11 @@ def _open(access: SshAccess) -> "_SshConnection":
         return _SshConnection(access)
 
 
-class _BrokenError(NotConnectedError):
-    """The connection turned out to be broken before a program was started on it."""
-
-
 class _SshConnection:
     def __init__(self, access: SshAccess) -> None:
         """Connect and log in; raises OSError."""
+        self._command: HostCommand | None = None
+        self._sftp: paramiko.SFTPClient | None = None
         self._sftp_free = threading.Lock()
         self._files: dict[str, paramiko.SFTPFile] = {}
         self._client = paramiko.SSHClient()
@@ -163,7 +156,10 @@ class _SshConnection:
         try:
             self._client.load_system_host_keys(str(access.known_hosts_file))
             self._transport = self._connect(access)
-            self._sftp = self._open_sftp()
+            if access.command is None:
+                self._sftp = self._open_sftp()
+            else:
+                self._command = self._open_command(access.command)
         except (ValueError, paramiko.hostkeys.InvalidHostKey) as error:
             self._client.close()
             raise ConnectionError(
@@ -201,6 +197,12 @@ class _SshConnection:
         transport.set_keepalive(KEEPALIVE_SECONDS)
         return transport
 
+    def _open_command(self, command: str) -> HostCommand:
+        with self._closed_in(CONNECT_TIMEOUT_SECONDS):
+            channel = self._transport.open_session(timeout=CONNECT_TIMEOUT_SECONDS)
+            channel.exec_command(command)
+            return HostCommand(channel, CONNECT_TIMEOUT_SECONDS)
+
     def _open_sftp(self) -> paramiko.SFTPClient | None:
         """Open it ahead, too: it is a program on the host, but only one for all files."""
         try:
@@ -223,12 +225,14 @@ class _SshConnection:
             watchdog.cancel()
 
     def alive(self) -> bool:
-        return self._transport.is_active()
+        return self._transport.is_active() and (self._command is None or self._command.alive())
 
     def close(self) -> None:
         self._client.close()
 
     def read(self, path: str, deadline: float, what: str) -> str:
+        if self._command is not None:
+            return self._command.read(path, deadline, what)
         if self._sftp is None:
             raise OSError(errno.EOPNOTSUPP, f"{what}: sshd offers no SFTP")
         if not self._sftp_free.acquire(timeout=max(0.0, deadline - time.monotonic())):
@@ -264,6 +268,8 @@ class _SshConnection:
         return content
 
     def run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
+        if self._command is not None:
+            return self._command.run(argv, deadline, what)
         channel = self._start(shlex.join(argv), deadline, what)
         try:
             stdout = _read(channel, channel.recv, deadline, what)

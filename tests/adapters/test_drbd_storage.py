@@ -531,7 +531,7 @@ HANDLED = CONFIGURATION.replace(
         </section>
     </resource>""",
 )
-CHECK = ("/opt/vmheal-fence-peer", "check", "--json")
+CHECK = ("vmheal-fence-peer", "check", "--json")
 REPORT = {
     "time": 0.0,
     "host": "v01",
@@ -590,7 +590,7 @@ def test_a_handler_that_cannot_be_asked(answering, answer):
     setup = storage.setup("v01", timeout_seconds=5)
     assert "voms01" in setup.resources
     assert isinstance(setup.handler, Unknown)
-    words = "no answer" if isinstance(answer, TimeoutError) else "/opt/vmheal-fence-peer check on v01: "
+    words = "no answer" if isinstance(answer, TimeoutError) else "vmheal-fence-peer check on v01: "
     assert words in setup.handler.reason
 
 

@@ -281,7 +281,12 @@ class Site:
             "operator": {"token_file": str(self.folder / "operator.token")},
             "prometheus": {"url": f"http://localhost:{PORTS['prometheus']}"},
             "alertmanager": {"url": f"http://localhost:{PORTS['alertmanager']}"},
-            "ssh": {"user": "root", "key_file": str(keys.client), "known_hosts_file": str(keys.known_hosts)},
+            "ssh": {
+                "user": "root",
+                "command": None,
+                "key_file": str(keys.client),
+                "known_hosts_file": str(keys.known_hosts),
+            },
             "hosts": {
                 host: {
                     "address": host,

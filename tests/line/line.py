@@ -29,6 +29,7 @@ from tests.alertmanager import ALONE, Cluster, alertmanager
 from tests.exporter.drbd_samples import command, drbd84
 from tests.exporter.fake_drbd import FakeDrbd
 from tests.exporter.fake_pair import FakePair
+from tests.host_command import forced
 from tests.lab.waiting import wait_until
 from tests.libvirtd import Libvirtd
 from tests.loop_device import loop_device
@@ -269,9 +270,9 @@ class Line:
         for key in ("host_key", "host_key.pub", "user_key", "user_key.pub"):
             if host != "v01":
                 shutil.copy(self.folder / "v01" / key, folder / key)
-        environment = {"HOME": str(folder), "PATH": f"{folder / 'drbd' / 'bin'}:/usr/bin:/bin"}
+        allowed = forced(folder, "resource *", f"path {folder / 'drbd' / 'bin'}:/usr/bin:/bin")
         with self.netns.entered():
-            server = sshd(folder, environment=environment, address=HOSTS[host], port=SSH_PORT)
+            server = sshd(folder, address=HOSTS[host], port=SSH_PORT, key_options=allowed)
             self.sshds[host] = started.enter_context(server)
         libvirtd = self.libvirtds[host] = started.enter_context(Libvirtd(host, netns.name))
         links = libvirtd.base / "dev" / "drbd" / "by-res"
@@ -355,6 +356,7 @@ class Line:
             "alertmanager": {"url": [it.url for it in self.alertmanagers]},
             "prometheus": {"url": [it.url for it in self.prometheuses]},
             "ssh": {
+                "user": "root",
                 "key_file": str(self.folder / "v01" / "user_key"),
                 "known_hosts_file": str(known_hosts),
                 "port": SSH_PORT,

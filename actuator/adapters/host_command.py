@@ -1,0 +1,175 @@
+"""vmheal-host at the other end of one SSH channel: requests and answers as lines of JSON, several at once.
+
+What may be asked is in `exporter.host.requests`. A request costs the host one program, and none for a file; a
+channel of its own costs sshd a session and a shell besides.
+"""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import paramiko
+
+from actuator.adapters.warm import NotConnectedError
+from exporter.host.requests import MAX_SECONDS, VERSION, program
+
+MAX_ANSWER_BYTES = 16 << 20
+"""Of one line: two streams of a MiB each, written as JSON."""
+CHUNK_BYTES = 1 << 16
+
+
+class OutputTooLargeError(OSError):
+    """A program on a host printed more than `MAX_OUTPUT_BYTES`, or a file holds more."""
+
+
+class RefusedError(OSError):
+    """The host does not allow it: nothing was run."""
+
+
+class BrokenError(NotConnectedError):
+    """The connection turned out to be broken before a program was started on it."""
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a program on a host did. `exit_status` is None when a signal ended it."""
+
+    exit_status: int | None
+    stdout: str
+    stderr: str
+
+
+class HostCommand:
+    """Asks the vmheal-host of one channel."""
+
+    def __init__(self, channel: paramiko.Channel, seconds: float) -> None:
+        """Wait until it says that it is there.
+
+        Raises:
+            ConnectionError: it is not.
+        """
+        self._channel = channel
+        self._lock = threading.Lock()
+        self._numbers = count()
+        self._asked: dict[int, Future[Mapping[str, Any]]] = {}
+        self._ended = False
+        self._buffer = bytearray()
+        channel.settimeout(seconds)
+        try:
+            hello = self._line()
+        except (OSError, ValueError) as error:
+            raise ConnectionError(f"vmheal-host does not answer: {error}") from error
+        if not isinstance(hello, dict) or hello.get("vmheal-host") != VERSION:
+            raise ConnectionError(f"vmheal-host is not there{self._complaint()}")
+        channel.settimeout(None)
+        threading.Thread(target=self._listen, name="vmheal-host", daemon=True).start()
+
+    def alive(self) -> bool:
+        """Whether it is believed to answer."""
+        return not self._ended
+
+    def run(self, argv: Sequence[str], deadline: float, what: str) -> Completed:
+        """See `actuator.adapters.ssh.SshHost.run`. Before a change it is asked whether it lives.
+
+        Raises:
+            RefusedError: the host does not allow it.
+        """
+        row = program(argv)
+        changes = row is None or row.changes
+        if changes:
+            self._ask({}, deadline, what, changes=False)
+        answer = self._ask({"run": list(argv)}, deadline, what, changes=changes)
+        return Completed(answer["status"], answer["out"], answer["err"])
+
+    def read(self, path: str, deadline: float, what: str) -> str:
+        """See `actuator.adapters.ssh.SshHost.read`."""
+        answer = self._ask({"read": path}, deadline, what, changes=False)
+        if "error" in answer:
+            raise OSError(answer["error"], answer["out"], path)
+        return str(answer["out"])
+
+    def _ask(
+        self, request: Mapping[str, object], deadline: float, what: str, *, changes: bool
+    ) -> Mapping[str, Any]:
+        broken = ConnectionError if changes else BrokenError
+        seconds = min(deadline - time.monotonic(), MAX_SECONDS)
+        if seconds <= 0:
+            raise TimeoutError(f"{what}: not asked in time")
+        answered: Future[Mapping[str, Any]] = Future()
+        with self._lock:
+            if self._ended:
+                raise BrokenError(f"{what}: the connection broke before it was asked")
+            number = next(self._numbers)
+            self._asked[number] = answered
+        try:
+            line = json.dumps({"id": number, "seconds": round(seconds, 3) or 0.001, **request}) + "\n"
+            self._channel.sendall(line.encode())
+            answer = answered.result(max(0.0, deadline - time.monotonic()))
+        except TimeoutError:
+            raise TimeoutError(f"{what}: not ended in time") from None
+        except (paramiko.SSHException, EOFError, OSError) as error:
+            raise broken(f"{what}: the connection broke while it ran") from error
+        finally:
+            with self._lock:
+                self._asked.pop(number, None)
+        return _checked(answer, what)
+
+    def _listen(self) -> None:
+        try:
+            while (answer := self._line()) is not None:
+                with self._lock:
+                    waiting = self._asked.get(answer.get("id"))
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(answer)
+        except (OSError, EOFError, ValueError, AttributeError, paramiko.SSHException):
+            pass  # what is no answer ends it like what is no connection
+        with self._lock:
+            self._ended = True
+            left = list(self._asked.values())
+        for waiting in left:
+            if not waiting.done():
+                waiting.set_exception(EOFError())
+        self._channel.close()
+
+    def _line(self) -> Any:
+        """The next line; None at the end.
+
+        Raises:
+            ValueError: it is not JSON, or too long.
+        """
+        begin = 0
+        while (end := self._buffer.find(b"\n", begin)) < 0:
+            begin = len(self._buffer)
+            if begin > MAX_ANSWER_BYTES:
+                raise ValueError("an answer does not end")
+            chunk = self._channel.recv(CHUNK_BYTES)
+            if not chunk:
+                return None
+            self._buffer += chunk
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return json.loads(line)
+
+    def _complaint(self) -> str:
+        with contextlib.suppress(OSError, paramiko.SSHException):
+            said = self._channel.recv_stderr(1000).decode("utf-8", "replace").strip()
+            return f": {' '.join(said.split())}" if said else ""
+        return ""
+
+
+def _checked(answer: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    if "refused" in answer:
+        raise RefusedError(f"{what}: refused by vmheal-host: {answer['refused']}")
+    if "busy" in answer:
+        raise NotConnectedError(f"{what}: {answer['busy']}")
+    if "late" in answer:
+        raise TimeoutError(f"{what}: not ended in time")
+    if "too_large" in answer:
+        raise OutputTooLargeError(f"{what}: more than 1 MiB of output")
+    return answer
