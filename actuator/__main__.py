@@ -45,7 +45,6 @@ from actuator.commands import (
     login_name,
     of_domains,
     show_readiness,
-    story_of,
     tell,
     time_text,
     url_option,
@@ -59,6 +58,7 @@ from actuator.reload import NotAtRestError, Reloader, fixed, orphans
 from actuator.report import Report, WatchedJournal, status
 from actuator.serve import Actuator
 from actuator.signals import Signals
+from actuator.story import story_of
 from actuator.targets import targets
 from exporter import __version__
 from exporter.notify import notify, reloading, watchdog_seconds
@@ -265,7 +265,7 @@ def _status(settings: Settings, actuator: Actuator, ports: Ports) -> Mapping[str
         actuator.reconciler.last_at,
         actuator.worker.busy,
         hosts=ports.journal.hosts(),
-        paused=actuator.worker.paused,
+        paused=actuator.worker.pauses(),
         now=ports.clock.wall(),
     )
 

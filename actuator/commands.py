@@ -19,10 +19,8 @@ from urllib.parse import quote
 
 import click
 import requests
-from pydantic_core import to_jsonable_python
 
 from actuator.config import ConfigError, Settings, load, read_secret
-from actuator.model import Event
 from actuator.ports import JournalError
 
 DEFAULT_CONFIG = "/etc/vmheal/actuator.yml"
@@ -576,48 +574,6 @@ COMMANDS: tuple[click.Command, ...] = (
 
 
 # ---- the story of one plan --------------------------------------------------------------------------------
-
-
-def story_of(plan: str, events: Sequence[Event]) -> dict[str, Any] | None:
-    """What the timeline of a domain tells of one of its plans; None: nothing of it.
-
-    The evidence is what was observed last before the decision.
-    """
-    evidence: Event | None = None
-    decision: Event | None = None
-    end: Event | None = None
-    steps: list[dict[str, Any]] = []
-    for event in events:
-        if decision is None and event.kind == "observed":
-            evidence = event
-        if event.plan != plan:
-            continue
-        match event.kind:
-            case "decided":
-                decision = event
-            case "intent":
-                steps.append({"step": event.sentence, "intended_at": event.at, "concluded_at": None})
-            case "outcome":
-                _conclude(steps, event)
-            case "finished":
-                end = event
-    if decision is None and end is None and not steps:
-        return None
-    said: dict[str, Any] = to_jsonable_python(
-        {"plan": plan, "evidence": evidence, "decision": decision, "steps": steps, "end": end}
-    )
-    return said
-
-
-def _conclude(steps: list[dict[str, Any]], event: Event) -> None:
-    for step in steps:
-        if step["concluded_at"] is None and event.sentence.startswith(f"{step['step']}: "):
-            step["concluded_at"] = event.at
-            step["seconds"] = event.detail.get("seconds")
-            step["outcome"] = event.sentence.removeprefix(f"{step['step']}: ")
-            return
-    # Its intent is older than what the journal keeps.
-    steps.append({"step": event.sentence, "intended_at": None, "concluded_at": event.at, "outcome": ""})
 
 
 def tell(story: Mapping[str, Any]) -> None:

@@ -55,6 +55,8 @@ class Keeper:
             Connections(ports, self._timeout_seconds) if settings.mode is Mode.ENFORCE else None
         )
         self._contacts = contacts
+        self.seen: Mapping[str, Snapshot | Unanswered] = {}
+        """By host: what its DRBD said in the last turn, or why it said nothing."""
         self._armed: dict[str, Mapping[str, Parting]] = {}
         self._armed_at: dict[str, float] = {}
         self._identified_at: dict[str, float] = {}
@@ -99,7 +101,8 @@ class Keeper:
         }
         answers = self._ports.tasks.gather(calls, timeout_seconds=self._timeout_seconds)
         sides: dict[str, tuple[Side, ...]] = {}
-        for (_, host), answer in answers.items():
+        self.seen = {host: said for (call, host), said in answers.items() if call == "status" and said}
+        for host, answer in self.seen.items():
             if not isinstance(answer, Snapshot):
                 continue
             for resource in answer.resources:

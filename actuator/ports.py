@@ -312,6 +312,16 @@ class Conflict(JournalError):  # noqa: N818  names what happened
     """A record's version is not the one that the change was made from: somebody else changed it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Past:
+    """Some of what happened, the newest first."""
+
+    events: tuple[tuple[int, Event], ...]
+    """Each with its sequence number."""
+    before: int | None = None
+    """Where to search on; None: there is nothing older. A search ends when its time is over, too."""
+
+
 class Journal(Protocol):
     """The durable memory: records that change by compare-and-swap, an inbox, and a timeline.
 
@@ -378,6 +388,25 @@ class Journal(Protocol):
 
         ``newest``: the last ``limit`` of them instead of the first. Old events are dropped: see the journal's
         retention.
+        """
+
+    def history(
+        self,
+        *,
+        domain: str = "",
+        plan: str = "",
+        words: Sequence[str] = (),
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Past:
+        """Search the timeline, the newest events first. Nothing that acts waits for it.
+
+        Args:
+            domain: only its events.
+            plan: only those of this plan.
+            words: each must be in an event's kind, domain, host, plan or sentence; capitals do not matter.
+            before: only below this sequence number.
+            limit: so many at most.
         """
 
 

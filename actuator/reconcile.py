@@ -79,6 +79,8 @@ class Reconciler:
         """Why some silences are not understood: said once."""
         self.last_at: float | None = None
         """Wall clock of the last turn that reached its end."""
+        self.states: Mapping[str, Mapping[str, DomainState] | Unanswered] = {}
+        """By host: what its libvirt said of all its domains in the last turn, or why it said nothing."""
         self.answered: Mapping[str, bool] = {}
         """Whether each source answered in the last turn: Alertmanager, Prometheus, libvirt on each host."""
 
@@ -113,6 +115,9 @@ class Reconciler:
             source: not isinstance(answer, Unanswered)
             for source, answer in answers.items()
             if source not in {SILENCES, WATCHDOG}
+        }
+        self.states = {
+            host: said for host in hosts if isinstance(said := answers[_of(host)], Mapping | Unanswered)
         }
         self._look_for_monitoring(answers)
         # Alertmanager knows silences and inhibitions; without it every alert of Prometheus counts.

@@ -19,6 +19,7 @@ from actuator.core.decide import Question
 from actuator.core.definition import Needs, needs
 from actuator.core.place import Placement
 from actuator.core.readiness import Check, rehearse
+from actuator.core.replica import names_of
 from actuator.model import GuestCpu, HostSetup, HostView, Unknown
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
@@ -43,6 +44,22 @@ class Rehearsal:
     at: float
     """Wall clock, before the look."""
     checks: tuple[Check, ...]
+    resources: tuple[str, ...] = ()
+    """The DRBD resources that its disks were seen on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Power:
+    """What a host's fence agent last said."""
+
+    on: bool | None
+    """None: it did not say."""
+    problem: str
+    """Why not; empty: it did."""
+    at: float
+    """Monotonic."""
+    errs: bool = False
+    """It says that its host is off, which answers."""
 
 
 class Rehearser:
@@ -63,7 +80,7 @@ class Rehearser:
         self._interval_seconds = settings.readiness.interval_seconds
         self._next = deque(settings.domains)
         self._facts: dict[str, tuple[HostFacts, float]] = {}
-        self._agents: dict[str, tuple[_Agent, float]] = {}
+        self._agents: dict[str, Power] = {}
         self._cpus: dict[tuple[str, GuestCpu], tuple[str, float]] = {}
         """What each host lacks of a processor: many domains ask for the same one."""
         self._placements: dict[str, tuple[Placement, float]] = {}
@@ -92,6 +109,10 @@ class Rehearser:
         with self._lock:
             return tuple(it for _, it in sorted(self._last.items()))
 
+    def power(self) -> Mapping[str, Power]:
+        """What each host's fence agent last said, where there is one and it has been asked."""
+        return dict(self._agents)
+
     def rehearse(self, domain: str) -> Rehearsal:
         """One domain, with a fresh look.
 
@@ -119,7 +140,8 @@ class Rehearser:
             isolation_seconds=failover.isolation_seconds - failover.margin_seconds,
             margin_seconds=failover.margin_seconds,
         )
-        return Rehearsal(domain, record.host, at, rehearse(question, known))
+        resources = tuple(sorted(names_of(question.home.evidence)))
+        return Rehearsal(domain, record.host, at, rehearse(question, known), resources)
 
     def _needs(self, domain: str) -> Needs:
         kept = self._ports.journal.definition(domain)
@@ -183,34 +205,34 @@ class Rehearser:
                     drbd_seconds=drbd_seconds,
                     view=view if isinstance(view, HostView) else None,
                     setup=None if drbd_seconds is None else _setup(answers["setup", host]),
-                    agent=agent.silence,
-                    agent_errs=agent.errs,
+                    agent=agent.problem if agent else "",
+                    agent_errs=agent is not None and agent.errs,
                 ),
                 now,
             )
-        self._worker.wrong_agents = frozenset(host for host, (it, _) in self._agents.items() if it.errs)
+        self._worker.wrong_agents = frozenset(host for host, it in self._agents.items() if it.errs)
 
     def _timed(self, call: Callable[[], object]) -> float:
         begun = self._ports.clock.monotonic()
         call()
         return self._ports.clock.monotonic() - begun
 
-    def _agent(self, host: str, now: float) -> "_Agent":
-        """What the host's fence agent, if it has one, says of it now and then."""
+    def _agent(self, host: str, now: float) -> Power | None:
+        """What the host's fence agent says of it now and then; None: it has none."""
         fence = self._settings.hosts[host].fence
         if fence is None:
-            return _Agent()
+            return None
         known = self._agents.get(host)
-        if known is None or now - known[1] >= AGENT_SECONDS:
-            known = self._agents[host] = self._ask_agent(host, fence.timeout_seconds), now
-        return known[0]
+        if known is None or now - known.at >= AGENT_SECONDS:
+            known = self._agents[host] = self._ask_agent(host, fence.timeout_seconds, now)
+        return known
 
-    def _ask_agent(self, host: str, timeout_seconds: float) -> "_Agent":
+    def _ask_agent(self, host: str, timeout_seconds: float, now: float) -> Power:
         try:
-            is_on = self._ports.fencing.is_on(host, timeout_seconds=timeout_seconds)
+            on = self._ports.fencing.is_on(host, timeout_seconds=timeout_seconds)
         except Unanswered as error:
-            return _Agent(silence=str(error))
-        return _Agent(errs=not is_on and self._answers(host))
+            return Power(None, str(error), now)
+        return Power(on, "", now, errs=not on and self._answers(host))
 
     def _answers(self, host: str) -> bool:
         """Asked after the agent: a host that answers now was not off then."""
@@ -219,16 +241,6 @@ class Rehearser:
         except Unanswered:
             return False
         return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Agent:
-    """What a fence agent said when it was last asked."""
-
-    silence: str = ""
-    """Why it does not say how its host is."""
-    errs: bool = False
-    """It says that its host is off, which answers."""
 
 
 def _seconds(answer: object) -> float | None:

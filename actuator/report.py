@@ -30,7 +30,7 @@ from actuator.model import (
     Received,
     Step,
 )
-from actuator.ports import Conflict, Journal, JournalError
+from actuator.ports import Conflict, Journal, JournalError, Past
 from actuator.protected import Protected
 from actuator.rehearse import Rehearsal
 from exporter import __version__
@@ -429,6 +429,18 @@ class WatchedJournal:
     ) -> tuple[tuple[int, Event], ...]:
         """See ``ports.Journal``."""
         return self._journal.timeline(domain=domain, after=after, limit=limit, newest=newest)
+
+    def history(
+        self,
+        *,
+        domain: str = "",
+        plan: str = "",
+        words: Sequence[str] = (),
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Past:
+        """See ``ports.Journal``."""
+        return self._journal.history(domain=domain, plan=plan, words=words, before=before, limit=limit)
 
 
 class _Measured:

@@ -496,26 +496,17 @@ class Worker:
         Raises:
             JournalError: it cannot be read.
         """
-        now = self._ports.clock.wall()
+        return self.pauses()(record)
+
+    def pauses(self) -> Callable[[DomainRecord], Postpone | None]:
+        """What ``paused`` says at this moment, for many records: the hosts' are read once.
+
+        Raises:
+            JournalError: they cannot be read.
+        """
+        now, silences = self._ports.clock.wall(), self.silences
         of_hosts = {it.host: it.paused for it in self._ports.journal.hosts()}
-        orders = {
-            record.domain: record.paused,
-            record.host: of_hosts.get(record.host),
-            "all": of_hosts.get(""),
-        }
-        for what, order in orders.items():
-            if order is not None and order.stands(now):
-                until = "" if order.until_at is None else f" until {_clock(order.until_at)}"
-                why = f": {order.reason}" if order.reason else ""
-                sentence = (
-                    f"{what} is paused by {order.by}{until}{why}; 'vmheal-actuator resume {what}' ends it"
-                )
-                return Postpone(now + PAUSED_SECONDS, sentence)
-        if silence := silenced(record.domain, record.host, self.silences, now):
-            why = f": {silence.comment}" if silence.comment else ""
-            sentence = f"{record.domain} is silenced in Alertmanager by {silence.by}{why}"
-            return Postpone(now + PAUSED_SECONDS, sentence)
-        return None
+        return lambda record: _paused(record, of_hosts, silences, now)
 
     def _hosts(self, record: DomainRecord) -> Hosts:
         now, wall = self._ports.clock.monotonic(), self._ports.clock.wall()
@@ -663,6 +654,27 @@ class Worker:
             case = self._cases[domain]
             new, case.last_said = case.last_said != sentence, sentence
         return new
+
+
+def _paused(
+    record: DomainRecord, of_hosts: Mapping[str, Order | None], silences: Sequence[Silence], now: float
+) -> Postpone | None:
+    orders = {
+        record.domain: record.paused,
+        record.host: of_hosts.get(record.host),
+        "all": of_hosts.get(""),
+    }
+    for what, order in orders.items():
+        if order is not None and order.stands(now):
+            until = "" if order.until_at is None else f" until {_clock(order.until_at)}"
+            why = f": {order.reason}" if order.reason else ""
+            sentence = f"{what} is paused by {order.by}{until}{why}; 'vmheal-actuator resume {what}' ends it"
+            return Postpone(now + PAUSED_SECONDS, sentence)
+    if silence := silenced(record.domain, record.host, silences, now):
+        why = f": {silence.comment}" if silence.comment else ""
+        sentence = f"{record.domain} is silenced in Alertmanager by {silence.by}{why}"
+        return Postpone(now + PAUSED_SECONDS, sentence)
+    return None
 
 
 def _limits(settings: Settings) -> Limits:

@@ -9,6 +9,7 @@ process that writes keeps it parsed, as it reads back what it has just made dura
 
 import contextlib
 import fcntl
+import json
 import os
 import sqlite3
 import threading
@@ -30,13 +31,17 @@ from actuator.model import (
     ProgramRun,
     Received,
 )
-from actuator.ports import Conflict, JournalError
+from actuator.ports import Conflict, JournalError, Past
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x766D686C  # "vmhl"
 BACKUP_ID = 0x766D6862  # "vmhb"
 MAX_BATCH = 500
 MAX_INBOX = 100_000
+SEARCH_SECONDS = 0.25
+"""A search goes no further back after so long."""
+SEARCH_EVENTS = 5000
+"""So many events are searched before it looks at the clock."""
 PRUNE_EVERY = 1000
 RUNS_SECONDS = 31 * 86400
 """Longer than the oldest alert that is admitted: a program that was run for an older one is not run again."""
@@ -92,6 +97,11 @@ _ALL = "SELECT name, body FROM record WHERE kind = ? ORDER BY name"
 _ONE = "SELECT body FROM record WHERE kind = ? AND name = ?"
 _OLDEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq LIMIT ?3"
 _NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq DESC LIMIT ?3"
+_ENDS = "SELECT coalesce(min(seq), 0), coalesce(max(seq), -1) FROM event"
+_SAID = " || ' ' || ".join(
+    ("domain", *(f"json_extract(body, '$.{it}')" for it in ("kind", "host", "plan", "sentence")))
+)
+"""What a search looks at."""
 
 _OLD_RUNS = """
 DELETE FROM record WHERE kind = ?1 AND json_extract(body, '$.at') <
@@ -169,6 +179,7 @@ class SqliteJournal:
         self._queue_lock = threading.Lock()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
+        self._searching = threading.Lock()
         self._keeping = threading.Lock()
         self._keeps = not read_only
         self._kept: dict[str, dict[str, Any]] = {}
@@ -182,6 +193,7 @@ class SqliteJournal:
             if not read_only:
                 self._connection.execute("PRAGMA journal_mode = WAL")
             self._reader = opened.enter_context(contextlib.closing(self._connect(read_only=True)))
+            self._searcher = opened.enter_context(contextlib.closing(self._connect(read_only=True)))
             self._opened = opened.pop_all()
 
     def close(self) -> None:
@@ -290,6 +302,32 @@ class SqliteJournal:
         events = tuple((row[0], _EVENT.validate_json(row[1])) for row in rows)
         return events[::-1] if newest else events
 
+    def history(
+        self,
+        *,
+        domain: str = "",
+        plan: str = "",
+        words: Sequence[str] = (),
+        before: int | None = None,
+        limit: int = 50,
+    ) -> Past:
+        """See ``ports.Journal``. On a connection of its own; it ends after ``SEARCH_SECONDS``, about."""
+        statement, values = _search(domain, plan, words)
+        found: list[tuple[int, str]] = []
+        deadline = time.monotonic() + SEARCH_SECONDS
+        with self._turn(self._searching), self._named("cannot be read"):
+            first, last = self._searcher.execute(_ENDS).fetchone()
+            high = last + 1 if before is None else min(before, last + 1)
+            while high > first and len(found) < limit:
+                low = high - SEARCH_EVENTS
+                page = self._searcher.execute(statement, (*values, low, high, limit - len(found))).fetchall()
+                found += page
+                high = found[-1][0] if len(found) == limit else low
+                if time.monotonic() >= deadline:
+                    break
+        events = tuple((sequence, _EVENT.validate_json(body)) for sequence, body in found)
+        return Past(events, high if high > first else None)
+
     # ---- writing -----------------------------------------------------------------------------------------
 
     def _write(self, change: Change, puts: Sequence[_Put] = ()) -> None:
@@ -369,13 +407,18 @@ class SqliteJournal:
             self._pruned_at = last
 
     def _read(self, statement: str, *values: Any) -> list[Any]:
-        if not self._reading.acquire(timeout=self._timeout_seconds):
+        with self._turn(self._reading), self._named("cannot be read"):
+            return self._reader.execute(statement, values).fetchall()
+
+    @contextlib.contextmanager
+    def _turn(self, lock: threading.Lock) -> Iterator[None]:
+        """A connection is used by one thread at a time."""
+        if not lock.acquire(timeout=self._timeout_seconds):
             raise JournalError(f"{self._path}: not read within {self._timeout_seconds:g} s")
         try:
-            with self._named("cannot be read"):
-                return self._reader.execute(statement, values).fetchall()
+            yield
         finally:
-            self._reading.release()
+            lock.release()
 
     # ---- what is kept parsed -----------------------------------------------------------------------------
 
@@ -501,6 +544,33 @@ def _swap(connection: sqlite3.Connection, put: _Put) -> None:
 
 def _event_row(event: Event) -> tuple[str, str]:
     return event.domain, _EVENT.dump_json(event).decode()
+
+
+def _search(domain: str, plan: str, words: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """The statement and its first values; the lowest sequence, the one above, and the limit follow."""
+    conditions, values = [], []
+    if domain:
+        conditions.append("domain = ?")
+        values.append(domain)
+    if plan:
+        conditions.append("json_extract(body, '$.plan') = ?")
+        values.append(plan)
+    for word in words:
+        # The first is cheap, and leaves few bodies to be parsed for the second.
+        conditions += ["body LIKE ? ESCAPE '!'", f"{_SAID} LIKE ? ESCAPE '!'"]
+        values += [_pattern(json.dumps(word, ensure_ascii=False)[1:-1]), _pattern(word)]
+    conditions += ["seq >= ?", "seq < ?"]
+    return (
+        f"SELECT seq, body FROM event WHERE {' AND '.join(conditions)} ORDER BY seq DESC LIMIT ?",  # noqa: S608
+        tuple(values),
+    )
+
+
+def _pattern(text: str) -> str:
+    """What LIKE takes for exactly this text, anywhere."""
+    for special in "!%_":
+        text = text.replace(special, f"!{special}")
+    return f"%{text}%"
 
 
 def _append(connection: sqlite3.Connection, rows: Sequence[tuple[str, str]]) -> None:

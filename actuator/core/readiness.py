@@ -265,11 +265,27 @@ MEND: Mapping[str, str] = {
 def mend(reason: str, home: Situation, host: str) -> str:
     """What mends it, for this domain and host."""
     names = {it.name for each in home.hosts for it in resources_here(home.evidence, each, home.kept)}
+    return mended(reason, home.domain, home.host, host, home.hosts, names)
+
+
+def mended(
+    reason: str, domain: str, home: str, host: str, hosts: Iterable[str], resources: Iterable[str]
+) -> str:
+    """What mends it, in a person's words to a shell.
+
+    Args:
+        reason: one of ``MEND``.
+        domain: it stands against this one,
+        home: which should run there,
+        host: on this host.
+        hosts: all where it may run.
+        resources: the DRBD resources of its disks, as far as they are known.
+    """
     words = {
-        "domain": home.domain,
+        "domain": domain,
         "host": host,
-        "home": home.host,
-        "both": " and ".join((home.host, host) if host != home.host else home.hosts),
-        "resources": " ".join(sorted(names)) or "RESOURCE",
+        "home": home,
+        "both": " and ".join((home, host) if host != home else hosts),
+        "resources": " ".join(sorted(resources)) or "RESOURCE",
     }
     return MEND[reason].format(**words)

@@ -185,6 +185,80 @@ def test_the_timeline_is_read_by_domain_from_both_ends(journal):
     assert [it.at for _, it in journal.timeline(after=seq)] == [5.0, 6.0, 7.0, 8.0, 9.0]
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({}, [6, 5, 4, 3, 2, 1]),
+        ({"domain": "ce01"}, [5, 3]),
+        ({"plan": "voms01-1"}, [2, 1]),
+        ({"words": ["REFUSED"]}, [4]),
+        ({"words": ["v02"]}, [5, 4]),
+        ({"words": ["voms01-1"]}, [6, 2, 1]),
+        ({"words": ["voms01", "started"]}, [6, 2]),
+        ({"words": ["100%"]}, [3]),
+        ({"words": ["_"]}, [4]),
+        ({"words": ['"quoted\\']}, [6]),
+        ({"words": ["secret"]}, []),
+        ({"words": ["sentence"]}, []),
+        ({"before": 4}, [3, 2, 1]),
+        ({"before": 1}, []),
+        ({"domain": "x' OR 1=1 --"}, []),
+    ],
+    ids=repr,
+)
+def test_what_happened_is_searched_the_newest_first(journal, asked, found):
+    """Only what is shown is searched, not what stands behind it, and every character is itself."""
+    hidden = {"labels": {"sentence": "secret"}}
+    events = [
+        Event(1.0, "decided", "it crashed", "voms01", "v01", "voms01-1", hidden),
+        Event(2.0, "outcome", "started", "voms01", "v01", "voms01-1"),
+        Event(3.0, "nothing", "100% well", "ce01", "v01"),
+        Event(4.0, "refused", "is_down on v02", "", "v02"),
+        Event(5.0, "nothing", "1000 well", "ce01", "v02"),
+        Event(6.0, "outcome", 'started "quoted\\"', "voms01", "v01", "voms01-17"),
+    ]
+    journal.commit(events=events)
+    past = journal.history(**asked)
+    assert [sequence for sequence, _ in past.events] == found
+    assert [it for _, it in past.events] == [events[it - 1] for it in found]
+    assert past.before is None
+
+
+def test_a_search_goes_on_where_it_ended(journal, monkeypatch):
+    monkeypatch.setattr(adapter, "SEARCH_EVENTS", 7)
+    journal.commit(events=[event(number, f"vm{number % 10}") for number in range(100)])
+    found, before = [], None
+    while True:
+        past = journal.history(domain="vm3", before=before, limit=3)
+        found += [it.at for _, it in past.events]
+        before = past.before
+        if before is None:
+            break
+    assert found == [93.0, 83.0, 73.0, 63.0, 53.0, 43.0, 33.0, 23.0, 13.0, 3.0]
+
+
+def test_a_search_ends_when_its_time_is_over_and_says_where(journal, monkeypatch):
+    journal.commit(events=[event(number) for number in range(100)])
+    monkeypatch.setattr(adapter, "SEARCH_EVENTS", 10)
+    monkeypatch.setattr(adapter, "SEARCH_SECONDS", 0.0)
+    past = journal.history(words=["no such thing"])
+    assert past.events == ()
+    assert past.before == 91, "it comes on all the same"
+
+
+def test_a_search_holds_up_nobody(journal):
+    """One that lasts neither stops a write nor another read."""
+    journal.commit(events=[event()])
+    with journal._searching:
+        journal._searcher.execute("BEGIN")
+        journal._searcher.execute("SELECT * FROM event").fetchone()
+        journal.commit(events=[event(1)])
+        journal.receive([notification()], at=1.0)
+        assert len(journal.inbox(after=0, limit=10)) == 1
+        assert len(journal.timeline()) == 3
+        journal._searcher.execute("ROLLBACK")
+
+
 def test_the_timeline_is_bounded(path):
     journal = SqliteJournal(path, keep_events=1000)
     for start in range(0, 5000, 500):

@@ -645,6 +645,13 @@ def test_a_fence_agent_is_asked_now_and_then(start, clock):
         rehearser.turn()
         clock.now += 60
     assert world.calls.count("is_on") == 2 * (1 + int(540 // AGENT_SECONDS))
+    assert {host: it.on for host, it in rehearser.power().items()} == {"v01": True, "v02": True}
+    world.mute_agent = "no route"
+    clock.now += AGENT_SECONDS
+    rehearser.turn()
+    said = rehearser.power()["v01"]
+    assert (said.on, "no route" in said.problem) == (None, True)
+    assert rehearser.last()[0].resources == ("voms01",)
 
 
 @pytest.mark.parametrize("errs", [True, False])
