@@ -51,6 +51,7 @@ from actuator.commands import (
 )
 from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load, read_secret
 from actuator.model import Event
+from actuator.page.pages import Page
 from actuator.ports import Journal, JournalError, Ports
 from actuator.receive import Parts, Server
 from actuator.rehearse import table
@@ -232,6 +233,7 @@ class _Site:
             targets=partial(targets, settings),
             operator=operator,
             orders=self.actuator.orders,
+            page=Page(self.actuator.site, ports.journal, ports.clock, operator, self.actuator.orders),
         )
 
     def start(self) -> None:

@@ -138,6 +138,18 @@ AnyOrder: TypeAlias = (
 _ORDER: TypeAdapter[AnyOrder] = TypeAdapter(Annotated[AnyOrder, Field(discriminator="order")])
 
 
+_NAME: TypeAdapter[str] = TypeAdapter(_Who)
+
+
+def is_name(by: str) -> bool:
+    """Whether an order may be given in this name."""
+    try:
+        _NAME.validate_python(by)
+    except ValidationError:
+        return False
+    return True
+
+
 class MalformedOrderError(ValueError):
     """The body is no order; the text says where and why."""
 
@@ -227,8 +239,12 @@ class Orders:
         self._alarm = alarm
         self._worker = worker
 
-    def take(self, order: AnyOrder) -> Taken | Refused:
+    def take(self, order: AnyOrder, *, via: str = "") -> Taken | Refused:
         """Judge the order, make it durable, and wake the worker.
+
+        Args:
+            order: it.
+            via: where it was given, for the timeline; empty: by a command.
 
         Raises:
             JournalError: it may be written down or not; it can be given again.
@@ -239,7 +255,7 @@ class Orders:
             if not isinstance(change, _Change):
                 return change
             try:
-                self._write(order, change)
+                self._write(order, change, via)
             except Conflict as error:
                 conflict = error
                 continue
@@ -248,16 +264,19 @@ class Orders:
         assert conflict is not None, "the loop ended without a verdict"
         raise conflict
 
-    def _write(self, order: AnyOrder, change: _Change) -> None:
+    def _write(self, order: AnyOrder, change: _Change, via: str) -> None:
         """Write all of it in one transaction; a notification goes into the inbox after that."""
         why = f": {order.reason}" if order.reason else ""
+        who = f"{order.by}, on the {via}" if via else order.by
         detail = order.model_dump(mode="json", exclude={"domain", "host"})  # the event has them
+        if via:
+            detail["via"] = via
         if change.authority is not None:
             detail["version"] = change.authority.version
         event = Event(
             self._clock.wall(),
             "ordered",
-            f"{order.by}: {change.said}{why}",
+            f"{who}: {change.said}{why}",
             change.domain,
             change.place,
             detail=detail,

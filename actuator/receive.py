@@ -1,4 +1,4 @@
-"""The actuator's HTTP side: Alertmanager's webhook, hooks and operators, metrics, health and status.
+"""The actuator's HTTP side: Alertmanager's webhook, hooks and operators, metrics, health, status, the page.
 
 A delivery is answered 200 only after its notifications are in the journal, all in one transaction; the
 journal lets deliveries that come together share an fsync. What is our own fault is 503: after a 5xx
@@ -37,6 +37,7 @@ from actuator.config import ConfigError, WebhookSettings
 from actuator.explain import BusyError
 from actuator.orders import MalformedOrderError, Orders, Refused
 from actuator.orders import parse as parse_order
+from actuator.page.pages import Page
 from actuator.ports import Clock, Journal, JournalError
 from actuator.reload import NotAtRestError
 from actuator.web import WebServer
@@ -94,6 +95,8 @@ class Parts:
     """Takes them."""
     reload: Callable[[], None] | None = None
     """Takes the configuration file up as it is now; see ``actuator.reload``."""
+    page: Page | None = None
+    """For people."""
 
     @property
     def takers(self) -> Mapping[str, Mapping[str, str]]:
@@ -129,16 +132,18 @@ class Server:
 
     def use(self, parts: Parts) -> None:
         """Answer with these parts from now on; the registry and the limits of the connections stay."""
-        self._takers = parts.takers
+        self._takers, self._page = parts.takers, parts.page
         self._app = create_app(parts, self._refusals, self._counters)
 
     def _answer(self, environ: Any, start_response: Any) -> Any:
         return self._app(environ, start_response)
 
     def _wants_body(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
-        takers = self._takers
-        if method != "POST" or path not in takers:
+        takers, page = self._takers, self._page
+        if method != "POST":
             return False
+        if path not in takers:
+            return page is not None and page.wants_form(path, headers)
         try:
             _check_head(takers[path], headers.get("AUTHORIZATION", ""), headers.get("CONTENT_TYPE", ""))
         except HTTPException:
@@ -364,6 +369,9 @@ def create_app(parts: Parts, refusals: Refusals, counters: Counters) -> Flask:
     app = Flask("vmheal-actuator", static_folder=None)
     receiver = _Receiver(parts, counters)
     _answer_errors(app, refusals)
+
+    if parts.page is not None:
+        app.register_blueprint(parts.page.blueprint(refusals.add))
 
     app.post(ALERTS)(receiver.take)
 

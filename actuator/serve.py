@@ -15,6 +15,7 @@ from actuator.explain import Explainer
 from actuator.keep import Keeper
 from actuator.observe import Observer
 from actuator.orders import Orders
+from actuator.page.site import Facts, Site
 from actuator.ports import Ports
 from actuator.protected import Protected
 from actuator.reconcile import Reconciler
@@ -49,6 +50,7 @@ class Actuator:
     """
 
     def __init__(self, ports: Ports, settings: Settings, report: Report, stopping: threading.Event) -> None:
+        self._ports = ports
         self._settings = settings
         self._report = report
         self._stopping = stopping
@@ -92,6 +94,32 @@ class Actuator:
     def wake(self) -> None:
         """There is something to do."""
         self._woken.set()
+
+    def site(self) -> Site:
+        """All that is known at this moment, for the page.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        clock, journal = self._ports.clock, self._ports.journal
+        now = clock.monotonic()
+        return Site(
+            Facts(
+                settings=self._settings,
+                now=clock.wall(),
+                reconciled_at=self.reconciler.last_at,
+                sources=self.reconciler.answered,
+                records=self.protected.records(),
+                hosts={it.host: it for it in journal.hosts()},
+                authorities=[it for _, it in sorted(journal.authorities().items())],
+                paused=self.worker.pauses(),
+                states=self.reconciler.states,
+                storage=self._keeper.seen,
+                silent_seconds={it: self.contacts.silent_for(it, now) for it in self._settings.hosts},
+                rehearsals={it.domain: it for it in self.rehearser.last()},
+                power=self.rehearser.power(),
+            )
+        )
 
     def start(self) -> None:
         """Take up what a crash left, then work.
