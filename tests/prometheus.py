@@ -45,3 +45,11 @@ def leave_out(rules: Path, alert: str) -> None:
     for group in document["groups"]:
         group["rules"] = [rule for rule in group["rules"] if rule.get("alert") != alert]
     rules.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+
+
+def with_hardware_jobs(text: str) -> str:
+    """The shipped prometheus.yml with the jobs that are commented out in it, for the hosts' hardware."""
+    head, mark, tail = text.partition("  # - job_name: node\n")
+    assert mark
+    shown = "".join(f"  {line.removeprefix('  # ')}\n" for line in (mark + tail).splitlines())
+    return head + shown

@@ -5,7 +5,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.exporter.drbd_samples import SAMPLES
-from tests.prometheus import RULE_FILES
+from tests.prometheus import RULE_FILES, with_hardware_jobs
 from tests.rules.replay import RULES, run, told
 
 pytestmark = pytest.mark.daemons  # needs Debian's prometheus package
@@ -110,10 +110,7 @@ def test_the_scrape_jobs_that_are_commented_out_work(tmp_path, httpserver):
         (tmp_path / name).write_bytes((RULES / name).read_bytes())
     text = (RULES / "prometheus.yml").read_text()
     text = text.replace("http://localhost:10811/api/v1/targets", httpserver.url_for("/api/v1/targets"))
-    head, mark, tail = text.partition("  # - job_name: node\n")
-    assert mark
-    shown = "".join(f"  {line.removeprefix('  # ')}\n" for line in (mark + tail).splitlines())
-    (tmp_path / "prometheus.yml").write_text(head + shown)
+    (tmp_path / "prometheus.yml").write_text(with_hardware_jobs(text))
     run("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
     for job, port in (("node", 9100), ("ipmi", 9290)):
         found = run("promtool", "check", "service-discovery", "prometheus.yml", job, cwd=tmp_path)
