@@ -265,6 +265,9 @@ def _tell_choice(decision: Mapping[str, Any]) -> None:
 # ---- check ------------------------------------------------------------------------------------------------
 
 
+RESTART_WIDTH = len("ready 12.3 s")
+
+
 def ask_readiness(settings: Settings, url: str | None) -> Mapping[str, Any]:
     """What the running actuator last rehearsed; ``unanswered`` says why it does not tell."""
     try:
@@ -297,7 +300,8 @@ def show_readiness(ready: Mapping[str, Any]) -> None:
     width = max([len("VM"), *(len(it["domain"]) for it in domains)])
     home = max([len("ON"), *(len(it["host"]) for it in domains)])
     if domains:
-        click.secho(f"{'VM':{width}}  {'ON':{home}}  RESTART  MIGRATE TO / FAILOVER TO", bold=True)
+        head = f"{'VM':{width}}  {'ON':{home}}  {'RESTART':{RESTART_WIDTH}}  MIGRATE TO / FAILOVER TO"
+        click.secho(head, bold=True)
     for it in domains:
         cells = {verb: _cell(it, verb) for verb in ("restart", "migrate", "failover")}
         row = f"  {cells['restart']}  {cells['migrate']} / {cells['failover']}"
@@ -310,12 +314,17 @@ def show_readiness(ready: Mapping[str, Any]) -> None:
 
 
 def _cell(domain: Mapping[str, Any], verb: str) -> str:
-    """Where the verb would work now."""
-    hosts = [it["host"] for it in domain["checks"] if it["verb"] == verb and it["ready"]]
-    words = "nowhere" if not hosts else ", ".join(hosts)
+    """Where the verb would work now, and how long it would take there, as far as that is known."""
+    ready = [it for it in domain["checks"] if it["verb"] == verb and it["ready"]]
+    words = ", ".join(f"{it['host']}{_takes(it)}" for it in ready) or "nowhere"
     if verb == "restart":
-        words = f"{'ready' if hosts else 'no':7}"
-    return click.style(words, fg="green" if hosts else "red")
+        words = f"{f'ready{_takes(ready[0])}' if ready else 'no':{RESTART_WIDTH}}"
+    return click.style(words, fg="green" if ready else "red")
+
+
+def _takes(check: Mapping[str, Any]) -> str:
+    seconds = check.get("forecast_seconds")
+    return "" if seconds is None else f" {seconds:.1f} s"
 
 
 def _tell_reasons(checks: Sequence[Mapping[str, Any]]) -> None:
@@ -597,4 +606,10 @@ def tell(story: Mapping[str, Any]) -> None:
     else:
         click.echo(
             f"{time_text(end['at'])} ended     {end['sentence']}, after {end['detail']['seconds']:.3f} s"
+            f"{_foretold(end['detail'])}"
         )
+
+
+def _foretold(detail: Mapping[str, Any]) -> str:
+    seconds = detail.get("forecast_seconds")
+    return "" if seconds is None else f" (foretold: {seconds:.3f} s)"

@@ -353,6 +353,7 @@ class Executor:
         step = plan.steps[index].step
         detail = {
             "step": step.kind,
+            "on": step.host,
             "outcome": result.outcome.kind,
             "seconds": round(seconds, 3),
             **({} if result.called_at is None else {"called_at": result.called_at}),
@@ -430,10 +431,12 @@ class Executor:
 def following(plan: PlanRecord, now: float) -> list[Event]:
     """The events of what comes after this moment of a plan: its next intent, or its end."""
     if plan.finished:
+        foretold = plan.forecast_seconds
         detail = {
             "verb": plan.plan.verb,
             "outcome": plan.status.value,
             "seconds": round(now - plan.claimed_at, 3),
+            **({} if foretold is None else {"forecast_seconds": round(foretold, 3)}),
         }
         return [plan_event(now, "finished", f"plan {plan.status}: {plan.sentence}", plan, detail)]
     index = progress.next_index(plan)

@@ -551,6 +551,8 @@ class PlanRecord:
     finished_at: float | None = None
     sentence: str = ""
     """How it ended, or why it is being undone."""
+    forecast_seconds: float | None = None
+    """How long it was to take when it was claimed; None: nobody could tell."""
 
     @property
     def finished(self) -> bool:

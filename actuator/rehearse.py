@@ -8,7 +8,7 @@ import functools
 import xml.etree.ElementTree as ET
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Lock
 
 import structlog
@@ -46,6 +46,8 @@ class Rehearsal:
     checks: tuple[Check, ...]
     resources: tuple[str, ...] = ()
     """The DRBD resources that its disks were seen on."""
+    forecasts: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """By verb and host: how many seconds it would take, as far as that is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +143,14 @@ class Rehearser:
             margin_seconds=failover.margin_seconds,
         )
         resources = tuple(sorted(names_of(question.home.evidence)))
-        return Rehearsal(domain, record.host, at, rehearse(question, known), resources)
+        checks = rehearse(question, known)
+        experience = self._worker.experience
+        experience.read()
+        forecasts = {(it.verb, it.host): experience.forecast(it.steps) for it in checks if it.steps}
+        told: dict[tuple[str, str], float] = {
+            key: seconds for key, seconds in forecasts.items() if seconds is not None
+        }
+        return Rehearsal(domain, record.host, at, checks, resources, told)
 
     def _needs(self, domain: str) -> Needs:
         kept = self._ports.journal.definition(domain)
@@ -261,7 +270,13 @@ def table(rehearsals: tuple[Rehearsal, ...], domains: Mapping[str, object]) -> M
                 "host": it.home,
                 "at": it.at,
                 "checks": [
-                    {"host": check.host, "verb": check.verb, "ready": check.ready, "reasons": check.reasons}
+                    {
+                        "host": check.host,
+                        "verb": check.verb,
+                        "ready": check.ready,
+                        "forecast_seconds": it.forecasts.get((check.verb, check.host)),
+                        "reasons": check.reasons,
+                    }
                     for check in it.checks
                 ],
             }

@@ -235,6 +235,11 @@ class _Domains(Collector):
             "When the domain's last plan ended, Unix time.",
             labels=["domain", "host", "source", "verb", "outcome"],
         )
+        foretold = GaugeMetricFamily(
+            "vmheal_domain_plan_forecast_seconds",
+            "How long the domain's last plan was to take when it was claimed; none when nobody could tell.",
+            labels=["domain", "host", "source", "verb", "outcome"],
+        )
         begun = GaugeMetricFamily(
             "vmheal_plan_begun_timestamp_seconds",
             "When the plan that is under way was claimed, Unix time; host is where the domain is to run.",
@@ -256,7 +261,9 @@ class _Domains(Collector):
                     labels.append(made.status.value)
                     took.add_metric(labels, made.finished_at - made.claimed_at)
                     ended.add_metric(labels, made.finished_at)
-        yield from (expected, standing, plans, under_way, took, ended, begun)
+                    if made.forecast_seconds is not None:
+                        foretold.add_metric(labels, made.forecast_seconds)
+        yield from (expected, standing, plans, under_way, took, foretold, ended, begun)
         yield _pauses(hosts, records)
         yield from _orders(hosts, time.time())
         yield from _replicas(authorities)
@@ -281,6 +288,11 @@ class _Readiness(Collector):
             "1 for each reason why it would not, with what mends it.",
             labels=["domain", "host", "verb", "reason", "mend"],
         )
+        takes = GaugeMetricFamily(
+            "vmheal_domain_recovery_forecast_seconds",
+            "How long the verb would take, from the plan's claim to the domain read back running.",
+            labels=["domain", "host", "verb"],
+        )
         at = GaugeMetricFamily(
             "vmheal_domain_rehearsed_timestamp_seconds",
             "When the domain was last rehearsed, Unix time.",
@@ -288,12 +300,14 @@ class _Readiness(Collector):
         )
         for it in self._last():
             at.add_metric([it.domain], it.at)
+            for (verb, host), seconds in it.forecasts.items():
+                takes.add_metric([it.domain, host, verb], seconds)
             for check in it.checks:
                 ready.add_metric([it.domain, check.host, check.verb], check.ready)
                 for reason in check.reasons:
                     labels = [it.domain, check.host, check.verb, reason.name, reason.mend]
                     why.add_metric(labels, 1)
-        yield from (ready, why, at)
+        yield from (ready, why, takes, at)
 
 
 def _orders(hosts: Sequence[HostRecord], now: float) -> Iterator[Metric]:

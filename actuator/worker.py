@@ -25,6 +25,7 @@ from actuator.core.replica import names_of
 from actuator.core.silence import silenced
 from actuator.core.words import describe, summary
 from actuator.execute import Executor, Stopping, claims, following
+from actuator.experience import Experience
 from actuator.model import (
     Decision,
     DomainRecord,
@@ -130,6 +131,8 @@ class Worker:
         self._runner = Runner(ports, settings)
         self.rooms = Rooms(settings, protected, ports.journal)
         """Reconcile tells it what hosts have."""
+        self.experience = Experience(ports.journal, settings.failover.isolation_seconds)
+        """Rehearsals have it read what happened."""
         self._limits = _limits(settings)
         self._alarm = alarm
         self.wake = wake
@@ -623,7 +626,8 @@ class Worker:
         now: float,
     ) -> tuple[DomainRecord, Situation]:
         """Make the plan durable, with its first intent; the look still holds for that."""
-        claimed = progress.claimed(record, plan, now=now)
+        forecast_seconds = self.experience.forecast(plan.steps)
+        claimed = progress.claimed(record, plan, now=now, forecast_seconds=forecast_seconds)
         opened = claimed.open_plan
         assert opened is not None, "just claimed"
         steps = "; ".join(describe(step) for step in plan.steps)

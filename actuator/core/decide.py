@@ -250,7 +250,7 @@ def _dead(it: Question, view: DomainView) -> Decision:
     if isinstance(limited, Refusal):
         moved = _move_down(it, view, suspect=True)
         return moved if isinstance(moved, Plan) else _both(limited, moved)
-    again = (ShutDown(it.home.host, domain, _id(view)), *_restart_steps(it.home, replace(view, id=None)))
+    again = (ShutDown(it.home.host, domain, _id(view)), *restart_steps(it.home, replace(view, id=None)))
     return (
         check(AGAIN, it.home)
         or limited
@@ -417,11 +417,12 @@ def _restart(situation: Situation, view: DomainView) -> Plan:
         domain=situation.domain,
         host=situation.host,
         reason=f"{view.name} is {view.state} on {situation.host} (reason: {view.reason})",
-        steps=tuple(_restart_steps(situation, view)),
+        steps=tuple(restart_steps(situation, view)),
     )
 
 
-def _restart_steps(situation: Situation, view: DomainView) -> Iterator[Step]:
+def restart_steps(situation: Situation, view: DomainView) -> Iterator[Step]:
+    """What a restart does."""
     if view.id is not None:
         yield Destroy(situation.host, situation.domain, view.id)
     for resource in situation.resources:
@@ -459,7 +460,7 @@ def _target(
             continue
         refusal = against(it, host, guards, proof)
         if refusal is None:
-            fit[host] = _there(it.home, host, proof)
+            fit[host] = there_of(it.home, host, proof)
         else:
             rejected[host] = refusal
     choice = _choice(it, fit, down=down)
@@ -471,13 +472,14 @@ def _target(
     return _Target(fit[choice.host], choice.reason, beside, sentences)
 
 
-def _there(home: Situation, host: str, proof: Proof | None) -> Situation:
+def there_of(home: Situation, host: str, proof: Proof | None = None) -> Situation:
+    """The situation as that of a host to which the domain leaves its own."""
     return replace(home, host=host, source=home.host, proof=proof)
 
 
 def against(it: Question, host: str, guards: tuple[Guard, ...], proof: Proof | None = None) -> Refusal | None:
     """What stands against that the domain leaves its host for this one, but for room."""
-    return _unwanted(it, host) or check(guards, _there(it.home, host, proof))
+    return _unwanted(it, host) or check(guards, there_of(it.home, host, proof))
 
 
 def _choice(it: Question, fit: Iterable[str], *, down: bool) -> Choice:
@@ -574,14 +576,6 @@ def _definition(target: Situation) -> tuple[Step, ...]:
 def _cold(found: _Target, view: DomainView, *, suspect: bool) -> Plan:
     target = found.there
     source, domain = target.source, target.domain
-    steps: list[Step] = [*_definition(target)]
-    if view.id is not None:
-        runs = view.state in RUNNING
-        steps.append((ShutDown if runs else Destroy)(source, domain, view.id))
-    names = [resource.name for resource in target.resources]
-    steps += [Demote(source, name) for name in names]
-    steps += [Promote(target.host, name) for name in names]
-    steps += [Start(target.host, domain), Confirm(target.host, domain)]
     why = ", and failed there again and again" if suspect else ""
     return Plan(
         verb="migrate",
@@ -589,7 +583,7 @@ def _cold(found: _Target, view: DomainView, *, suspect: bool) -> Plan:
         host=target.host,
         reason=f"{domain} is {view.state} on {source} (reason: {view.reason}){why}:"
         f" it moves to {target.host}{found.beside}",
-        steps=tuple(steps),
+        steps=tuple(cold_steps(target, view)),
         source=source,
         chosen=found.chosen,
         rejected=found.rejected,
@@ -597,28 +591,45 @@ def _cold(found: _Target, view: DomainView, *, suspect: bool) -> Plan:
     )
 
 
+def cold_steps(target: Situation, view: DomainView) -> Iterator[Step]:
+    """What a move does of a domain that is down, or is to be; ``view``: as it is on its source."""
+    source, domain = target.source, target.domain
+    yield from _definition(target)
+    if view.id is not None:
+        yield (ShutDown if view.state in RUNNING else Destroy)(source, domain, view.id)
+    names = [resource.name for resource in target.resources]
+    yield from (Demote(source, name) for name in names)
+    yield from (Promote(target.host, name) for name in names)
+    yield Start(target.host, domain)
+    yield Confirm(target.host, domain)
+
+
 def _live(found: _Target, view: DomainView) -> Plan:
     target = found.there
     source, domain = target.source, target.domain
-    names = [resource.name for resource in target.resources]
     return Plan(
         verb="migrate",
         domain=domain,
         host=target.host,
         reason=f"{domain} runs on {source} and is to leave it: it moves to {target.host}, live",
-        steps=(
-            *_definition(target),
-            *(AllowTwo(source, name) for name in names),
-            *(Promote(target.host, name) for name in names),
-            Migrate(target.host, source, domain, _id(view)),
-            *(Demote(source, name) for name in names),
-            *(ForbidTwo(source, name) for name in names),
-            Confirm(target.host, domain),
-        ),
+        steps=tuple(live_steps(target, view)),
         source=source,
         chosen=found.chosen,
         rejected=found.rejected,
     )
+
+
+def live_steps(target: Situation, view: DomainView) -> Iterator[Step]:
+    """What a live move does; ``view``: the domain as it runs on its source."""
+    source, domain = target.source, target.domain
+    names = [resource.name for resource in target.resources]
+    yield from _definition(target)
+    yield from (AllowTwo(source, name) for name in names)
+    yield from (Promote(target.host, name) for name in names)
+    yield Migrate(target.host, source, domain, _id(view))
+    yield from (Demote(source, name) for name in names)
+    yield from (ForbidTwo(source, name) for name in names)
+    yield Confirm(target.host, domain)
 
 
 def is_seen(it: Question) -> Refusal | None:
@@ -655,7 +666,7 @@ def _failover(it: Question) -> Decision:
         domain=home.domain,
         host=target.host,
         reason=f"{home.host} is dead: {home.domain} comes up on {target.host}{found.beside}",
-        steps=tuple(_failover_steps(target)),
+        steps=tuple(failover_steps(target)),
         source=home.host,
         proof=proof,
         chosen=found.chosen,
@@ -663,7 +674,8 @@ def _failover(it: Question) -> Decision:
     )
 
 
-def _failover_steps(it: Situation) -> Iterator[Step]:
+def failover_steps(it: Situation) -> Iterator[Step]:
+    """What a failover to the situation's host does."""
     yield from _definition(it)
     if it.proof is Proof.POWER:
         yield PowerOff(it.source)

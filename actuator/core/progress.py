@@ -186,12 +186,21 @@ def _judge_migrate(step: Migrate, it: Situation, guards: Guards) -> Done | Refus
 # ---- what becomes of the record ---------------------------------------------------------------------------
 
 
-def claimed(record: DomainRecord, plan: Plan, *, now: float) -> DomainRecord:
+def claimed(
+    record: DomainRecord, plan: Plan, *, now: float, forecast_seconds: float | None = None
+) -> DomainRecord:
     """The record with the plan open and its first step intended. Failovers' attempts count by themselves."""
     assert record.open_plan is None, "one plan at a time"
     version = record.version + 1
     steps = tuple(StepRecord(step) for step in plan.steps)
-    opened = PlanRecord(f"{record.domain}-{version}", plan, PlanStatus.OPEN, claimed_at=now, steps=steps)
+    opened = PlanRecord(
+        f"{record.domain}-{version}",
+        plan,
+        PlanStatus.OPEN,
+        claimed_at=now,
+        steps=steps,
+        forecast_seconds=forecast_seconds,
+    )
     attempts_at = () if plan.verb == "failover" and not record.last_was_failover else record.attempts_at
     return replace(
         record, version=version, plan=_intend_next(opened, now), approved="", attempts_at=attempts_at

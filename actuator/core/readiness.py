@@ -16,15 +16,20 @@ from actuator.core.decide import (
     TO_MOVE,
     Question,
     against,
+    cold_steps,
+    failover_steps,
     given_up,
     is_seen,
+    live_steps,
     proof_of,
+    restart_steps,
+    there_of,
 )
 from actuator.core.guards.situation import RUNNING, Situation
 from actuator.core.guards.verbs import RESTART, check
 from actuator.core.place import PLACE, Leaving, Room
 from actuator.core.replica import resources_here
-from actuator.model import DomainState, DomainView, Evidence, Observed, Refusal, Unknown
+from actuator.model import DomainState, DomainView, Evidence, Observed, Refusal, Step, Unknown
 from exporter.drbd import Connection, ConnectionState, DiskState, ReplicationState, Resource, Role, Snapshot
 
 Verb = Literal["restart", "migrate", "failover"]
@@ -50,6 +55,8 @@ class Check:
     host: str
     verb: Verb
     reasons: tuple[Reason, ...]
+    steps: tuple[Step, ...] = ()
+    """What would be done, when nothing stands against it."""
 
     @property
     def ready(self) -> bool:
@@ -65,6 +72,7 @@ def rehearse(it: Question, known: Known) -> tuple[Check, ...]:
     for host in others:
         checks.append(_check(it, known, host, "migrate", _move(it, known, host)))
         checks.append(_check(it, known, host, "failover", _failover(it, known, host)))
+    checks = [replace(each, steps=_steps(it, each)) if each.ready else each for each in checks]
     if not others:
         nowhere = Refusal("has_a_target", f"{home.domain} has no other host with its disks")
         verbs: tuple[Verb, ...] = ("migrate", "failover")
@@ -83,6 +91,30 @@ def _check(it: Question, known: Known, host: str, verb: Verb, refusals: Iterable
     )
 
 
+def _steps(it: Question, ready: Check) -> tuple[Step, ...]:
+    """What the verb would do, in the situation that it is for."""
+    match ready.verb:
+        case "restart":
+            down = as_if_down(it.home)
+            return tuple(restart_steps(down, down.view)) if down.view else ()
+        case "migrate":
+            view = it.home.view
+            if view is not None and _moves_live(it):
+                return tuple(live_steps(there_of(it.home, ready.host), view))
+            down = as_if_down(it.home)
+            return tuple(cold_steps(there_of(down, ready.host), down.view)) if down.view else ()
+        case "failover":
+            lost = as_if_lost(it)
+            proof = proof_of(lost.home, lost.hosts)
+            return tuple(failover_steps(there_of(lost.home, ready.host, proof)))
+
+
+def _moves_live(it: Question) -> bool:
+    """It runs, and the site and the driver can."""
+    view = it.home.view
+    return view is not None and view.state in RUNNING and it.limits.live and not it.home.xen
+
+
 # ---- the verbs --------------------------------------------------------------------------------------------
 
 
@@ -95,8 +127,7 @@ def _move(it: Question, known: Known, host: str) -> Iterator[Refusal | None]:
     moved = replace(it, home=as_if_down(it.home))
     yield against(moved, host, TO_MOVE)
     leaving, room = _leaving(it), it.hosts.placement.rooms.get(host, Room())
-    view = it.home.view
-    live = view is not None and view.state in RUNNING and it.limits.live and not it.home.xen
+    live = _moves_live(it)
     if live:
         yield against(it, host, TO_LIVE)
         yield beside.of_live(it, known, host)

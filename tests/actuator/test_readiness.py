@@ -16,6 +16,7 @@ from actuator.model import (
     DomainState,
     Escalation,
     EscalationKind,
+    Event,
     HostRecord,
     Order,
     Parting,
@@ -31,7 +32,7 @@ from exporter.drbd import DiskState, MalformedLine, Role
 from exporter.drbd_configuration import Generations
 from tests.actuator.test_moves import assert_moved, changes
 from tests.actuator.test_moves import start as start  # noqa: PLC0414  a fixture
-from tests.actuator.world import EPOCH, Guest, World, host_alert, settings
+from tests.actuator.world import EPOCH, Guest, World, alert, host_alert, settings
 
 
 def rehearser_of(machine) -> Rehearser:
@@ -623,6 +624,65 @@ def test_what_it_says_is_published(start):
     rehearser.turn()
     assert value("vmheal_domain_ready", to) == 1
     assert value("vmheal_domain_not_ready_info", to | why) is None
+
+
+def test_how_long_it_would_take_is_told_and_compared_with_what_it_took(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+    world.on_call = lambda name: clock.pause(2.0 * (name == "start"))
+    report = Report(machine.config)
+    report.show(machine.protected)
+    rehearser = rehearser_of(machine)
+    report.show_readiness(rehearser.last)
+    value = report.registry.get_sample_value
+    restart = {"domain": "voms01", "host": "v01", "verb": "restart"}
+    failover = {"domain": "voms01", "host": "v02", "verb": "failover"}
+    ended = restart | {"source": "", "outcome": "succeeded"}
+
+    def crash():
+        world.crash()
+        machine.receive(alert(machine.clock.wall(), fingerprint=str(clock.now)))
+        machine.run(130)
+        rehearser.turn()
+
+    rehearser.turn()
+    assert value("vmheal_domain_recovery_forecast_seconds", restart) is None, "nothing was done yet"
+    crash()
+    assert machine.record.plan.forecast_seconds is None
+    assert value("vmheal_domain_plan_forecast_seconds", ended) is None
+    assert value("vmheal_domain_recovery_forecast_seconds", restart) == 2.0
+    assert value("vmheal_domain_recovery_forecast_seconds", failover) is None, "nothing was promoted yet"
+    shown = table(rehearser.last(), machine.config.domains)["domains"][0]["checks"]
+    assert [it["forecast_seconds"] for it in shown] == [2.0, None, None]
+    world.on_call = lambda name: clock.pause(3.0 * (name == "start"))
+    crash()
+    assert value("vmheal_domain_plan_forecast_seconds", ended) == 2.0
+    assert value("vmheal_domain_plan_duration_seconds", ended) == 3.0
+    (finished,) = (it for it in machine.timeline if it.kind == "finished" and "forecast_seconds" in it.detail)
+    assert (finished.detail["forecast_seconds"], finished.detail["seconds"]) == (2.0, 3.0)
+    assert value("vmheal_domain_recovery_forecast_seconds", restart) == 2.5, "the median"
+
+
+def test_a_failover_is_foretold_with_its_wait(start, clock):
+    world = World()
+    machine = start(world)
+    machine.run(3, keeps=True)
+    steps = {"promote": 1.0, "start": 2.0, "confirm": 0.5}
+    detail = {"outcome": "done", "called_at": 0.0, "on": "v02"}
+    events = [
+        Event(0.0, "outcome", "", detail=detail | {"step": step, "seconds": seconds})
+        for step, seconds in steps.items()
+    ]
+    machine.journal.commit(events=events)
+    last = rehearser_of(machine).rehearse("voms01")
+    waits = machine.config.failover.isolation_seconds
+    assert last.forecasts["failover", "v02"] == 1.0 + waits + 2.0 + 0.5
+    assert last.forecasts["restart", "v01"] == 2.0 + 0.5, "the disk is Primary there"
+    world.autostarts.add("v02")
+    clock.now += 60
+    again = rehearser_of(machine).rehearse("voms01")
+    assert ("failover", "v02") not in again.forecasts, "it would not work"
 
 
 def test_it_runs_in_a_thread_of_its_own(start):
