@@ -95,6 +95,10 @@ bench-pause: test-packages dev  ## cut a VM's replication link RUNS (10) times; 
 bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack of them lost at once
 	$(BIN)/python -m tests.bench.scale
 
+.PHONY: security
+security: test-packages dev  ## try everything with the actuator's key that it must not do; write the table of docs/security.md
+	$(ROOT) $(BIN)/python -m tests.host.table
+
 dashboards: dev  ## write grafana/json anew from the code in grafana/
 	$(BIN)/python -m grafana
 

@@ -26,13 +26,15 @@ from actuator.core.arbiter import (
     unfence_peer,
 )
 from actuator.model import Authority, Event, HookRun
-from actuator.ports import Clock, Conflict, Journal
+from actuator.ports import Clock, Conflict, Journal, JournalError
 from exporter.drbd import Role
 
 MAX_ATTEMPTS = 20
 """To write over a version that others change too; each that loses means that another one got through."""
 
 MAX_REMEMBERED = 10_000
+MAX_RESOURCES = 20_000
+"""What hosts name, and nobody has seen, is written down too; no more of them than this."""
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.+-]{0,127}$")]
 
@@ -116,7 +118,7 @@ class Arbiter:
         self._contacts.heard(host, self._clock.monotonic())
         conflict: Conflict | None = None
         for _ in range(MAX_ATTEMPTS):
-            before = self._journal.authority(question.resource) or Authority(question.resource)
+            before = self._journal.authority(question.resource) or self._unheard_of(question.resource)
             after, answer = _judge(before, host, question)
             try:
                 self._write(before, after, host, question, answer)
@@ -128,6 +130,16 @@ class Arbiter:
             return Reply(after.version, answer.sentence, answer.verdict)
         assert conflict is not None, "the loop ended without a reply"
         raise conflict
+
+    def _unheard_of(self, resource: str) -> Authority:
+        """Nothing is known of it.
+
+        Raises:
+            JournalError: of too many others something is.
+        """
+        if len(self._journal.authorities()) >= MAX_RESOURCES:
+            raise JournalError(f"{resource} is unknown, and {MAX_RESOURCES} resources are known already")
+        return Authority(resource)
 
     def _write(
         self, before: Authority, after: Authority, host: str, question: Question, answer: Answer | None

@@ -35,6 +35,9 @@ from actuator.model import Authority, HookRun, Parting, Proof
 from exporter.drbd import ConnectionState, DiskState, Resource, Role, UnknownWord
 from exporter.drbd_configuration import Generations
 
+MAX_RUNS = 256
+"""Of one resource's hooks on one host, told apart by peer and volumes; one more is not heard."""
+
 
 class Verdict(StrEnum):
     """What a hook is told."""
@@ -144,6 +147,8 @@ def began(it: Authority, ask: Ask) -> Authority:
     if ask.host not in it.hosts or last == ask.run:
         return it
     if last is not None and last.boot_id == ask.run.boot_id and ask.run.began_ns < last.began_ns:
+        return it
+    if last is None and sum(key.startswith(f"{ask.host} ") for key in it.runs) >= MAX_RUNS:
         return it
     return _changed(it, runs={**it.runs, ask.key: ask.run})
 

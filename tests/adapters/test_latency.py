@@ -1,7 +1,9 @@
 """How long the questions take that lie between an alert and the start call; nothing is asserted of the times."""
 
+import contextlib
 import statistics
 import time
+from dataclasses import replace
 
 import libvirt
 import pytest
@@ -10,6 +12,7 @@ from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
 from actuator.adapters.ssh import SshAccess, SshHost
 from tests.adapters.test_drbd_storage import CONFIGURATION, CONNECTED, install
+from tests.host_command import forced
 from tests.libvirtd import Libvirtd
 from tests.sshd import sshd
 
@@ -24,6 +27,39 @@ def milliseconds(call):
         call()
         times.append((time.perf_counter() - begun) * 1000)
     return statistics.median(times), statistics.quantiles(times, n=100)[98]
+
+
+@pytest.mark.bench
+def test_a_program_by_a_shell_and_by_vmheal_host(tmp_path, capsys):
+    """One after the other, again and again: what disturbs one, disturbs the other."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    install(programs, "drbdadm", "echo Secondary/Primary\n")
+    environment = {"HOME": str(tmp_path), "PATH": f"{programs}:/usr/bin:/bin"}
+    allowed = forced(tmp_path, "resource vm1", f"path {programs}:/usr/bin:/bin")
+    folders = {"shell": "", "vmheal-host": allowed}
+    times = {name: [] for name in folders}
+    with contextlib.ExitStack() as opened:
+        hosts = {}
+        for name, options in folders.items():
+            folder = tmp_path / name
+            folder.mkdir()
+            server = opened.enter_context(sshd(folder, environment=environment, key_options=options))
+            access = SshAccess(server.address, server.user_key, server.known_hosts, server.port, server.user)
+            command = "vmheal-host" if options else None
+            ssh = opened.enter_context(contextlib.closing(SshHost("v01", replace(access, command=command))))
+            assert ssh.run(["drbdadm", "get-gi", "vm1"], 10).stdout == "Secondary/Primary\n"
+            hosts[name] = ssh
+        for _ in range(CALLS):
+            for name, ssh in hosts.items():
+                begun = time.perf_counter()
+                ssh.run(["drbdadm", "get-gi", "vm1"], 10)
+                times[name].append((time.perf_counter() - begun) * 1000)
+    with capsys.disabled():
+        print(f"\na program of one line, {CALLS} calls each   median ms   p99 ms")
+        for name, took in times.items():
+            p99 = statistics.quantiles(took, n=100)[98]
+            print(f"{name:<36} {statistics.median(took):>12.2f} {p99:>8.2f}")
 
 
 @pytest.mark.bench
