@@ -56,6 +56,7 @@ class Report:
     """
 
     def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self.registry = CollectorRegistry()
         build = Gauge(
             "vmheal_build_info", "1, with the version as a label.", ["version"], registry=self.registry
@@ -138,6 +139,7 @@ class Report:
 
     def follow(self, settings: Settings) -> None:
         """Say what these settings say; sources that they do not name are gone, and so is what was shown."""
+        self._settings = settings
         for mode in Mode:
             self._mode.labels(mode.value).set(mode is settings.mode)
         self._drbd_only.set(settings.failover.drbd_only)
@@ -157,7 +159,7 @@ class Report:
 
     def show_readiness(self, last: Callable[[], Sequence[Rehearsal]]) -> None:
         """Publish what the rehearsals came to, too."""
-        self._show(_Readiness(last))
+        self._show(_Readiness(last, self._settings))
 
     def _show(self, collector: Collector) -> None:
         self.registry.register(collector)
@@ -272,8 +274,10 @@ class _Domains(Collector):
 class _Readiness(Collector):
     """Would it work now?"""
 
-    def __init__(self, last: Callable[[], Sequence[Rehearsal]]) -> None:
+    def __init__(self, last: Callable[[], Sequence[Rehearsal]], settings: Settings) -> None:
         self._last = last
+        self._interval_seconds = settings.readiness.interval_seconds
+        self._domains = settings.domains if self._interval_seconds else ()
 
     def collect(self) -> Iterator[Metric]:
         """Read the last rehearsals."""
@@ -295,10 +299,18 @@ class _Readiness(Collector):
         )
         at = GaugeMetricFamily(
             "vmheal_domain_rehearsed_timestamp_seconds",
-            "When the domain was last rehearsed, Unix time.",
+            "When the domain was last rehearsed, Unix time; 0 before the first time.",
             labels=["domain"],
         )
-        for it in self._last():
+        interval = GaugeMetricFamily(
+            "vmheal_rehearsal_interval_seconds",
+            "How often each domain is to be rehearsed, by the configuration; 0: never.",
+        )
+        interval.add_metric([], self._interval_seconds)
+        last = self._last()
+        for domain in sorted(set(self._domains) - {it.domain for it in last}):
+            at.add_metric([domain], 0.0)
+        for it in last:
             at.add_metric([it.domain], it.at)
             for (verb, host), seconds in it.forecasts.items():
                 takes.add_metric([it.domain, host, verb], seconds)
@@ -307,7 +319,7 @@ class _Readiness(Collector):
                 for reason in check.reasons:
                     labels = [it.domain, check.host, check.verb, reason.name, reason.mend]
                     why.add_metric(labels, 1)
-        yield from (ready, why, takes, at)
+        yield from (ready, why, takes, at, interval)
 
 
 def _orders(hosts: Sequence[HostRecord], now: float) -> Iterator[Metric]:

@@ -747,6 +747,33 @@ def test_a_vm_that_nothing_would_bring_up(replay, journal, checks, alerts):
 LONG = range(0, 4200, 30)
 
 
+@pytest.mark.parametrize("last_at", [None, 600.0])
+def test_rehearsals_that_stand_still(replay, journal, last_at):
+    """Never begun, or not gone on with: 15 minutes and two intervals, and then for 15 minutes."""
+    replay.step = 30
+    last = [] if last_at is None else [changed(rehearsal(*WELL), at=last_at)]
+    journal.report.show_readiness(lambda: last)
+    actuator(replay, journal, LONG)
+    since = (last_at or 0.0) + 900 + 2 * 60  # "0" is when the replay begins
+    replay.quiet(int(since) + 899, "RehearsalStale")
+    replay.expect(int(since) + 960, told("RehearsalStale"))
+    replay.ask()
+
+
+@pytest.mark.parametrize("interval_seconds", [60, 3600, 0])
+def test_rehearsals_that_go_on_or_are_off(replay, journal, interval_seconds):
+    replay.step = 30
+    journal.restart(readiness={"interval_seconds": interval_seconds})
+    last = [changed(rehearsal(*WELL), at=0.0)] if interval_seconds else []
+    journal.report.show_readiness(lambda: last)
+    for second in LONG:
+        if interval_seconds and second % interval_seconds == 0:
+            last[0] = changed(last[0], at=float(second))
+        actuator(replay, journal, range(second, second + 1))
+    replay.quiet(4170, "RehearsalStale")
+    replay.ask()
+
+
 @pytest.mark.parametrize(
     ("happens", "quiet", "alert"),
     [
