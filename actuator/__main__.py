@@ -3,6 +3,7 @@
 import faulthandler
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -76,12 +77,15 @@ REST_SECONDS = 10.0
 
 @click.group(cls=Sections, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="vmheal-actuator")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Keep protected VMs running: restarted, moved, or failed over, and never twice or on an old disk.
 
     Exit status: 0 all is well; 1 it failed, or something is not well; 2 usage or configuration.
     """
     _configure_logging(level=logging.ERROR)
+    if os.environ.get("NO_COLOR"):  # no-color.org; without a terminal click leaves colours out by itself
+        context.color = False
 
 
 for _command in COMMANDS:

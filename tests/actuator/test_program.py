@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -299,6 +300,41 @@ def test_check_tells_what_would_work_now(serve, config):
     assert (status, "voms1: not in domains" in errors) == (2, True)
 
 
+READY = {
+    "domains": [
+        {
+            "domain": "voms01",
+            "host": "v01",
+            "checks": [
+                {"host": "v01", "verb": "restart", "ready": True, "forecast_seconds": 1.24, "reasons": []},
+                {"host": "v02", "verb": "migrate", "ready": True, "forecast_seconds": None, "reasons": []},
+                {"host": "v02", "verb": "failover", "ready": True, "forecast_seconds": 12.06, "reasons": []},
+                {"host": "v03", "verb": "failover", "ready": True, "forecast_seconds": 14.0, "reasons": []},
+            ],
+        }
+    ],
+    "not_rehearsed": [],
+}
+
+
+@pytest.mark.parametrize(("environment", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_check_tells_how_long_it_would_take_in_colours_where_they_are_wanted(
+    config, monkeypatch, environment, coloured
+):
+    monkeypatch.setattr("actuator.__main__.ask_readiness", lambda settings, url: READY)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    runner = CliRunner()
+    # As on a terminal: click would leave them out by itself otherwise.
+    out = runner.invoke(main, ["check", "--config", str(config)], env=environment, color=True).stdout
+    assert ("\x1b[32m" in out) is coloured
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+    assert plain[1] == "VM      ON   RESTART       MIGRATE TO / FAILOVER TO"
+    assert plain[2] == "voms01  v01  ready 1.2 s   v02 / v02 12.1 s, v03 14.0 s"
+    assert plain[3] == "1 of 1 VMs are ready for all that vmheal may do"
+    piped = runner.invoke(main, ["check", "--config", str(config)], env=environment).stdout
+    assert "\x1b" not in piped
+
+
 def test_check_live_says_who_does_not_answer(config):
     status, out, _ = run("check", "--config", config, "--live", "--json")
     assert status == 1
@@ -446,6 +482,9 @@ def test_an_operators_orders_from_the_command_line_to_the_journal(serve, operate
     assert "  now: refused: " in out
     assert "  to v02: refused: " in out
     assert json.loads(give("explain", "v01", "--json")[1])["domains"][0]["domain"] == "voms01"
+    lines = give("explain", "v01")[1].splitlines()
+    assert lines[0].startswith("host v01: last heard of ")
+    assert any(line.startswith("voms01 on v01, mode ") for line in lines)
     status, _, err = give("explain", "../status")
     assert (status, "Traceback" in err) == (1, False)
     code, errors = program.end(signal.SIGTERM)
