@@ -61,7 +61,7 @@ def actions() -> dashboard.Dashboard:
     panels.row("Plans")
     panels.table(
         "The last plan of each VM",
-        "What was done, how it ended, and how long it took from its claim to its end.",
+        "What was done, how it ended, and how long it took from its claim to its end, against what was foretold.",
         [
             Query(
                 f"max by (domain, verb, source, host, outcome) (vmheal_domain_plan_finished_timestamp_seconds{{{HERE}}}) * 1000",
@@ -71,6 +71,10 @@ def actions() -> dashboard.Dashboard:
                 f"max by (domain, verb, source, host, outcome) (vmheal_domain_plan_duration_seconds{{{HERE}}})",
                 name="took",
             ),
+            Query(
+                f"max by (domain, verb, source, host, outcome) (vmheal_domain_plan_forecast_seconds{{{HERE}}})",
+                name="foretold",
+            ),
         ],
         [
             Column("domain", "VM", link=Link.VM),
@@ -79,6 +83,7 @@ def actions() -> dashboard.Dashboard:
             Column("host", "to", link=Link.HOST),
             Column("outcome", "outcome", texts=OUTCOMES),
             Column("took", "took", unit="s"),
+            Column("foretold", "foretold", unit="s"),
             Column("ended", "ended", unit="dateTimeAsIso"),
         ],
         sort="-ended",
