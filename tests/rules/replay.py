@@ -25,15 +25,19 @@ def run(*argv: str, cwd: Path = RULES) -> str:
     return done.stdout
 
 
+SHIPPED = [
+    rule
+    for name in RULE_FILES
+    for group in yaml.safe_load((RULES / name).read_text())["groups"]
+    for rule in group["rules"]
+]
+RECORDED = [rule for rule in SHIPPED if "record" in rule]
+"""Rules that only make a series for others."""
+
+
 def alerts() -> dict[str, dict[str, object]]:
     """Every shipped alert by its name."""
-    return {
-        rule["alert"]: rule
-        for name in RULE_FILES
-        for group in yaml.safe_load((RULES / name).read_text())["groups"]
-        for rule in group["rules"]
-        if "alert" in rule
-    }
+    return {rule["alert"]: rule for rule in SHIPPED if "alert" in rule}
 
 
 Told = tuple[str, dict[str, str]]

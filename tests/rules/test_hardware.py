@@ -92,13 +92,24 @@ def test_an_array_that_lacks_a_disk_or_has_one_that_failed(replay, publish, acti
     replay.ask()
 
 
-def test_smartctl_exporter_says_it_too(replay, publish):
-    """Its names as in its source (metrics.go): no machine with its package was at hand."""
+@pytest.mark.parametrize(
+    ("status", "failing"), [(0, False), (4, False), (8, True), (0xF4, False), (0xFC, True)]
+)
+def test_smartctl_exporter_says_it_too(replay, publish, status, failing):
+    """Its names as in its source (metrics.go): no machine with its package was at hand.
+
+    4: a volume without SMART, of which older ones say smart_status 0; 8: DISK FAILING, as in smartctl(8).
+    """
     publish("v01")
-    status = Metric("smartctl_device_smart_status", "", "gauge")
-    status.add_sample("smartctl_device_smart_status", {"device": "nvme0"}, 0)
-    replay.publish("v01", [status], AT, "smartctl")
-    replay.expect(LAST, told("HostDiskFailing", host="v01", disk="nvme0"))
+    publish("v02")
+    for name, value in (
+        ("smartctl_device_smartctl_exit_status", status),
+        ("smartctl_device_smart_status", float(status == 0)),
+    ):
+        told_ = Metric(name, "", "gauge")
+        told_.add_sample(name, {"device": "nvme0"}, value)
+        replay.publish("v01", [told_], AT, "smartctl")
+    replay.expect(LAST, *([told("HostDiskFailing", host="v01", disk="nvme0")] if failing else []))
     replay.ask()
 
 

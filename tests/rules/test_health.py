@@ -1,7 +1,10 @@
 """rules/health.yml on what the real exporter and actuator publish: DRBD's captures, libvirt's words, the journal."""
 
+import re
 import time
 from dataclasses import replace as changed
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.metrics_core import Metric
@@ -11,6 +14,7 @@ from actuator.model import (
     DomainRecord,
     Escalation,
     EscalationKind,
+    Event,
     Order,
     Plan,
     PlanRecord,
@@ -21,12 +25,14 @@ from actuator.protected import Protected
 from actuator.rehearse import Rehearsal
 from actuator.report import Report, WatchedJournal
 from exporter.collectors import drbd, libvirt_state
-from exporter.collectors.libvirt_state import LibvirtState
+from exporter.collectors.libvirt_state import LibvirtState, LifecycleEvents
 from exporter.libvirt_domain import CONTROL_STATES, REASONS, STATES, parse_definition
 from exporter.scrape import Scraper
 from tests.actuator.world import Clock, Machine, World, settings
 from tests.exporter.fake_drbd import DUMP_XML
-from tests.rules.replay import SOON, Replay, told
+from tests.grafana.promql import parse, selectors
+from tests.rules.replay import RECORDED, SOON, Replay, alerts, told
+from tests.rules.test_hardware import hardware
 
 pytestmark = pytest.mark.daemons  # needs Debian's prometheus package
 
@@ -545,6 +551,75 @@ def test_libvirt(replay, journal, hosts, alert, seconds, alerts):
     replay.ask()
 
 
+IN_TROUBLE = {
+    "VMFailure": {"voms01": ("shutoff", "crashed")},
+    "VMPaused": {"voms01": ("paused", "user")},
+    "VMPausedIOError": {"voms01": ("paused", "ioerror")},
+}
+
+
+@pytest.mark.parametrize("alert", IN_TROUBLE)
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_vm_is_missed_where_it_should_run(replay, journal, alert, moved):
+    """Also where it has only just been moved to; and on the other host, where it is defined too, never."""
+    here, there = ("v02", "v01") if moved else ("v01", "v02")
+    actuator(replay, journal, range(BEGINS))
+    if moved:
+        journal.commit("voms01", host=here)
+    actuator(replay, journal, range(BEGINS, 30))
+    up(replay, ("v01", "v02"), range(30))
+    replay.publish(here, domains(voms01=RUNS), range(BEGINS))
+    replay.publish(here, domains(**IN_TROUBLE[alert]), range(BEGINS, 30))
+    replay.publish(
+        there, domains(voms01=("shutoff", "destroyed")), range(30) if not moved else range(BEGINS + 1, 30)
+    )
+    replay.expect(BEGINS - 1)
+    also = ["VMPaused"] if alert == "VMPausedIOError" else []
+    replay.expect(29, *(told(it, host=here, domain="voms01") for it in (alert, *also)))
+    replay.ask()
+
+
+def test_a_vm_that_fails_again_and_again(replay, journal):
+    """Where it has only just been moved to."""
+    events, vm = LifecycleEvents(), SimpleNamespace(name=lambda: "voms01", UUIDString=lambda: "u1")
+    stopped, failed = 5, 5  # VIR_DOMAIN_EVENT_STOPPED, VIR_DOMAIN_EVENT_STOPPED_FAILED
+    actuator(replay, journal, range(5))
+    journal.commit("voms01", host="v02")
+    actuator(replay, journal, range(5, 100))
+    for time_ in range(4):
+        replay.publish("v02", [events.metric({"voms01"})], range(time_ * 20, 100))
+        events._lifecycle(None, vm, stopped, failed, None)
+    replay.expect(79, told("VMPersistentFailure", host="v02", domain="voms01"))
+    replay.expect(59)
+    replay.ask()
+
+
+def failed(text: str) -> str:
+    """As in the moment before DRBD has let go of the disk: of that there is no capture."""
+    assert " disk:Diskless" in text
+    return text.replace(" disk:Diskless", " disk:Failed")
+
+
+@pytest.mark.parametrize("what", ["diskless", "failed", "not here", "a client"])
+def test_a_vm_whose_disk_is_lost(replay, journal, what):
+    """Its own disk, below it where it should run; a client of DRBD 9 has none that it could lose."""
+    actuator(replay, journal, range(5))
+    journal.commit("voms01", host="v01" if what == "not here" else "v02")
+    actuator(replay, journal, range(5, 20))
+    faulty = (
+        "08b-connected-uptodate-primary-secondary/v03" if what == "a client" else "13b-detached-promoted/v02"
+    )
+    replay.drbd("v02", HEALTHY9["v02"], range(BEGINS))
+    replay.drbd("v02", faulty, range(BEGINS, 20), **({"events2": failed} if what == "failed" else {}))
+    replay.publish("v02", domains(voms01=RUNS), range(20))
+    up(replay, ["v02"], range(20))
+    replay.expect(BEGINS - 1)
+    replay.quiet(BEGINS + 1, "VMDiskLost")
+    lost = [told("VMDiskLost", host="v02", domain="voms01")]
+    replay.expect(BEGINS + 5, *(lost if what in {"diskless", "failed"} else []))
+    replay.ask()
+
+
 def test_an_exporter_that_is_down_on_a_host_that_lives(replay):
     replay.drbd("v02", HEALTHY84["v02"], range(90))
     replay.up("v02", 1, range(90))
@@ -867,6 +942,21 @@ def test_who_does_not_answer_the_actuator(replay, journal, silent, alert):
     replay.ask()
 
 
+def test_a_plan_that_failed(replay, journal):
+    """Each verb by itself; one that succeeds says nothing."""
+    replay.step = 5
+    actuator(replay, journal, range(0, 50, 5))
+    for verb, outcome in (("migrate", "failed"), ("migrate", "failed"), ("restart", "succeeded")):
+        detail = {"verb": verb, "outcome": outcome, "seconds": 1.0}
+        journal.report.happened(Event(0.0, "finished", "it ended", "voms01", "v02", "p1", detail))
+    actuator(replay, journal, range(50, 1000, 5))
+    replay.expect(45)
+    replay.expect(55, told("VMHealPlanFailed", verb="migrate"))
+    replay.expect(940, told("VMHealPlanFailed", verb="migrate"))
+    replay.expect(995)
+    replay.ask()
+
+
 @pytest.mark.parametrize("what", ["write", "read", "conflict"])
 def test_a_journal_that_fails(replay, journal, what, monkeypatch):
     """A change that another one came before is written again: that is no failure."""
@@ -898,3 +988,67 @@ def test_a_fault_of_the_actuator(replay, journal):
     replay.expect(9)
     replay.expect(39, told("ActuatorFaults", where="keeper"))
     replay.ask()
+
+
+# ---- what the rules read ---------------------------------------------------------------------------------
+
+KEPT_NAMES = [Path(__file__).parents[1] / "exporter" / name for name in ("names.txt", "names-drbd.txt")]
+"""What the real exporter publishes, and with which labels: its own tests hold it to these."""
+OTHERS = {
+    "up": set(),  # Prometheus's own
+    "ALERTS": {"alertname"},
+    # github.com/prometheus-community/smartctl_exporter, metrics.go
+    "smartctl_device_smartctl_exit_status": {"device"},
+}
+"""What no exporter here says."""
+
+
+def labels_of(metrics) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for metric in metrics:
+        for sample in metric.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+@pytest.fixture
+def published(journal) -> dict[str, set[str]]:
+    """Every series that the exporter, an actuator in all its states and the hardware's exporters publish."""
+    open_plan(journal, "voms01", "migrate", 0.0)
+    refused = Escalation(EscalationKind.REFUSED, "v01", "is_down", "it is paused", 0.0)
+    journal.commit("voms01", escalation=refused)
+    journal.host("v02", paused=Order("ann", 0.0))
+    journal.host("v02", drained=Order("ann", 0.0))
+    journal.report.faults.labels("keeper").inc()
+    no = Check("v02", "failover", (reason("has_memory"),))
+    journal.report.show_readiness(lambda: [rehearsal(*WELL[:2], no)])
+    kept = re.findall(
+        r"^(?:sometimes )?(\w+)\{([^}]*)\}", "".join(it.read_text() for it in KEPT_NAMES), re.MULTILINE
+    )
+    return (
+        {name: set(labels.split(",")) for name, labels in kept}
+        | labels_of(journal.report.registry.collect())
+        | labels_of(hardware("failing"))
+        | OTHERS
+    )
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_a_rule_reads_only_what_is_published(published, name):
+    own = {rule["record"]: rule["expr"] for rule in RECORDED}
+    expressions = [str(alerts()[name]["expr"])]
+    expressions += [expr for record, expr in own.items() if record in expressions[0]]
+    for it in (it for expr in expressions for it in selectors(parse(expr)) if it.name not in own):
+        assert it.name in published, it
+        scraped = {"host", "job", "instance"}
+        assert it.matchers.keys() - {"__name__"} <= published[it.name] | scraped, it
+
+
+BY_ITSELF = {"Watchdog": "it needs no series; rules/vmheal_test.yml"}
+
+
+def test_each_alert_fires_on_what_was_really_published():
+    """In a replay: what is written by hand (rules/vmheal_test.yml) is beside it, never instead."""
+    text = "".join(it.read_text() for it in Path(__file__).parent.glob("test_*.py"))
+    fires = {name for name in alerts() if f'told("{name}"' in text} | IN_TROUBLE.keys()
+    assert alerts().keys() - fires == BY_ITSELF.keys()
