@@ -10,6 +10,7 @@ from grafana.parts import (
     HOSTS,
     NEUTRAL,
     RUNS,
+    VM,
     WARNING,
     YES_NO,
     Column,
@@ -77,7 +78,7 @@ def actions() -> dashboard.Dashboard:
             ),
         ],
         [
-            Column("domain", "VM", link=Link.VM),
+            VM,
             Column("verb", "verb"),
             Column("source", "from", link=Link.HOST),
             Column("host", "to", link=Link.HOST),

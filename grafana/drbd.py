@@ -7,12 +7,12 @@ from grafana.parts import (
     CONNECTION_STATES,
     DISK_STATES,
     GOOD,
+    HOST,
     NEUTRAL,
     QUIET,
     ROLES,
     WARNING,
     Column,
-    Link,
     Panels,
     Query,
     State,
@@ -119,7 +119,7 @@ def drbd() -> dashboard.Dashboard:
             Query(f"max by (host) (drbd_device_size_bytes{{{ONE}}})", name="size"),
         ],
         [
-            Column("host", "host", link=Link.HOST),
+            HOST,
             Column("device", "device"),
             Column("backing_disk", "disk below"),
             Column("size", "size", unit="bytes"),
@@ -156,7 +156,7 @@ def drbd() -> dashboard.Dashboard:
                 hidden=True,
             ),
         ],
-        alerts_and_plans(".*", "$domain"),
+        alerts_and_plans(".*", "$domain", "$name"),
         panels,
     )
 

@@ -1,5 +1,7 @@
 """*Fleet*: what is protected, what is not and why, who runs what where, and what is happening now."""
 
+from dataclasses import replace
+
 from grafana_foundation_sdk.models import dashboard
 
 from grafana.parts import (
@@ -8,15 +10,17 @@ from grafana.parts import (
     BAD,
     DOMAIN_STATES,
     GOOD,
+    HOST,
     HOSTS,
     NEUTRAL,
     QUIET,
     RUNS,
+    SHOULD_RUN,
     STANDS,
+    VM,
     WARNING,
     YES_NO,
     Column,
-    Link,
     Panels,
     Query,
     alerts_and_plans,
@@ -106,8 +110,8 @@ def fleet() -> dashboard.Dashboard:
         "VMs that no other host could take over now, or that vmheal cannot help, with the reason. Empty is good.",
         [Query(NOT_PROTECTED)],
         [
-            Column("domain", "VM", link=Link.VM, width=160),
-            Column("host", "on", link=Link.HOST, width=120),
+            replace(VM, width=160),
+            replace(HOST, title="on", width=120),
             Column("why", "why", texts=None),
             Column("more", "resource or guard"),
         ],
@@ -124,8 +128,8 @@ def fleet() -> dashboard.Dashboard:
             )
         ],
         [
-            Column("domain", "VM", link=Link.VM),
-            Column("host", "host", link=Link.HOST),
+            VM,
+            HOST,
             Column(
                 "state",
                 "state",
@@ -133,7 +137,7 @@ def fleet() -> dashboard.Dashboard:
                     it.word: (it.text or it.word, it.colour) for it in DOMAIN_STATES if it.colour != QUIET
                 },
             ),
-            Column("", "should run here", texts={"1": ("yes", NEUTRAL), "0": ("may come here", "text")}),
+            replace(SHOULD_RUN, label=""),
         ],
         span=12,
         sort="VM",
@@ -208,7 +212,7 @@ def fleet() -> dashboard.Dashboard:
             ),
         ],
         [
-            Column("host", "host", link=Link.HOST),
+            HOST,
             Column("up", "scraped", texts=YES_NO),
             Column("libvirt", "libvirt", texts=YES_NO),
             Column("drbd", "DRBD", texts=YES_NO),

@@ -1,20 +1,24 @@
 """*Host*: one hypervisor, seen on its two planes, with what it runs and what room it has."""
 
+from dataclasses import replace
+
 from grafana_foundation_sdk.models import dashboard
 
 from grafana.parts import (
     BAD,
     CONNECTION_STATES,
+    CURRENT,
     DISK_STATES,
     DOMAIN_STATES,
     GOOD,
-    NEUTRAL,
+    RESOURCE,
     ROLES,
     RUNS,
+    SHOULD_RUN,
+    VM,
     WARNING,
     YES_NO,
     Column,
-    Link,
     Panels,
     Query,
     alerts_and_plans,
@@ -74,12 +78,12 @@ def host() -> dashboard.Dashboard:
             ),
         ],
         [
-            Column("name", "resource", link=Link.RESOURCE),
+            replace(RESOURCE, label="name"),
             Column("role", "role", texts=words(ROLES)),
             Column("disk", "disk", texts=words(DISK_STATES)),
             Column("connection", "connection", texts=words(CONNECTION_STATES)),
             Column("behind", "out of sync", unit="bytes"),
-            Column("current", "current for the arbiter", texts=YES_NO),
+            CURRENT,
         ],
         sort="resource",
         span=12,
@@ -95,11 +99,9 @@ def host() -> dashboard.Dashboard:
             Query(f"max by (domain) (libvirt_domain_info_maximum_memory_bytes{{{ON}}})", name="memory"),
         ],
         [
-            Column("domain", "VM", link=Link.VM),
+            VM,
             Column("state", "state", texts=words(DOMAIN_STATES) | {"5": ("off", "text")}),
-            Column(
-                "expected", "should run here", texts={"1": ("yes", NEUTRAL), "0": ("may come here", "text")}
-            ),
+            SHOULD_RUN,
             Column("cpus", "vCPUs"),
             Column("memory", "memory", unit="bytes"),
         ],

@@ -143,6 +143,15 @@ ROLES = (State("Primary", NEUTRAL), State("Secondary", GOOD))
 YES_NO = {"1": ("yes", GOOD), "0": ("no", BAD)}
 STANDS = {"1": ("yes", WARNING), "0": ("no", QUIET)}
 
+# Columns of several tables.
+HOST = Column("host", "host", link=Link.HOST)
+VM = Column("domain", "VM", link=Link.VM)
+RESOURCE = Column("resource", "resource", link=Link.RESOURCE)
+CURRENT = Column("current", "current for the arbiter", texts=YES_NO)
+SHOULD_RUN = Column(
+    "expected", "should run here", texts={"1": ("yes", NEUTRAL), "0": ("may come here", "text")}
+)
+
 
 def mappings(texts: Mapping[str, tuple[str, str]]) -> list[dashboard.ValueMapping]:
     """Values that are shown as words."""
@@ -478,25 +487,30 @@ class _Annotation(builders.AnnotationQuery):
         self._internal = _AnnotationQuery(name, more | {"expr": target["expr"]})
 
 
-def alerts_and_plans(host: str, domain: str) -> list[builders.AnnotationQuery]:
+def alerts_and_plans(host: str, domain: str, resource: str = "") -> list[builders.AnnotationQuery]:
     """The annotations that every dashboard has: failures that fire, and what is done about them.
 
     Args:
-        host: what the label `host` must match.
+        host: what the label `host` must match; of a plan the host that it leaves or the one that it goes to.
         domain: what the label `domain` must match.
+        resource: of which DRBD resource alerts are marked, too.
     """
+    critical = 'alertname!="Watchdog",alertstate="firing",severity="critical"'
+    alerts = [f'ALERTS{{{critical},host=~"{host}",domain=~"{domain}"}}']
+    if resource:
+        alerts.append(f'ALERTS{{{critical},name="{resource}"}}')
+    plans = [f'vmheal_domain_plan_open{{{end}=~"{host}",domain=~"{domain}"}}' for end in ("host", "source")]
     return [
         annotation(
             "Alerts",
-            f'max by (alertname, host, domain) (ALERTS{{alertname!="Watchdog",alertstate="firing",'
-            f'severity="critical",host=~"{host}",domain=~"{domain}"}})',
+            f"max by (alertname, host, domain, name) ({' or '.join(alerts)})",
             "{{alertname}}",
-            "{{domain}} {{host}}",
+            "{{domain}} {{name}} {{host}}" if resource else "{{domain}} {{host}}",
             BAD,
         ),
         annotation(
             "Plans",
-            f'max by (verb, domain, host, source) (vmheal_domain_plan_open{{host=~"{host}",domain=~"{domain}"}})',
+            f"max by (verb, domain, host, source) ({' or '.join(plans)})",
             "{{verb}}",
             "{{domain}} to {{host}}",
             ACTIVE,

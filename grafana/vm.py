@@ -5,16 +5,17 @@ from grafana_foundation_sdk.models import dashboard
 from grafana.parts import (
     ACTIVE,
     BAD,
+    CURRENT,
     DISK_STATES,
     DOMAIN_STATES,
     GOOD,
+    HOST,
     NEUTRAL,
+    RESOURCE,
     ROLES,
     RUNS,
     WARNING,
-    YES_NO,
     Column,
-    Link,
     Panels,
     Query,
     alerts_and_plans,
@@ -24,7 +25,7 @@ from grafana.parts import (
     words,
 )
 
-VM = 'domain="$domain"'
+ITS = 'domain="$domain"'
 DISKS = 'name=~"$resource"'
 
 
@@ -35,7 +36,7 @@ def vm() -> dashboard.Dashboard:
     panels.timeline(
         "State on each host",
         "For libvirt. It should run on one host; on two only during a live migration.",
-        [Query(numbered("libvirt_domain_state", VM, "host", DOMAIN_STATES, "state"), "{{host}}")],
+        [Query(numbered("libvirt_domain_state", ITS, "host", DOMAIN_STATES, "state"), "{{host}}")],
         words(DOMAIN_STATES),
         span=12,
         height=6,
@@ -48,7 +49,7 @@ def vm() -> dashboard.Dashboard:
                 'max by (alertname, host) (ALERTS{alertstate="firing",domain="$domain"})',
                 "{{alertname}} on {{host}}",
             ),
-            Query(f"max by (verb, host) (vmheal_domain_plan_open{{{VM}}}) + 1", "{{verb}} to {{host}}"),
+            Query(f"max by (verb, host) (vmheal_domain_plan_open{{{ITS}}}) + 1", "{{verb}} to {{host}}"),
         ],
         {"1": ("fires", BAD), "2": ("under way", ACTIVE)},
         span=12,
@@ -76,7 +77,7 @@ def vm() -> dashboard.Dashboard:
         "Each of its disks on each host: the DRBD resource below it, and whether that host may take it over.",
         [
             Query(
-                f"max by (host, resource, target_device) (libvirt_domain_drbd_resource{{{VM}}})",
+                f"max by (host, resource, target_device) (libvirt_domain_drbd_resource{{{ITS}}})",
                 name="defined",
             ),
             Query(
@@ -91,10 +92,10 @@ def vm() -> dashboard.Dashboard:
             ),
         ],
         [
-            Column("host", "host", link=Link.HOST),
-            Column("resource", "resource", link=Link.RESOURCE),
+            HOST,
+            RESOURCE,
             Column("target_device", "disk in the VM"),
-            Column("current", "current for the arbiter", texts=YES_NO),
+            CURRENT,
             Column("may", "may be Primary", texts={"1": ("yes", NEUTRAL), "0": ("no", "text")}),
             Column("behind", "out of sync with its peers", unit="bytes"),
         ],
@@ -123,7 +124,7 @@ def vm() -> dashboard.Dashboard:
 
 
 def _figures(panels: Panels) -> None:
-    runs = f'max by (host) (libvirt_domain_state{{{VM},state=~"{RUNS}"}} == 1)'
+    runs = f'max by (host) (libvirt_domain_state{{{ITS},state=~"{RUNS}"}} == 1)'
     panels.stat(
         "Runs on",
         "Every host on which libvirt shows it running.",
@@ -136,7 +137,7 @@ def _figures(panels: Panels) -> None:
     panels.stat(
         "Should run on",
         "Where vmheal wants it; a move changes it.",
-        Query(f"max by (host) (last_over_time(vmheal_domain_expected{{{VM}}}[1h]) == 1)", "{{host}}"),
+        Query(f"max by (host) (last_over_time(vmheal_domain_expected{{{ITS}}}[1h]) == 1)", "{{host}}"),
         names=True,
         nothing="not protected",
     )
@@ -150,7 +151,7 @@ def _figures(panels: Panels) -> None:
     panels.stat(
         "Waits for a person",
         "The guard that refused, or what failed; `vmheal-actuator status` says what to do.",
-        Query(f"vmheal_escalation{{{VM}}} == 1", "{{guard}}"),
+        Query(f"vmheal_escalation{{{ITS}}} == 1", "{{guard}}"),
         names=True,
         steps=((None, BAD),),
         nothing="no",
@@ -159,7 +160,7 @@ def _figures(panels: Panels) -> None:
     panels.stat(
         "Last plan",
         "What vmheal last did for it, and how that ended.",
-        Query(f"vmheal_domain_plan_finished_timestamp_seconds{{{VM}}}", "{{verb}} to {{host}}: {{outcome}}"),
+        Query(f"vmheal_domain_plan_finished_timestamp_seconds{{{ITS}}}", "{{verb}} to {{host}}: {{outcome}}"),
         names=True,
         nothing="none yet",
         span=4,
@@ -167,7 +168,7 @@ def _figures(panels: Panels) -> None:
     panels.stat(
         "It took",
         "The last plan, from its claim to its end.",
-        Query(f"vmheal_domain_plan_duration_seconds{{{VM}}}"),
+        Query(f"vmheal_domain_plan_duration_seconds{{{ITS}}}"),
         unit="s",
         nothing="-",
         span=2,
@@ -175,7 +176,7 @@ def _figures(panels: Panels) -> None:
     panels.stat(
         "Ended",
         "When the last plan ended.",
-        Query(f"vmheal_domain_plan_finished_timestamp_seconds{{{VM}}} * 1000"),
+        Query(f"vmheal_domain_plan_finished_timestamp_seconds{{{ITS}}} * 1000"),
         unit="dateTimeFromNow",
         nothing="-",
         span=2,
@@ -184,14 +185,14 @@ def _figures(panels: Panels) -> None:
 
 def _use(panels: Panels) -> None:
     def rates(series: str, by: str, legend: str) -> Query:
-        return Query(f"sum by ({by}) (rate({series}{{{VM}}}[$__rate_interval]))", legend)
+        return Query(f"sum by ({by}) (rate({series}{{{ITS}}}[$__rate_interval]))", legend)
 
     panels.graph(
         "CPU",
         "Processors that it uses, and those that it has.",
         [
             rates("libvirt_domain_info_cpu_time_seconds_total", "host", "used on {{host}}"),
-            Query(f"max by (host) (libvirt_domain_info_virtual_cpus{{{VM}}})", "has on {{host}}"),
+            Query(f"max by (host) (libvirt_domain_info_virtual_cpus{{{ITS}}})", "has on {{host}}"),
         ],
         unit="short",
         span=8,
@@ -201,10 +202,11 @@ def _use(panels: Panels) -> None:
         "What it has, what its process takes on the host, and what the guest says is unused (if its driver tells).",
         [
             Query(
-                f"max by (host) (libvirt_domain_memory_stats_actual_balloon_bytes{{{VM}}})", "has on {{host}}"
+                f"max by (host) (libvirt_domain_memory_stats_actual_balloon_bytes{{{ITS}}})",
+                "has on {{host}}",
             ),
-            Query(f"max by (host) (libvirt_domain_memory_stats_rss_bytes{{{VM}}})", "taken on {{host}}"),
-            Query(f"max by (host) (libvirt_domain_memory_stats_unused_bytes{{{VM}}})", "unused on {{host}}"),
+            Query(f"max by (host) (libvirt_domain_memory_stats_rss_bytes{{{ITS}}})", "taken on {{host}}"),
+            Query(f"max by (host) (libvirt_domain_memory_stats_unused_bytes{{{ITS}}})", "unused on {{host}}"),
         ],
         unit="bytes",
         span=8,
@@ -250,7 +252,7 @@ def _use(panels: Panels) -> None:
         "What libvirt told of it: starts, stops, crashes, I/O errors.",
         [
             Query(
-                f"sum by (event, detail) (increase(libvirt_domain_lifecycle_events_total{{{VM}}}[$__rate_interval]))"
+                f"sum by (event, detail) (increase(libvirt_domain_lifecycle_events_total{{{ITS}}}[$__rate_interval]))"
                 " > 0",
                 "{{event}} {{detail}}",
             )

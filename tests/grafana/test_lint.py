@@ -1,9 +1,4 @@
-"""The rules of Grafana's dashboard-linter, on the committed files.
-
-https://github.com/grafana/dashboard-linter/blob/main/docs/index.md names them; each test is called after one.
-What differs: instead of `job` and `instance` our series are chosen by `host`, `domain` or a resource's name,
-which is what its "target-required-matchers" is for. A series comes from one job only, but for `up`.
-"""
+"""The rules of Grafana's dashboard-linter, on the committed files."""
 
 import pytest
 from grafana_foundation_sdk.models import units
@@ -30,6 +25,37 @@ OF_THE_ACTUATOR = {
 FIRST_COUNTS = {"vmheal_faults_total", "vmheal_refusals_total"}
 """Counters whose series begin with the first one, which `increase` does not see."""
 KEYS = {"host", "conn_name", "domain", "name", "resource"}
+
+
+INSTEAD = (
+    "a series is chosen by host, domain or a resource's name, and comes from one job only, but for `up`: see"
+    " test_template_instance_rule and test_target_required_matchers"
+)
+RULES = {
+    "template-datasource-rule": "test_template_datasource_rule",
+    "template-job-rule": INSTEAD,
+    "template-instance-rule": INSTEAD,
+    "template-label-promql-rule": "test_template_label_promql_rule",
+    "template-on-time-change-reload-rule": "test_template_instance_rule",
+    "panel-datasource-rule": "test_panel_datasource_rule",
+    "panel-title-description-rule": "test_panel_title_description_rule",
+    "panel-units-rule": "test_panel_units_rule",
+    "panel-no-targets-rule": "test_panel_no_targets_rule",
+    "target-logql-rule": "there is no Loki",
+    "target-logql-auto-rule": "there is no Loki",
+    "target-promql-rule": "test_target_promql_rule",
+    "target-rate-interval-rule": "test_target_rate_interval_rule",
+    "target-job-rule": INSTEAD,
+    "target-instance-rule": INSTEAD,
+    "target-counter-agg-rule": "test_target_counter_agg_rule",
+    "uneditable-dashboard": "test_template_uneditable_rule",
+}
+"""Those that github.com/grafana/dashboard-linter, docs/index.md, lists (at b9474179a67c): the test, or why there is none."""
+
+
+def test_each_rule_has_its_test():
+    for test in RULES.values():
+        assert test in globals() or " " in test, test
 
 
 @each_board
