@@ -56,7 +56,6 @@ class Report:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
         self.registry = CollectorRegistry()
         build = Gauge(
             "vmheal_build_info", "1, with the version as a label.", ["version"], registry=self.registry
