@@ -10,7 +10,7 @@ RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
 SCHEDULES ?= 8000
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt dashboards pictures lock clean
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -43,8 +43,8 @@ test: test-packages dev lint  ## fast tests first, then simulated schedules, rea
 	$(ROOT) $(BIN)/pytest -m "daemons"
 	$(ROOT) $(BIN)/pytest -m "drill and core"
 
-test-lab: test-packages dev  ## the lab's own tests, on whole hosts
-	$(ROOT) $(BIN)/pytest -m "lab" tests/lab
+test-lab: test-packages dev  ## the lab's own tests, on whole hosts; the Debian packages in a new Debian
+	$(ROOT) $(BIN)/pytest -m "lab" tests/lab tests/install
 
 test-contract: test-packages dev  ## what the simulator's models say of DRBD and libvirt, against the real ones; half an hour
 	$(BIN)/pytest -m "not daemons and not lab" tests/contract
@@ -98,6 +98,14 @@ bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack 
 .PHONY: security
 security: test-packages dev  ## try everything with the actuator's key that it must not do; write the table of docs/security.md
 	$(ROOT) $(BIN)/python -m tests.host.table
+reference: dev  ## write docs/configuration.md, docs/metrics.md and the manual pages anew from the code
+	$(BIN)/python -m reference
+
+deb: dev  ## Debian packages, for hosts without PyPI, into dist/
+	$(BIN)/python -m deb dist
+
+wheel: dev  ## the wheel and the sdist, into dist/
+	$(BIN)/python -m build --no-isolation --outdir dist
 
 dashboards: dev  ## write grafana/json anew from the code in grafana/
 	$(BIN)/python -m grafana

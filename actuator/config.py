@@ -89,7 +89,9 @@ class JournalSettings(_Section):
     """Where the durable memory lies, and how much of the past it keeps."""
 
     path: AbsolutePath
+    """SQLite's file, on a local disk with honest fsync; its folder exists and belongs to the actuator."""
     keep_events: int = Field(default=200_000, ge=1000, le=10_000_000)
+    """So many events of the timeline are kept."""
     max_bytes: int = Field(default=1024**3, ge=16 * 1024**2, le=1024**4)
     """Before the file grows beyond it, the oldest events are dropped, however few they are."""
     timeout_seconds: Seconds = 2.0
@@ -102,7 +104,9 @@ class WebhookSettings(_Section):
     token_file: AbsolutePath
     """Holds the bearer token, alone, one line."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
+    """A larger delivery is refused."""
     max_alerts: int = Field(default=10_000, ge=1, le=1_000_000)
+    """As is one with more alerts."""
     request_timeout_seconds: Seconds = 10.0
     """From a request's first byte to its last."""
 
@@ -119,25 +123,32 @@ class ServerSettings(_Section):
     """An HTTP API that we ask: one server, or several that watch the same."""
 
     url: Urls
+    """One URL, or a list of them: each of a cluster."""
     timeout_seconds: Seconds = 5.0
+    """For each question."""
 
 
 class SshSettings(_Section):
     """How the hosts' DRBD is reached. Host keys are strict: an unknown host is not talked to."""
 
     user: Name = "vmheal"
+    """Who logs in on the hosts."""
     command: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_./-]{1,200}$")] | None = "vmheal-host"
     """The only program that is run on a host (docs/security.md); None: the key has a shell, and each
     program is run in one."""
     key_file: AbsolutePath
+    """The private key, without a passphrase."""
     known_hosts_file: AbsolutePath
+    """The hosts' keys; a host that is not in it is not talked to."""
     port: int = Field(default=22, ge=1, le=65535)
+    """Of sshd."""
 
 
 class FenceSettings(_Section):
     """A fence agent: one of Debian's ``fence-agents`` programs."""
 
     agent: Annotated[str, StringConstraints(pattern=r"^fence_[a-z0-9_]+$")]
+    """The program's name, like `fence_ipmilan`."""
     options: dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")], str] = Field(
         default_factory=dict
     )
@@ -166,6 +177,7 @@ class HostSettings(_Section):
     address: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:%-]{1,253}$")]
     """Name or IP address for SSH."""
     libvirt_uri: Annotated[str, StringConstraints(pattern=r"^[a-z]+(\+[a-z0-9]+)?://\S*$")]
+    """How its libvirt is reached: xen+ssh, qemu+ssh, lxc+ssh or qemu+tls."""
     exporter: (
         Annotated[str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}$")]
         | None
@@ -219,13 +231,17 @@ class RestartSettings(_Section):
     max_attempts: int = Field(default=3, ge=1, le=100)
     """Within the window; then vmheal stops restarting and warns until the domain was seen running."""
     window_seconds: Annotated[float, Field(gt=0, le=30 * 86400)] = 600.0
+    """So far back attempts count."""
     backoff_seconds: Annotated[float, Field(ge=0, le=86400)] = 5.0
     """Before the second attempt of a window; doubled before each further one. The first is at once."""
     settle_seconds: Annotated[float, Field(ge=0, le=86400)] = 120.0
     """After a plan, what runs in a domain has so long to come up before an alert may call it dead again."""
     destroy_timeout_seconds: Seconds = 30.0
+    """For ending what is left of a crash."""
     promote_timeout_seconds: Seconds = 20.0
+    """For `drbdadm primary`."""
     start_timeout_seconds: Seconds = 60.0
+    """For libvirt's start call."""
     confirm_timeout_seconds: Seconds = 30.0
     """After the start call: to be read back running, with its disks. And for so long a step waits for its
     host to answer, which may be busy with the domains that come up there."""
@@ -236,8 +252,8 @@ class ReconcileSettings(_Section):
 
     drbd_interval_seconds: Seconds = 1.0
     """Between two looks at DRBD on all hosts: how soon a lost peer is known, and a replica admitted again."""
-
     interval_seconds: Seconds = 5.0
+    """Between two looks at alerts, domains and hosts."""
     grace_seconds: Seconds = 3.0
     """A domain that is down is first left to its alert, for this long."""
 
@@ -250,11 +266,13 @@ class FailoverSettings(_Section):
     witnesses: bool = False
     """The hosts' fence-peer.conf names witnesses: then they do so after ``hard_timeout_seconds`` only."""
     hard_timeout_seconds: Seconds = 60.0
+    """See ``witnesses``."""
     margin_seconds: Seconds = 5.0
     """On top of it: DRBD's detection (ping-int and ping-timeout), and the time that ending a domain takes."""
     release_timeout_seconds: Seconds = 180.0
     """A host that answers again has so long to end the domain and give its disks up."""
     power_off_timeout_seconds: Seconds = 20.0
+    """For the fence agent, all its attempts together; then the arbiter decides."""
     max_dark_hosts: int = Field(default=1, ge=1, le=1000)
     """More hosts dark at once mean that the fault is on our side: nothing is failed over then."""
     watchdog_max_age_seconds: Annotated[float, Field(ge=10, le=3600)] = 120.0
@@ -342,25 +360,43 @@ class Settings(_Section):
     """The whole file."""
 
     mode: ModeWord = Mode.OBSERVE
+    """How far vmheal goes by itself: say what would be done, wait for a person, act."""
     listen: Annotated[
         str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*):[0-9]{1,5}$")
     ] = ":10811"
+    """Where Alertmanager, Prometheus, the hosts' hooks and operators come, as HOST:PORT."""
     journal: JournalSettings
+    """The durable memory."""
     webhook: WebhookSettings
+    """Alertmanager's deliveries."""
     operator: OperatorSettings = OperatorSettings()
+    """Orders of people."""
     alertmanager: ServerSettings
+    """All are told what vmheal says; what any of them says counts."""
     prometheus: ServerSettings
+    """Likewise, of those that scrape the hosts."""
     ssh: SshSettings
+    """The way to the hosts' DRBD."""
     hosts: dict[Name, HostSettings] = Field(min_length=1)
+    """By the names that DRBD's configuration and Prometheus's label ``host`` give them."""
     domains: dict[Name, DomainSettings] = Field(default_factory=dict)
+    """The protected ones, by libvirt's names. Nothing else is ever touched."""
     programs: dict[Name, ProgramSettings] = Field(default_factory=dict)
+    """By the names that alerts call them, in the label ``program``."""
     evidence: EvidenceSettings = EvidenceSettings()
+    """Looking before deciding."""
     restart: RestartSettings = RestartSettings()
+    """Starting again on the same host."""
     move: MoveSettings = MoveSettings()
+    """Moving in order."""
     failover: FailoverSettings = FailoverSettings()
+    """When a host is lost."""
     reconcile: ReconcileSettings = ReconcileSettings()
+    """Looking without being told."""
     readiness: ReadinessSettings = ReadinessSettings()
+    """Rehearsing."""
     limits: LimitSettings = LimitSettings()
+    """How much at a time."""
     runbooks_url: Annotated[str, StringConstraints(pattern=r"^(|https?://\S+/)$")] = ""
     """Where docs/runbooks is served, with a slash at its end: for the links in what vmheal says itself."""
 

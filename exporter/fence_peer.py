@@ -101,6 +101,9 @@ class State(NamedTuple):
 
 def main() -> None:
     """Run as DRBD's handler."""
+    if sys.argv[1:] in (["--help"], ["-h"]):
+        sys.stdout.write(f"{USAGE}\n\n{__doc__}")
+        sys.exit(0)
     syslog.openlog("vmheal-fence-peer", syslog.LOG_PID, syslog.LOG_DAEMON)
     try:
         status = run(sys.argv[1:], os.environ)

@@ -443,3 +443,12 @@ def test_it_needs_the_standard_library_alone_and_little_of_it():
     )
     loaded = set(done.stdout.split())
     assert loaded & {"http", "email", "urllib", "pathlib", "logging", "asyncio", "structlog", "xml"} == set()
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help(flag, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["vmheal-fence-peer", flag])
+    with pytest.raises(SystemExit) as ended:
+        fence_peer.main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: vmheal-fence-peer ")

@@ -1,0 +1,1 @@
+"""How vmheal is packaged for Debian."""

@@ -1,0 +1,1 @@
+"""What is told from the code itself: docs/configuration.md, docs/metrics.md and the manual pages."""

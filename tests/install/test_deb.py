@@ -1,0 +1,100 @@
+"""The Debian packages: built, installed into a new Debian, removed and purged."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+PACKAGES = ("vmheal-common", "vmheal-exporter", "vmheal-actuator")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+NEEDED = "python3,python3-libvirt,adduser,openssh-client,init-system-helpers,man-db"
+
+
+@pytest.mark.parametrize(
+    "script", sorted(REPO.glob("deb/*.*rm")) + sorted(REPO.glob("deb/*.postinst")), ids=str
+)
+def test_a_script_is_one(script):
+    assert script.read_text().startswith("#!/bin/sh\nset -e\n")
+    subprocess.run(["sh", "-n", script], check=True, timeout=10)
+
+
+@pytest.fixture(scope="module")
+def debs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deb")
+    subprocess.run([sys.executable, "-m", "deb", folder], cwd=REPO, check=True, timeout=900)
+    return {it.name.partition("_")[0]: it for it in folder.glob("*.deb")}
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory):
+    """A Debian of its own, as a folder."""
+    root = tmp_path_factory.mktemp("debian")
+    argv = ["mmdebstrap", "--quiet", "--variant=apt", "--mode=root", f"--include={NEEDED}", "bookworm", root]
+    subprocess.run(argv, check=True, timeout=900)
+    return root
+
+
+def chrooted(root, *argv):
+    done = subprocess.run(
+        ["chroot", root, *argv], capture_output=True, text=True, timeout=300, check=False, env={"PATH": PATH}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(1800)
+def test_they_are_installed_run_and_purged(debs, debian):
+    assert set(debs) == set(PACKAGES)
+    for it in debs.values():
+        (debian / it.name).write_bytes(it.read_bytes())
+    files = {name: f"/{it.name}" for name, it in debs.items()}
+    before = listing(debian)
+
+    chrooted(debian, "dpkg", "--install", files["vmheal-common"], files["vmheal-exporter"])
+    assert "Publish the state" in chrooted(debian, "vmheal-exporter", "--help")
+    chrooted(debian, "vmheal-fence-peer", "--help")
+    assert enabled(debian) == {"vmheal-exporter.service"}
+    packages = next((debian / "opt/vmheal/lib").glob("python3.*/site-packages"))
+    assert not any((packages / it).exists() for it in ("flask", "paramiko", "pydantic"))
+    assert not (debian / "usr/bin/vmheal-actuator").exists()
+
+    chrooted(debian, "dpkg", "--install", files["vmheal-actuator"])
+    assert "Keep protected VMs running" in chrooted(debian, "vmheal-actuator", "--help")
+    assert enabled(debian) == {"vmheal-exporter.service", "vmheal-actuator.service"}
+    assert chrooted(debian, "stat", "-c", "%a %U %G", "/etc/vmheal", "/var/lib/vmheal").split("\n")[1] == (
+        "700 vmheal vmheal"
+    )
+    config = debian / "etc/vmheal/actuator.yml"
+    config.write_text("mode: observe\n")
+    (debian / "etc/default/vmheal-exporter").write_text('VMHEAL_EXPORTER_FLAGS="--log.format=json"\n')
+    chrooted(debian, "dpkg", "--force-confold", "--install", *files.values())
+    assert config.read_text() == "mode: observe\n", "an upgrade leaves it alone"
+    assert "json" in (debian / "etc/default/vmheal-exporter").read_text()
+
+    chrooted(debian, "dpkg", "--remove", "vmheal-actuator")
+    assert config.exists(), "only a purge removes it"
+    chrooted(debian, "dpkg", "--purge", *reversed(PACKAGES))
+    assert listing(debian) - before <= {"var/lib/systemd/deb-systemd-helper-masked"}
+
+
+def enabled(debian):
+    return {it.name for it in (debian / "etc/systemd/system").rglob("vmheal-*.service")}
+
+
+def listing(debian):
+    """What there is, but for dpkg's own notes."""
+    found = {str(it.relative_to(debian)) for it in debian.rglob("*")}
+    mutable = ("var/lib/dpkg", "var/log", "var/cache", "etc/passwd", "etc/group", "etc/shadow", "etc/gshadow")
+    return {it for it in found if not it.startswith((*mutable, "proc", "dev", "etc/subuid", "etc/subgid"))}
+
+
+@pytest.mark.lab
+@pytest.mark.timeout(1800)
+def test_the_same_commit_makes_the_same_packages(debs, tmp_path):
+    subprocess.run([sys.executable, "-m", "deb", tmp_path], cwd=REPO, check=True, timeout=900)
+    assert {it.name: it.read_bytes() for it in tmp_path.glob("*.deb")} == {
+        it.name: it.read_bytes() for it in debs.values()
+    }
