@@ -4,10 +4,14 @@ import faulthandler
 import json
 import logging
 import os
+import secrets
+import shutil
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,6 +36,7 @@ from actuator.adapters.prometheus import Prometheus
 from actuator.adapters.several import Alertmanagers, Prometheuses
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.adapters.ssh import SshAccess
+from actuator.adapters.survey import look_around
 from actuator.arbitrate import Arbiter
 from actuator.commands import (
     ASK_SECONDS,
@@ -44,6 +49,7 @@ from actuator.commands import (
     is_ready,
     json_option,
     login_name,
+    next_step,
     of_domains,
     show_readiness,
     tell,
@@ -51,9 +57,10 @@ from actuator.commands import (
     url_option,
 )
 from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load, read_secret
+from actuator.initial import Choices, HostFound, chosen, files, findings, secret_files
 from actuator.model import Event
 from actuator.page.pages import Page
-from actuator.ports import Journal, JournalError, Ports
+from actuator.ports import Journal, JournalError, Ports, Unanswered
 from actuator.receive import Parts, Server
 from actuator.rehearse import table
 from actuator.reload import NotAtRestError, Reloader, fixed, orphans
@@ -71,6 +78,8 @@ FOLLOW_SECONDS = 0.2
 JOURNAL_PAGE = 1000
 IDLE_SECONDS = 60.0
 STDERR = 2
+SURVEY_SECONDS = 60.0
+"""For one host: a login, and each of its domains is asked for."""
 REST_SECONDS = 10.0
 """How long a reload waits for a moment without a plan under way."""
 
@@ -379,6 +388,112 @@ def _each(kind: str, adapter: Callable[[str], T], servers: ServerSettings) -> di
     return {f"{kind} at {without_credentials(url)}": adapter(url) for url in servers.url}
 
 
+# ---- init -------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("hosts", metavar="HOST...", nargs=-1, required=True)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="A new folder for the files.",
+)
+@click.option("--actuator", required=True, metavar="ADDRESS", help="Where the hosts reach the actuator.")
+@click.option("--user", default="root", show_default=True, help="Who logs in on the hosts.")
+@click.option(
+    "--key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="/etc/vmheal/id_ed25519",
+    show_default=True,
+    help="The private key.",
+)
+@click.option(
+    "--known-hosts",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="/etc/vmheal/known_hosts",
+    show_default=True,
+    help="The hosts' keys; one that is not in it is not talked to.",
+)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=22, show_default=True, help="Of the hosts' sshd."
+)
+@click.option("--prometheus", default="http://localhost:9090", show_default=True, metavar="URL", help="It.")
+@click.option("--alertmanager", default="http://localhost:9093", show_default=True, metavar="URL", help="It.")
+def init(
+    hosts: tuple[str, ...],
+    out: Path,
+    actuator: str,
+    user: str,
+    key: Path,
+    known_hosts: Path,
+    port: int,
+    prometheus: str,
+    alertmanager: str,
+) -> None:  # fmt: skip
+    """Write the files of a new site, from a look around on its hosts.
+
+    Logs in on each HOST, an address, and asks for its name, its DRBD resources and its libvirt domains.
+    Changes nothing there. Writes a commented configuration in mode observe, tokens, what DRBD, sshd,
+    Prometheus and Alertmanager are to be told, and says what stands in the way.
+    """
+    with faults_are_said():
+        check_readable(key, known_hosts)
+        if out.exists():
+            raise ConfigError((f"{out}: is there already; nothing is overwritten",))
+        access = {
+            host: SshAccess(address=host, key_file=key, known_hosts_file=known_hosts, port=port, user=user)
+            for host in hosts
+        }
+        questions = {
+            host: partial(look_around, it, timeout_seconds=SURVEY_SECONDS) for host, it in access.items()
+        }
+        answers = ThreadTasks().gather(questions, timeout_seconds=SURVEY_SECONDS + 1)
+        if failed := [f"{host}: {it}" for host, it in answers.items() if isinstance(it, Unanswered)]:
+            raise ConfigError(tuple(failed))
+        found = [it for it in answers.values() if isinstance(it, HostFound)]
+        if twice := [name for name, count in Counter(it.name for it in found).items() if count > 1]:
+            raise ConfigError(tuple(f"two of these hosts call themselves {name}" for name in twice))
+        public = key.with_name(f"{key.name}.pub")
+        choices = Choices(
+            actuator=actuator,
+            user=user,
+            port=port,
+            key_file=str(key),
+            known_hosts_file=str(known_hosts),
+            prometheus=prometheus,
+            alertmanager=alertmanager,
+            public_key=public.read_text(encoding="utf-8").strip() if public.exists() else "",
+        )
+        _write_site(out, found, choices)
+    for sentence in findings(found):
+        click.secho(f"to do: {sentence}", fg="yellow")
+    click.echo(
+        f"{out}: written, {len(found)} hosts, {len(chosen(found))} VMs to protect, mode observe. Nothing was"
+        f" changed on the hosts.\nnext: read {out / 'actuator.yml'}, put the files where docs/first-steps.md"
+        " says, then: vmheal-actuator check --live"
+    )
+
+
+def _write_site(out: Path, found: Sequence[HostFound], choices: Choices) -> None:
+    """Write the folder as a whole, or nothing of it. Only its owner may read it: it holds tokens."""
+    texts = {path: (text, 0o644) for path, text in files(found, choices).items()}
+    for name, copies in secret_files(found).items():
+        token = secrets.token_hex(32)
+        texts |= dict.fromkeys((name, *copies), (f"{token}\n", 0o600))
+    made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    try:
+        for path, (text, mode) in texts.items():
+            target = made / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "x", encoding="utf-8", opener=partial(os.open, mode=mode)) as file:
+                file.write(text)
+        made.rename(out)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
 # ---- check ------------------------------------------------------------------------------------------------
 
 
@@ -411,6 +526,7 @@ def check(config_path: Path, vms: tuple[str, ...], live: bool, url: str | None, 
         for who, answer in answers.items():
             click.echo(f"{who}: {answer}")
         show_readiness(ready)
+        click.echo(f"next: {next_step(settings, ready, answers)}")
     asked_in_vain = url is not None and "unanswered" in ready
     well = all(is_ready(it) for it in ready.get("domains", ())) and not asked_in_vain
     if not well or any(not answer.startswith("ok") for answer in answers.values()):

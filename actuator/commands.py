@@ -20,7 +20,7 @@ from urllib.parse import quote
 import click
 import requests
 
-from actuator.config import ConfigError, Settings, load, read_secret
+from actuator.config import ConfigError, Mode, Settings, load, read_secret
 from actuator.ports import JournalError
 
 DEFAULT_CONFIG = "/etc/vmheal/actuator.yml"
@@ -52,7 +52,7 @@ class Sections(click.Group):
     """A group that lists its commands by what they are for, not by name."""
 
     sections: Mapping[str, Sequence[str]] = {
-        "The program": ("serve", "check", "reload"),
+        "The program": ("init", "check", "serve", "reload"),
         "Looking": ("status", "explain", "journal"),
         "Orders": (
             "pause", "resume", "drain", "undrain", "migrate", "approve", "retry", "confirm-down", "readmit",
@@ -289,6 +289,40 @@ def of_domains(ready: Mapping[str, Any], names: Collection[str]) -> Mapping[str,
 def is_ready(domain: Mapping[str, Any]) -> bool:
     """Whether nothing stands against any verb."""
     return all(check["ready"] for check in domain["checks"])
+
+
+def next_step(settings: Settings, ready: Mapping[str, Any], answers: Mapping[str, str]) -> str:
+    """What is missing before vmheal may go further by itself: observe, then approve, then enforce."""
+    if not settings.domains:
+        return "name the VMs to protect: domains"
+    if silent := [who for who, answer in answers.items() if not answer.startswith("ok")]:
+        return f"have {silent[0]} answer"
+    if "unanswered" in ready:
+        return "start the actuator (systemctl start vmheal-actuator), and check again"
+    if unready := [it["domain"] for it in ready["domains"] if not is_ready(it)] + [*ready["not_rehearsed"]]:
+        return f"mend what stands against {unready[0]}, or wait until it was rehearsed"
+    return _next_mode(settings)
+
+
+def _next_mode(settings: Settings) -> str:
+    bare = [
+        name
+        for name, host in settings.hosts.items()
+        if host.fence is None and host.arbiter_token_file is None
+    ]
+    if settings.mode is Mode.ENFORCE:
+        said = "nothing: vmheal acts by itself"
+    elif settings.mode is Mode.OBSERVE and settings.operator.token_file is None:
+        said = "operator.token_file: in mode approve a person releases each plan, and needs it"
+    elif settings.mode is Mode.OBSERVE:
+        said = (
+            "mode: approve, once 'vmheal-actuator journal' says would what you would have done; then reload"
+        )
+    elif bare and not (settings.failover.quorum or settings.failover.drbd_only):
+        said = f"give {bare[0]} a fence agent, or the arbiter's handler: else nothing proves that it is off"
+    else:
+        said = "mode: enforce, once every plan that was proposed was right; then reload"
+    return said
 
 
 def show_readiness(ready: Mapping[str, Any]) -> None:

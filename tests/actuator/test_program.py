@@ -393,7 +393,7 @@ def test_a_journal_that_is_not_there_is_said(config, tmp_path):
 
 
 COMMANDS = [
-    "serve", "check", "reload", "status", "explain", "journal", "pause", "resume", "drain", "undrain", "migrate",
+    "init", "serve", "check", "reload", "status", "explain", "journal", "pause", "resume", "drain", "undrain", "migrate",
     "approve", "retry", "confirm-down", "readmit", "forget",
 ]  # fmt: skip
 

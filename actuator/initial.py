@@ -1,0 +1,327 @@
+"""The files of a new site, from one look around on its hosts: pure, for ``vmheal-actuator init``.
+
+What is written is what was found and the defaults; what was not found, or stands in the way, is said, in the
+files and by ``findings``.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from actuator.model import DomainState, Parting
+
+PORT = 10811
+CONFIG = "/etc/vmheal"
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceFound:
+    """A DRBD resource that is up on a host."""
+
+    hosts: tuple[str, ...]
+    """That host, and those that DRBD's connections name."""
+    parting: Parting | None
+    """What its DRBD does when it loses its peer; None: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainFound:
+    """A domain that is defined on a host."""
+
+    state: DomainState
+    resources: tuple[str, ...]
+    """Those that its writable disks lie on."""
+    others: tuple[str, ...] = ()
+    """Writable disks that lie on none that is up."""
+    autostart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HostFound:
+    """What one host says of itself."""
+
+    name: str
+    address: str
+    libvirt_uri: str
+    """The one that answers; empty: none does."""
+    resources: Mapping[str, ResourceFound]
+    domains: Mapping[str, DomainFound]
+    bmc: str = ""
+    """Address of its management controller, as ipmitool has it."""
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What the command line says."""
+
+    actuator: str
+    """The address at which hosts reach the actuator."""
+    user: str
+    port: int
+    """Of the hosts' sshd."""
+    key_file: str
+    known_hosts_file: str
+    prometheus: str
+    alertmanager: str
+    public_key: str = ""
+    """The line of the key's .pub file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A domain that can be protected."""
+
+    home: str
+    hosts: tuple[str, ...]
+    resources: tuple[str, ...]
+
+
+def chosen(found: Sequence[HostFound]) -> dict[str, Chosen]:
+    """Domains with all their disks on DRBD between hosts that were looked at, and where each runs.
+
+    One that runs nowhere is at home where its resources' names come first; a person has to say otherwise.
+    """
+    names = {host.name for host in found}
+    by_name: dict[str, Chosen] = {}
+    for host in sorted(found, key=lambda it: it.name):
+        for domain, it in host.domains.items():
+            if not it.resources or it.others:
+                continue
+            replicas = [set(host.resources[name].hosts) for name in it.resources]
+            hosts = tuple(sorted(set.intersection(*replicas) & names))
+            if len(hosts) < 2:  # noqa: PLR2004  a mirror
+                continue
+            if domain not in by_name or it.state in _UP:
+                by_name[domain] = Chosen(host.name, hosts, it.resources)
+    return dict(sorted(by_name.items()))
+
+
+_UP = {DomainState.RUNNING, DomainState.BLOCKED, DomainState.PAUSED}
+
+
+def findings(found: Sequence[HostFound]) -> list[str]:
+    """What stands in the way, one sentence each."""
+    names, protected = {host.name for host in found}, chosen(found)
+    said = list(_twice(found))
+    for host in found:
+        said += _of_host(host)
+        said += _of_resources(host, names)
+        said += _of_domains(host, protected)
+    return list(dict.fromkeys(said))
+
+
+def _twice(found: Sequence[HostFound]) -> Iterator[str]:
+    up: dict[str, list[str]] = {}
+    for host in found:
+        for domain, it in host.domains.items():
+            if it.state in _UP:
+                up.setdefault(domain, []).append(host.name)
+    yield from (f"{domain} runs on {' and '.join(on)}" for domain, on in up.items() if len(on) > 1)
+
+
+def _of_host(host: HostFound) -> Iterator[str]:
+    yield from (f"{host.name}: {problem}" for problem in host.problems)
+    if not host.libvirt_uri:
+        yield f"{host.name}: no libvirt answers there: fill in its libvirt_uri"
+    if not host.bmc:
+        yield f"{host.name}: no power control was found: without a fence agent a failover waits"
+
+
+def _of_resources(host: HostFound, names: Collection[str]) -> Iterator[str]:
+    for name, resource in sorted(host.resources.items()):
+        if missing := sorted(set(resource.hosts) - set(names)):
+            yield f"{name}: its host {', '.join(missing)} was not named to init"
+        if (why := _PARTING.get(resource.parting)) is not None:
+            yield f"{name} on {host.name}: {why}"
+
+
+def _of_domains(host: HostFound, protected: Collection[str]) -> Iterator[str]:
+    for domain, it in sorted(host.domains.items()):
+        if it.others:
+            yield f"{domain} on {host.name}: {', '.join(it.others)} is not on a DRBD that is up"
+        elif domain not in protected:
+            yield f"{domain} on {host.name}: not protected: no disk that another host mirrors"
+        if it.autostart and domain in protected:
+            yield (
+                f"{domain} on {host.name}: libvirt starts it at boot, whoever may have it:"
+                f" virsh autostart --disable {domain}"
+            )
+
+
+_PARTING = {
+    None: "what its DRBD does when it loses its peer is not known",
+    Parting.GOES_ON: "its DRBD writes on when it loses its peer, and asks nobody: see drbd-fencing.res",
+    Parting.LOSES: "protocol A or B: what its VM saw stored last may be lost with its host",
+}
+
+
+def files(found: Sequence[HostFound], choices: Choices) -> dict[str, str]:
+    """By path: what is to be written, secrets apart (see ``secret_files``)."""
+    written = {
+        "actuator.yml": _actuator(found, choices),
+        "prometheus.yml": _PROMETHEUS.format(actuator=f"{choices.actuator}:{PORT}"),
+        "alertmanager.yml": _ALERTMANAGER.format(actuator=f"{choices.actuator}:{PORT}"),
+        "authorized_keys": _authorized_keys(choices),
+    }
+    for host in found:
+        written[f"hosts/{host.name}/fence-peer.conf"] = _fence_peer(host, choices)
+        written[f"hosts/{host.name}/drbd-fencing.res"] = _DRBD
+    return written
+
+
+def secret_files(found: Sequence[HostFound]) -> dict[str, tuple[str, ...]]:
+    """Tokens to be made: by the name of the file here, the other files that hold the same."""
+    return {
+        "webhook.token": (),
+        "operator.token": (),
+        **{f"arbiter-{host.name}.token": (f"hosts/{host.name}/fence-peer.token",) for host in found},
+    }
+
+
+def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
+    lines = [
+        "# Written by 'vmheal-actuator init' from what it found. Every key: docs/configuration.md, or",
+        "# examples/actuator.yml. What vmheal-actuator check says of it comes next.",
+        "#",
+        *(f"# TO DO: {it}" for it in findings(found)),
+        "",
+        "# observe: say what would be done, do nothing. Then approve, then enforce (docs/first-steps.md).",
+        "mode: observe",
+        f'listen: ":{PORT}"',
+        "journal:",
+        "  path: /var/lib/vmheal/journal.sqlite3",
+        "webhook:",
+        f"  token_file: {CONFIG}/webhook.token",
+        "operator:",
+        f"  token_file: {CONFIG}/operator.token",
+        "alertmanager:",
+        f"  url: {choices.alertmanager}",
+        "prometheus:",
+        f"  url: {choices.prometheus}",
+        "ssh:",
+        f"  user: {choices.user}",
+        f"  key_file: {choices.key_file}",
+        f"  known_hosts_file: {choices.known_hosts_file}",
+        f"  port: {choices.port}",
+        "",
+        "# Named as in DRBD's configuration (`on v01 {`): what 'uname -n' says.",
+        "hosts:",
+    ]
+    for host in sorted(found, key=lambda it: it.name):
+        lines += [
+            f"  {host.name}:",
+            f"    address: {_quoted(host.address)}",
+            f"    libvirt_uri: {host.libvirt_uri or 'FILL-IN://'}",
+            f"    arbiter_token_file: {CONFIG}/arbiter-{host.name}.token",
+            "    # The strongest proof that a lost host does not write, and the fastest failover.",
+            "    # fence:",
+            "    #   agent: fence_ipmilan",
+            f'    #   options: {{ip: {host.bmc or "ITS-ADDRESS"}, username: vmheal, lanplus: "1"}}',
+            f"    #   password_file: {CONFIG}/{host.name}.fence",
+        ]
+    protected = chosen(found)
+    lines += ["", "# The VMs that should always run. Nothing else is ever touched."]
+    lines.append("domains:" if protected else "domains: {}")
+    for name, it in protected.items():
+        lines += [
+            f"  {_quoted(name)}: # on {', '.join(it.resources)}",
+            f"    host: {it.home}",
+            f"    hosts: [{', '.join(it.hosts)}]",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _fence_peer(host: HostFound, choices: Choices) -> str:
+    driver = host.libvirt_uri.partition("+")[0] or "FILL-IN"
+    system = {"xen": "xen:///system", "lxc": "lxc:///system"}.get(driver, "qemu:///system")
+    return (
+        f"# {CONFIG}/fence-peer.conf on {host.name}, with fence-peer.token beside it (mode 0600).\n"
+        f"actuator {choices.actuator}:{PORT}\n"
+        f"token_file {CONFIG}/fence-peer.token\n"
+        f"libvirt_uri {system}\n"
+        "# As in actuator.yml, failover.\n"
+        "isolation_timeout_seconds 5\n"
+        "hard_timeout_seconds 60\n"
+    )
+
+
+def _authorized_keys(choices: Choices) -> str:
+    key = choices.public_key or "THE LINE OF THE ACTUATOR'S PUBLIC KEY"
+    return (
+        f"# ~{choices.user}/.ssh/authorized_keys on each hypervisor: from the actuator alone; no terminal,\n"
+        "# no agent. Port forwarding is for libvirt's socket.\n"
+        f'restrict,port-forwarding,from="{choices.actuator}" {key}\n'
+    )
+
+
+def _quoted(word: str) -> str:
+    """A word as YAML takes it for text."""
+    return f'"{word}"' if not word[:1].isalpha() or ":" in word or word.lower() in _NO_WORDS else word
+
+
+_NO_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+
+_DRBD = """\
+# /etc/drbd.d/vmheal-fencing.res, for DRBD 8.4: a Primary that loses its peer stands still until the arbiter
+# has answered. On DRBD 9 `fencing resource-and-stonith;` stands in `net`. Then: drbdadm adjust all
+common {
+    disk     { fencing resource-and-stonith; on-io-error detach; }
+    handlers {
+        fence-peer           "/usr/bin/vmheal-fence-peer";
+        unfence-peer         "/usr/bin/vmheal-fence-peer unfence-peer";
+        before-resync-source "/usr/bin/vmheal-fence-peer before-resync-source";
+    }
+}
+"""
+
+_PROMETHEUS = """\
+# To be put into prometheus.yml, with the rules of share/vmheal/rules beside it. It asks the actuator for the
+# hosts.
+rule_files: [vmheal.yml, health.yml, hardware.yml]
+scrape_configs:
+  - job_name: vmheal-state
+    scrape_interval: 1s
+    scrape_timeout: 1s
+    params:
+      "collect[]": [drbd, libvirt]
+    http_sd_configs: &hosts
+      - url: http://{actuator}/api/v1/targets
+        refresh_interval: 5s
+  - job_name: vmheal-stats
+    scrape_interval: 15s
+    scrape_timeout: 10s
+    params:
+      "collect[]": [libvirt.stats, lvm, host, process]
+    http_sd_configs: *hosts
+  - job_name: vmheal-actuator
+    scrape_interval: 1s
+    scrape_timeout: 1s
+    honor_labels: true
+    static_configs:
+      - targets: ["{actuator}"]
+"""
+
+_ALERTMANAGER = """\
+# To be put into alertmanager.yml. The rest of share/vmheal/rules/alertmanager.yml (who inhibits whom) is
+# worth having too.
+route:
+  receiver: operators # your own
+  routes:
+    - matchers: ['action=~".+"']
+      receiver: vmheal
+      group_by: [alertname, host, domain]
+      group_wait: 0s
+      group_interval: 1s
+      repeat_interval: 1m
+      continue: true
+receivers:
+  - name: operators
+  - name: vmheal
+    webhook_configs:
+      - url: http://{actuator}/alerts
+        send_resolved: true
+        max_alerts: 0 # never truncated
+        http_config:
+          authorization:
+            credentials_file: webhook.token
+"""
