@@ -75,7 +75,7 @@ def build(folder: Path) -> list[Path]:
         _share(trees["vmheal-actuator"], wheel)
         for package, programs in PROGRAMS.items():
             for program, entry in programs.items():
-                _launcher(trees[package], program, entry)
+                _launcher(trees[package], program, entry, python)
             for unit in UNITS[package]:
                 _copy(REPO / unit, trees[package] / "lib/systemd/system")
             for program in programs:
@@ -149,12 +149,17 @@ def _install(tree: Path, python: str, name: str, without: Sequence[str] | set[st
     shutil.rmtree(tree / PREFIX / "lib" / f"python{python}" / "site-packages" / "bin", ignore_errors=True)
 
 
-def _launcher(tree: Path, program: str, entry: str) -> None:
+def _launcher(tree: Path, program: str, entry: str, python: str) -> None:
     module, _, function = entry.partition(":")
+    interpreter, search = f"/{PREFIX}/bin/python3", ""
+    if program == "vmheal-fence-peer":
+        # Without site, and the rest of an interpreter's start: a VM's I/O stands still meanwhile.
+        interpreter = "/usr/bin/python3 -IS"
+        search = f'sys.path.insert(0, "/{PREFIX}/lib/python{python}/site-packages")\n'
     path = tree / PREFIX / "bin" / program
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        f"#!/{PREFIX}/bin/python3\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n",
+        f"#!{interpreter}\nimport sys\n\n{search}from {module} import {function}\n\nsys.exit({function}())\n",
         encoding="utf-8",
     )
     path.chmod(0o755)
