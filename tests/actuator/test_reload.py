@@ -3,18 +3,23 @@
 import contextlib
 import signal
 import threading
+from contextlib import closing
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import requests
 import yaml
 from prometheus_client import CollectorRegistry
 
-from actuator.config import ConfigError
+from actuator.__main__ import _Serving
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.config import ConfigError, load
 from actuator.core.progress import claimed
 from actuator.model import DomainRecord, Plan, PlanStatus, Start
+from actuator.ports import JournalError
 from actuator.reload import NotAtRestError, Reloader, fixed, orphans
-from actuator.report import Report
+from actuator.report import Report, WatchedJournal
 from actuator.serve import Actuator
 from actuator.worker import _Case
 from tests.actuator.test_program import OPERATOR, config, operated, run, serve  # noqa: F401  fixtures
@@ -152,6 +157,35 @@ def test_while_a_plan_is_under_way_nothing_is_reloaded(folders, machines):
     actuator.worker.go_on()
     actuator.worker.turn()
     assert actuator.worker._cases["voms01"].suspicion == "", "and goes on"
+
+
+@pytest.mark.parametrize(
+    ("method", "fault"),
+    [("rest", NotAtRestError("plans are under way")), ("start", JournalError("it cannot be read"))],
+)
+def test_what_comes_in_between_leaves_the_old_site_at_work(config, tmp_path, monkeypatch, method, fault):  # noqa: F811
+    before = load(config)
+    report = Report(before)
+    with closing(SqliteJournal(tmp_path / "journal")) as file:
+        serving = _Serving(config, before, WatchedJournal(file, report), report)
+        try:
+            with serving.server:
+                change(config, mode="observe")
+                monkeypatch.setattr(Actuator, method, Mock(side_effect=fault))
+                with pytest.raises(type(fault)):
+                    serving.reloader.reload()
+                assert serving._site.settings is before
+                assert report.registry.get_sample_value("vmheal_mode", {"mode": "enforce"}) == 1
+                shown = report.registry.get_sample_value(
+                    "vmheal_domain_expected", {"domain": "voms01", "host": "v01"}
+                )
+                assert shown == 1
+                assert not serving._site.actuator.worker._rests
+                monkeypatch.undo()
+                serving.reloader.reload()
+                assert report.registry.get_sample_value("vmheal_mode", {"mode": "observe"}) == 1
+        finally:
+            serving.stop()
 
 
 def test_a_failure_is_shown_until_a_reload_succeeds(tmp_path):
