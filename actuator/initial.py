@@ -200,6 +200,8 @@ def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
         f"  url: {choices.prometheus}",
         "ssh:",
         f"  user: {choices.user}",
+        "  # The key has a shell there. One that may run vmheal-host alone is better: docs/security.md.",
+        "  command: null",
         f"  key_file: {choices.key_file}",
         f"  known_hosts_file: {choices.known_hosts_file}",
         f"  port: {choices.port}",
@@ -248,9 +250,9 @@ def _fence_peer(host: HostFound, choices: Choices) -> str:
 def _authorized_keys(choices: Choices) -> str:
     key = choices.public_key or "THE LINE OF THE ACTUATOR'S PUBLIC KEY"
     return (
-        f"# ~{choices.user}/.ssh/authorized_keys on each hypervisor: from the actuator alone; no terminal,\n"
-        "# no agent. Port forwarding is for libvirt's socket.\n"
-        f'restrict,port-forwarding,from="{choices.actuator}" {key}\n'
+        f"# ~{choices.user}/.ssh/authorized_keys on each hypervisor: from the actuator alone, no terminal,\n"
+        "# no forwarding.\n"
+        f'restrict,from="{choices.actuator}" {key}\n'
     )
 
 

@@ -96,9 +96,7 @@ def test_what_is_written_is_understood(tmp_path):
         "v02",
     )
     made = files(PAIR, CHOICES)
-    assert made["authorized_keys"].splitlines()[-1] == (
-        'restrict,port-forwarding,from="10.0.0.9" ssh-ed25519 AAAA'
-    )
+    assert made["authorized_keys"].splitlines()[-1] == ('restrict,from="10.0.0.9" ssh-ed25519 AAAA')
     assert "actuator 10.0.0.9:10811\n" in made["hosts/v01/fence-peer.conf"]
     scraped = yaml.safe_load(made["prometheus.yml"])["scrape_configs"]
     shipped = yaml.safe_load((program.Path(__file__).parents[2] / "rules/prometheus.yml").read_text())
