@@ -10,7 +10,7 @@ RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
 SCHEDULES ?= 8000
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -100,6 +100,10 @@ security: test-packages dev  ## try everything with the actuator's key that it m
 	$(ROOT) $(BIN)/python -m tests.host.table
 reference: dev  ## write docs/configuration.md, docs/metrics.md and the manual pages anew from the code
 	$(BIN)/python -m reference
+
+sbom: dev  ## what the locked requirements put onto a host, with licences and hashes, into dist/
+	@mkdir -p dist
+	$(BIN)/python -m reference.sbom dist/vmheal.cdx.json
 
 deb: dev  ## Debian packages, for hosts without PyPI, into dist/
 	$(BIN)/python -m deb dist

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from reference.__main__ import pages
+from reference.sbom import LOCK, bill
 
 PAGES = pages()
 
@@ -30,3 +31,13 @@ def test_a_manual_page_is_well_formed(path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert path.stem in done.stdout
+
+
+def test_the_bill_of_materials_has_all_that_is_locked_with_a_licence():
+    components = bill()["components"]
+    locked = set(re.findall(r"(?m)^([A-Za-z0-9_.-]+)==", LOCK.read_text()))
+    assert {it["name"] for it in components} == locked
+    assert len(locked) > 15
+    assert [it["name"] for it in components if not it["hashes"]] == []
+    licences = {it["name"]: it["licenses"][0]["license"]["name"] for it in components}
+    assert [name for name, said in licences.items() if said == "unknown"] == []
