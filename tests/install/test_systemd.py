@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -11,6 +13,7 @@ from actuator.report import Report
 from actuator.serve import Actuator
 from actuator.signals import Signals
 from exporter.notify import notify, reloading, watchdog_seconds
+from tests.actuator.conftest import folders, machines  # noqa: F401  fixtures
 from tests.actuator.test_program import config, serve  # noqa: F401  fixtures
 from tests.actuator.world import Clock, Machine, World
 from tests.lab.waiting import wait_until
@@ -99,7 +102,7 @@ def test_the_program_is_ready_alive_reloads_and_stops(systemd, serve, config, mo
     assert program.end(signal.SIGTERM)[0] == 0
 
 
-def test_a_loop_that_hangs_or_is_gone_is_noticed(folders, machines, monkeypatch):
+def test_a_loop_that_hangs_or_is_gone_is_noticed(folders, machines, monkeypatch):  # noqa: F811
     machine = Machine(World(), folders() / "journal", Clock())
     machines.append(machine)
     stopping = threading.Event()
@@ -120,3 +123,18 @@ def test_a_loop_that_hangs_or_is_gone_is_noticed(folders, machines, monkeypatch)
     finally:
         released.set()
         actuator.stop()
+
+
+def test_the_exporter_is_ready_alive_and_stops(systemd, monkeypatch):
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    argv = [sys.executable, "-m", "exporter", "--web.listen-address=127.0.0.1:0"]
+    with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as program:
+        try:
+            assert systemd.recv(999) == b"WATCHDOG=1\nREADY=1"
+            assert systemd.recv(999) == b"WATCHDOG=1"
+            program.send_signal(signal.SIGTERM)
+            while (last := systemd.recv(999)) != b"STOPPING=1":
+                assert last == b"WATCHDOG=1"
+            assert program.wait(SOON) == 0
+        finally:
+            program.kill()
