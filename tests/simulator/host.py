@@ -349,7 +349,7 @@ def hooks_on_simulated_hosts(world: "World") -> Iterator[None]:
             stack.enter_context(mock.patch.object(release, name, value))
         stack.enter_context(
             mock.patch.object(
-                fence_peer, "post", lambda address, token, body: here().ask_arbiter(token, body)
+                fence_peer, "exchange", lambda address, token, body: here().ask_arbiter(token, body)
             )
         )
         stack.enter_context(mock.patch.object(release.socket, "gethostname", side_effect=lambda: here().name))
