@@ -30,6 +30,8 @@ LINE_SECONDS = 10.0
 """From a line's first byte to its last."""
 WRITE_SECONDS = 15.0
 """How long an answer waits to be taken."""
+KILL_SECONDS = 1.0
+"""What is killed ends within so long, or hangs in the kernel."""
 MAX_SAID = 20
 """Refusals in the log, of one connection."""
 
@@ -147,8 +149,9 @@ class Server:
             assert stream is not None
             stream.close()
         if not request.changes:
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
                 os.killpg(process.pid, signal.SIGKILL)
+                process.wait(KILL_SECONDS)
         self._say(f"{' '.join(request.argv)}: given up, {'it may go on' if request.changes else 'killed'}")
         with self._leaving:
             self._left.append(process)
