@@ -121,9 +121,8 @@ def serve(config_path: Path, log_format: str) -> None:
     moment, it looks at the live system when it is started again, and goes on.
     """
     _configure_logging(as_json=log_format == "json")
-    faulthandler.enable(
-        STDERR
-    )  # systemd's watchdog ends us by SIGABRT: then the log has what each thread did
+    # systemd's watchdog ends us by SIGABRT: then the log has what each thread did.
+    faulthandler.enable(STDERR)
     with faults_are_said():
         settings = load(config_path)
         disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -24,6 +24,7 @@ def test_everything_has_a_meaning(name):
     assert [row for row in rows if re.search(r"\|\s*\|$", row)] == []
 
 
+@pytest.mark.daemons  # needs Debian's man-db
 @pytest.mark.parametrize("path", [it for it in PAGES if it.suffix == ".1"], ids=lambda it: it.name)
 def test_a_manual_page_is_well_formed(path):
     done = subprocess.run(

@@ -13,6 +13,7 @@ ACTUATOR = REPO / "actuator" / "systemd" / "vmheal-actuator.service"
 AT_MOST = 2.5
 
 
+@pytest.mark.daemons  # needs systemd's programs
 @pytest.mark.parametrize("unit", [EXPORTER, ACTUATOR], ids=lambda it: it.stem)
 def test_it_may_do_little(unit):
     argv = ["systemd-analyze", "security", "--offline=true", "--no-pager", unit]
@@ -21,6 +22,7 @@ def test_it_may_do_little(unit):
     assert float(rating) <= AT_MOST, said
 
 
+@pytest.mark.daemons
 @pytest.mark.parametrize("unit", [EXPORTER, ACTUATOR], ids=lambda it: it.stem)
 def test_systemd_understands_every_line(unit, tmp_path):
     """Programs and pages that are not installed here apart."""
