@@ -553,7 +553,7 @@ def test_what_libvirt_starts_by_itself(guest):
     for on, said in ((True, {"voms01"}), (False, set())):
         with guest.domain(0) as domain:
             domain.setAutostart(on)
-        assert guest.hypervisor.autostarted("v01", timeout_seconds=SOON) == said
+        assert guest.hypervisor.host_view("v01", timeout_seconds=SOON).autostarted == said
 
 
 @pytest.mark.daemons
