@@ -29,12 +29,16 @@ NEEDED = ("HostFailure", "host:vmheal_hardware_failing:max")
 WATCHDOG = 'alertname="Watchdog"'
 
 EQUIVALENT = (
-    # Of what is 1 throughout the greatest is the least.
-    re.compile(r"(?:max|min) by \([^)]*\) \([^()]* == 1\)"),
-    # Of a host's connection to a peer there is one series, with one address of the host.
-    re.compile(r"max by \(host, name, conn_name\) \(drbd_connection_state\{[^}]*\}\) == 0"),
+    # Of what is 1 throughout the greatest is the least, and `and` and `unless` keep the value on their left.
+    re.compile(r"(?:max|min) by \([^)]*\) \(\s*[^()]*? == 1(?:\)|\s+(?:and|unless)\b)"),
+    # What has one series for these labels: a host's connection to a peer, what is of a host and resource, or of a
+    # domain, host, source or order, of which one actuator tells.
+    re.compile(
+        r"(?:max|min) by \([^)]*\) \(\s*(?:label_replace\()?(?:drbd_connection_state|vmheal_drbd_resource_fencing"
+        r"|libvirt_up|vmheal_(?:paused_until_timestamp_seconds|host_order|escalation|plan_begun_timestamp_seconds|source_up))\b"
+    ),
     # What is never negative has a sum above 0 when its greatest is.
-    re.compile(r"sum by \([^)]*\) \(increase\([^()]*\)\) > 0"),
+    re.compile(r"sum by \([^)]*\) \(\s*increase\([^()]*\)(?:\s+or increase\([^()]*\))?\s*\) > 0"),
 )
 """Where a swap of how series are brought together changes nothing, and why."""
 

@@ -990,6 +990,27 @@ def test_a_fault_of_the_actuator(replay, journal):
     replay.ask()
 
 
+@pytest.mark.parametrize("healthy", [HEALTHY84, HEALTHY9], ids=["84", "9"])
+def test_of_a_healthy_site_nothing_is_said(replay, fake, journal, healthy):
+    """All that any rule reads, for longer than the longest of them waits."""
+    replay.step = 30
+    for host, label in healthy.items():
+        replay.drbd(host, label, LONG, **({"show": armed} if healthy is HEALTHY84 else {}))
+        for job in ("vmheal-state", "vmheal-stats"):
+            replay.up(host, 1, LONG, job)
+        replay.publish(
+            host, domains(**({"voms01": RUNS} if host == "v01" else {"ce01": ("shutoff", "destroyed")})), LONG
+        )
+        replay.publish(host, hardware("healthy"), LONG, "node")
+        replay.publish(host, scrape(fake), LONG)
+    journal.report.show_readiness(lambda: [rehearsal(*WELL)])
+    actuator(replay, journal, LONG)
+    for second in range(0, LONG[-1], 600):
+        replay.expect(second)
+    replay.expect(LONG[-1])
+    replay.ask()
+
+
 # ---- what the rules read ---------------------------------------------------------------------------------
 
 KEPT_NAMES = [Path(__file__).parents[1] / "exporter" / name for name in ("names.txt", "names-drbd.txt")]
