@@ -34,7 +34,10 @@ class Prometheus:
 
     def over_time(self, panel: Panel, target: Target, begin: float, end: float, step: float) -> list[Series]:
         """What a query gives over a time; an instant one as it would be at each moment of it."""
-        query = self._filled(panel, target, end - begin)
+        return self.seen(self._filled(panel, target, end - begin), begin, end, step)
+
+    def seen(self, query: str, begin: float, end: float, step: float) -> list[Series]:
+        """What any query gives over a time."""
         result = self._get("query_range", query=query, start=begin, end=end, step=step)
         return _series((it["metric"], it["values"]) for it in result)
 

@@ -22,7 +22,7 @@ import yaml
 from actuator.model import Proof
 from tests.lab.waiting import print_progress, wait_until
 from tests.libvirtd import Libvirtd
-from tests.line.line import HOSTS, SOON
+from tests.line.line import HOSTS, RULES, SOON
 from tests.line.loss import LosableLine
 from tests.line.replayed_drbd import PRIMARY, SECONDARY, ReplayedDrbd
 
@@ -219,6 +219,9 @@ class Play(LosableLine):
             if job["job_name"] == "vmheal-stats":
                 job |= {"scrape_interval": "2s", "scrape_timeout": "2s"}
         path.write_text(yaml.safe_dump(document))
+        health = yaml.safe_load((RULES / "health.yml").read_text())
+        (drbd,) = (it for it in health["groups"] if it["name"] == "vmheal-drbd")
+        (folder / "health.yml").write_text(yaml.safe_dump({"groups": [drbd | {"interval": "1s"}]}))
         return folder
 
     def _adapted(self, settings: dict[str, object]) -> dict[str, object]:

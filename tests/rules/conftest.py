@@ -1,28 +1,21 @@
 """The fakes below the rules' tests."""
 
-import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from exporter import drbdsetup
-from exporter.collectors import drbd
 from tests.exporter.fake_drbd import FakeDrbd
-from tests.rules.replay import Replay
+from tests.rules.replay import Replay, fake_drbd, replay_of
 
 
 @pytest.fixture
-def fake(tmp_path, monkeypatch):
-    fake = FakeDrbd(tmp_path / "drbd")
-    monkeypatch.setenv("PATH", f"{fake.base}/bin:{os.environ['PATH']}")
-    monkeypatch.setattr(drbdsetup, "DETAILS_PAUSE_SECONDS", 0.0)
-    return fake
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeDrbd:
+    return fake_drbd(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def replay(tmp_path, fake, monkeypatch):
-    def node(host: str) -> None:
-        monkeypatch.setattr(drbd.platform, "node", lambda: host)
-
-    replay = Replay(tmp_path, fake, node)
+def replay(tmp_path: Path, fake: FakeDrbd, monkeypatch: pytest.MonkeyPatch) -> Iterator[Replay]:
+    replay = replay_of(tmp_path, fake, monkeypatch)
     yield replay
     assert replay.asked, "nothing was asked"

@@ -1,15 +1,18 @@
 """What the exporters really publish, turned into input for promtool, which says what the rules make of it."""
 
 import json
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import pytest
 import yaml
 from prometheus_client.metrics_core import Metric
 
+from exporter import drbdsetup
 from exporter.collectors import drbd
 from tests.exporter.fake_drbd import FakeDrbd
 from tests.prometheus import RULE_FILES
@@ -20,7 +23,7 @@ RULES = Path(__file__).parents[2] / "rules"
 
 def run(*argv: str, cwd: Path = RULES) -> str:
     """Run a checking program; its failure is the test's."""
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -110,6 +113,14 @@ class Replay:
         finally:
             collector.close()
 
+    def openmetrics(self, begin: float) -> str:
+        """All of it with its times, as `promtool tsdb create-blocks-from openmetrics` takes it."""
+        lines = []
+        for (name, labels), values in self._samples.items():
+            inside = ",".join(f"{label}={json.dumps(value)}" for label, value in labels)
+            lines += [f"{name}{{{inside}}} {value} {begin + at:.3f}" for at, value in values.items()]
+        return "\n".join([*lines, "# EOF", ""])
+
     def expect(self, second: int, *expected: Told) -> None:
         """Have exactly these alerts fire then; severity and action as in the rules."""
         self._check(second, 'alertname!="Watchdog"', expected)
@@ -143,3 +154,16 @@ class Replay:
         # tests/rules/mutants.py plays it again.
         (self._folder / "replay.yml").write_text(yaml.safe_dump(written))
         run("promtool", "test", "rules", "replay.yml", cwd=self._folder)
+
+
+def fake_drbd(folder: Path, patch: pytest.MonkeyPatch) -> FakeDrbd:
+    """A DRBD whose programs are the first in the PATH."""
+    fake = FakeDrbd(folder / "drbd")
+    patch.setenv("PATH", f"{fake.base}/bin:{os.environ['PATH']}")
+    patch.setattr(drbdsetup, "DETAILS_PAUSE_SECONDS", 0.0)
+    return fake
+
+
+def replay_of(folder: Path, fake: FakeDrbd, patch: pytest.MonkeyPatch) -> Replay:
+    """A replay in the folder, of what this DRBD's exporter says on whichever host."""
+    return Replay(folder, fake, lambda host: patch.setattr(drbd.platform, "node", lambda: host))

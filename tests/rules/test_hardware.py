@@ -2,22 +2,15 @@
 
 import pytest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.exporter.drbd_samples import SAMPLES
 from tests.prometheus import RULE_FILES, with_hardware_jobs
+from tests.rules.pages import hardware
 from tests.rules.replay import RULES, run, told
 
 pytestmark = pytest.mark.daemons  # needs Debian's prometheus package
 
 AT = range(0, 600, 15)
 LAST = 585
-
-
-def hardware(label: str, *prefixes: str) -> list[Metric]:
-    """What a host published; with prefixes only these series."""
-    text = "".join((SAMPLES / "hardware" / label / f"{job}.prom").read_text() for job in ("node", "ipmi"))
-    return [it for it in text_string_to_metric_families(text) if it.name.startswith(prefixes or "")]
 
 
 @pytest.fixture
