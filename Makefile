@@ -10,7 +10,7 @@ RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
 SCHEDULES ?= 8000
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-scale soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-disk bench-scale soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -91,6 +91,10 @@ bench-failover: test-packages dev  ## kill a host with three VMs ten times, with
 
 bench-pause: test-packages dev  ## cut a VM's replication link RUNS (10) times; takes a quarter of an hour
 	$(ROOT) $(BIN)/python -m tests.bench.pause --runs $(RUNS)
+
+bench-disk: test-packages dev  ## fio in a guest on LVM alone and on DRBD's protocols A, B, C; PICTURE=FILE.svg; half an hour
+	@tests/install-debian.sh bench
+	$(ROOT) $(BIN)/python -m tests.bench.disk $(if $(PICTURE),--picture $(PICTURE))
 
 bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack of them lost at once
 	$(BIN)/python -m tests.bench.scale

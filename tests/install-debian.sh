@@ -11,7 +11,7 @@ test="prometheus prometheus-alertmanager prometheus-blackbox-exporter
       libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils mmdebstrap
       e2fsprogs cpio busybox-static iproute2 openssh-client openssh-server sudo fence-agents
       chromium fonts-dejavu-core man-db systemd"
-bench="prometheus-libvirt-exporter prometheus-hacluster-exporter"
+bench="prometheus-libvirt-exporter prometheus-hacluster-exporter fio"
 
 wanted=""
 for group in "$@"; do

@@ -299,6 +299,30 @@ class Host:
         self.run(["vgchange", "--quiet", "--quiet", "--activate", "y", VOLUME_GROUP], timeout_seconds=120)
         self.run(["drbdadm", "up", *(resources or ("all",))], timeout_seconds=120)
 
+    def make_volume(self, resource: Resource) -> None:
+        """Make a resource's logical volume, full of zeros as the fresh disk is."""
+        volume = ["--size", f"{resource.size_mib}M", "--name", resource.name, VOLUME_GROUP]
+        unwiped = ["--wipesignatures", "n", "--zero", "n"]
+        self.run(["lvcreate", "--quiet", "--yes", *unwiped, *volume], timeout_seconds=120)
+
+    def make_half(self, resource: Resource) -> None:
+        """Bring this host's half of a resource into being, up to its `up`."""
+        self.write(f"/etc/drbd.d/{resource.name}.res", resource.config())
+        self.make_volume(resource)
+        # "--force" answers create-md's question about data found on a disk that is known to be empty.
+        self.run(["drbdadm", "create-md", "--force", resource.name], timeout_seconds=120)
+        self.drbd_up(resource.name)
+
+    def define(self, vm: Vm) -> None:
+        """Define a VM's domain, and have a Xen guest's console reach the bare machine."""
+        if vm.flavour == "xen":
+            log = f"/var/log/xen/console/guest-{vm.name}.log"
+            self.run(["mkdir", "-p", "/var/log/xen/console"])
+            self.run(["ln", "-sfn", f"/dev/virtio-ports/guest{vm.port}", log])
+        definition = f"/var/lib/lab/{vm.name}.xml"
+        self.write(definition, vm.domain_xml())
+        self.virsh(vm.uri, "define", definition)
+
     def demote(self, resource: Resource, timeout_seconds: float = 60) -> None:
         """Make a resource Secondary, as soon as nobody has its device open any more.
 

@@ -15,7 +15,7 @@ from tests.lab.image import CACHE, Image, build
 from tests.lab.machine import GUEST_PORTS, Accelerator, Flavour, Machine, Payload
 from tests.lab.network import MONITOR, Cable, Network
 from tests.lab.ssh import Keys
-from tests.lab.vm import DISK_MIB, VOLUME_GROUP, OnCrash, Resource, Vm, VmFlavour
+from tests.lab.vm import OnCrash, Resource, Vm, VmFlavour
 from tests.lab.waiting import LabError, Progress, print_progress, stage
 from tests.lab.witness import DiskCopy, Line, Witness, read_records
 
@@ -191,11 +191,20 @@ class Lab:
         with stage(self.progress, f"{name}: volumes, DRBD, domain on {' and '.join(on)}"):
             in_parallel(lambda host: self._define(vm, self.hosts[host]), on)
             for resource in resources:
-                self._mirror(resource)
+                self.mirror(resource)
         self.vms[name] = vm
         for host in on:
             self.witness.watch(vm, host, self.hosts[host].machine.guest_log(vm.port))
         return vm
+
+    def mirror(self, resource: Resource) -> None:
+        """Connect the fresh halves and make the first host Primary, without a first sync: both are empty."""
+        first, second = (self.hosts[name] for name in resource.hosts)
+        first.wait_for_drbd(resource, connection="Connected")
+        first.run(["drbdadm", "new-current-uuid", "--clear-bitmap", f"{resource.name}/0"])
+        for host in (first, second):
+            host.wait_for_drbd(resource, connection="Connected", disks="UpToDate/UpToDate")
+        first.run(["drbdadm", "primary", resource.name])
 
     def start_vm(self, vm: Vm, on: str | None = None) -> None:
         """Start the VM's domain with libvirt, on the given host or its first.
@@ -309,31 +318,10 @@ Host *
         )
 
     def _define(self, vm: Vm, host: Host) -> None:
-        """Bring one host's half of a VM into being, up to the resources' `up`."""
+        """Bring one host's half of a VM into being."""
         for resource in vm.resources:
-            host.write(f"/etc/drbd.d/{resource.name}.res", resource.config())
-            volume = ["--size", f"{DISK_MIB}M", "--name", resource.name, VOLUME_GROUP]
-            unwiped = ["--wipesignatures", "n", "--zero", "n"]
-            host.run(["lvcreate", "--quiet", "--yes", *unwiped, *volume], timeout_seconds=120)
-            # "--force" answers create-md's question about data found on a disk that is known to be empty.
-            host.run(["drbdadm", "create-md", "--force", resource.name], timeout_seconds=120)
-        host.drbd_up(*(resource.name for resource in vm.resources))
-        if vm.flavour == "xen":
-            log = f"/var/log/xen/console/guest-{vm.name}.log"
-            host.run(["mkdir", "-p", "/var/log/xen/console"])
-            host.run(["ln", "-sfn", f"/dev/virtio-ports/guest{vm.port}", log])
-        definition = f"/var/lib/lab/{vm.name}.xml"
-        host.write(definition, vm.domain_xml())
-        host.virsh(vm.uri, "define", definition)
-
-    def _mirror(self, resource: Resource) -> None:
-        """Connect the fresh halves and make the first host Primary, without a first sync: both are empty."""
-        first, second = (self.hosts[name] for name in resource.hosts)
-        first.wait_for_drbd(resource, connection="Connected")
-        first.run(["drbdadm", "new-current-uuid", "--clear-bitmap", f"{resource.name}/0"])
-        for host in (first, second):
-            host.wait_for_drbd(resource, connection="Connected", disks="UpToDate/UpToDate")
-        first.run(["drbdadm", "primary", resource.name])
+            host.make_half(resource)
+        host.define(vm)
 
 
 def take_away(name: str) -> None:

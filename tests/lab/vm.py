@@ -9,6 +9,7 @@ from tests.lab import network
 
 VmFlavour = Literal["xen", "qemu", "lxc"]
 OnCrash = Literal["destroy", "preserve"]
+Protocol = Literal["A", "B", "C"]
 
 LIBVIRT_URIS = {"xen": "xen:///system", "qemu": "qemu:///system", "lxc": "lxc:///system"}
 FENCE_PEER = "/usr/bin/vmheal-fence-peer"
@@ -29,7 +30,7 @@ resource {name} {{
     device /dev/drbd{minor} minor {minor};
     meta-disk internal;
     net {{
-        protocol C;
+        protocol {protocol};
         ping-int 1;
         ping-timeout 5;
         timeout 30;
@@ -73,6 +74,9 @@ class Resource:
     hosts: tuple[str, str]
     fenced: bool = False
     """DRBD freezes its I/O when it loses the peer, and asks the arbiter."""
+    protocol: Protocol = "C"
+    """When DRBD tells that something is written; with C it is on both disks."""
+    size_mib: int = DISK_MIB
 
     @property
     def device(self) -> str:
@@ -98,6 +102,7 @@ class Resource:
         return _RESOURCE.format(
             name=self.name,
             minor=self.minor,
+            protocol=self.protocol,
             fencing=_FENCING if self.fenced else "",
             handlers=_HANDLERS if self.fenced else "",
             sides=sides,
@@ -118,6 +123,8 @@ class Vm:
     interval_ms: int = 125
     on_crash: OnCrash = "destroy"
     """What libvirt does with a guest that crashed; `destroy` is libvirt's own default. LXC has no such thing."""
+    initramfs: str = "/var/lib/lab/guest.cpio"
+    """Of Xen and QEMU guests, on its hosts."""
 
     @property
     def uri(self) -> str:
@@ -218,5 +225,5 @@ class Vm:
 
     def _boot(self, words: str, devices: list[str]) -> str:
         return f"""
-    <kernel>/var/lib/lab/vmlinux</kernel><initrd>/var/lib/lab/guest.cpio</initrd>
+    <kernel>/var/lib/lab/vmlinux</kernel><initrd>{self.initramfs}</initrd>
     <cmdline>{escape(" ".join([words, *self._words(devices)]))}</cmdline>"""
