@@ -2,6 +2,11 @@
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
+
+# How long an input takes depends on what else the machine does, and says nothing of the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

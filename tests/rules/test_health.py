@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace as changed
 from pathlib import Path
 from types import SimpleNamespace
 

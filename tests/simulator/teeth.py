@@ -175,6 +175,7 @@ ARGUED: Mapping[str, str] = {
     "guard has_quorum": _NOT_HERE,
     "guard io_flows": "DRBD holds the I/O of a VM that is started on a frozen disk: it hangs until that thaws",
     "guard is_defined_or_kept": "definitions are kept from the first look on",
+    "guard is_in_sync": "nobody runs a verify here, which finds what differs; see tests/core",
     "guard is_not_standalone": "who was left in order is Outdated (disk_is_up_to_date)",
     "guard is_open_nowhere_else": "who has it open is Primary there (peer_is_not_primary)",
     "guard link_to_source_is_lost": "who is connected to a Primary says so (peer_is_not_primary)",
