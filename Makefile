@@ -103,14 +103,14 @@ bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack 
 security: test-packages dev  ## try everything with the actuator's key that it must not do; write the table of docs/security.md
 	$(ROOT) $(BIN)/python -m tests.host.table
 reference: dev  ## write docs/configuration.md, docs/metrics.md and the manual pages anew from the code
-	$(BIN)/python -m reference
+	$(BIN)/python -m docs.reference
 
 sbom: dev  ## what the locked requirements put onto a host, with licences and hashes, into dist/
 	@mkdir -p dist
-	$(BIN)/python -m reference.sbom dist/vmheal.cdx.json
+	$(BIN)/python -m docs.reference.sbom dist/vmheal.cdx.json
 
 deb: dev  ## Debian packages, for hosts without PyPI, into dist/
-	$(BIN)/python -m deb dist
+	$(BIN)/python .ci/deb dist
 
 wheel: dev  ## the wheel and the sdist, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist

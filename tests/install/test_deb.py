@@ -13,7 +13,7 @@ NEEDED = "python3,python3-libvirt,adduser,openssh-client,init-system-helpers,man
 
 
 @pytest.mark.parametrize(
-    "script", sorted(REPO.glob("deb/*.*rm")) + sorted(REPO.glob("deb/*.postinst")), ids=str
+    "script", sorted(REPO.glob(".ci/deb/*.*rm")) + sorted(REPO.glob(".ci/deb/*.postinst")), ids=str
 )
 def test_a_script_is_one(script):
     assert script.read_text().startswith("#!/bin/sh\nset -e\n")
@@ -23,7 +23,7 @@ def test_a_script_is_one(script):
 @pytest.fixture(scope="module")
 def debs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deb")
-    subprocess.run([sys.executable, "-m", "deb", folder], cwd=REPO, check=True, timeout=900)
+    subprocess.run([sys.executable, ".ci/deb", folder], cwd=REPO, check=True, timeout=900)
     return {it.name.partition("_")[0]: it for it in folder.glob("*.deb")}
 
 
@@ -96,7 +96,7 @@ def listing(debian):
 @pytest.mark.lab
 @pytest.mark.timeout(1800)
 def test_the_same_commit_makes_the_same_packages(debs, tmp_path):
-    subprocess.run([sys.executable, "-m", "deb", tmp_path], cwd=REPO, check=True, timeout=900)
+    subprocess.run([sys.executable, ".ci/deb", tmp_path], cwd=REPO, check=True, timeout=900)
     assert {it.name: it.read_bytes() for it in tmp_path.glob("*.deb")} == {
         it.name: it.read_bytes() for it in debs.values()
     }

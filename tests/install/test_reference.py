@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from reference.__main__ import pages
-from reference.sbom import LOCK, bill
+from docs.reference.__main__ import pages
+from docs.reference.sbom import LOCK, bill
 
 PAGES = pages()
 

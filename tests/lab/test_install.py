@@ -110,7 +110,7 @@ def test_init_writes_what_can_be_used(lab: Lab, vm: Vm, site: Site, tmp_path: Pa
 
 def test_the_packages_run_under_systemd_and_are_purged(lab: Lab, site: Site, tmp_path: Path) -> None:
     """On v02, whose exporter of the lab's own makes room for it."""
-    subprocess.run([sys.executable, "-m", "deb", tmp_path], cwd=REPO, check=True, timeout=900)
+    subprocess.run([sys.executable, ".ci/deb", tmp_path], cwd=REPO, check=True, timeout=900)
     host = lab.host("v02")
     host.run(["systemctl", "disable", "--now", EXPORTER], timeout_seconds=120)
     host.run(["rm", "-r", f"/etc/systemd/system/{EXPORTER}"])

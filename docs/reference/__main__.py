@@ -1,17 +1,17 @@
-"""`python -m reference`: write docs/configuration.md, docs/metrics.md and man/ anew from the code."""
+"""`python -m docs.reference`: write docs/configuration.md, docs/metrics.md and docs/man/ anew from the code."""
 
 from pathlib import Path
 
-from reference import configuration, manual, metrics
+from docs.reference import configuration, manual, metrics
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 
 
 def pages() -> dict[Path, str]:
     """What is to be in each file."""
     docs = {"configuration.md": configuration.page(), "metrics.md": metrics.page()}
     return {REPO / "docs" / name: text for name, text in docs.items()} | {
-        REPO / "man" / name: text for name, text in manual.pages().items()
+        REPO / "docs/man" / name: text for name, text in manual.pages().items()
     }
 
 

@@ -1,4 +1,4 @@
-"""Debian packages: `python -m deb FOLDER` writes them into the folder.
+"""Debian packages: `python .ci/deb FOLDER` writes them into the folder.
 
 For hosts that do not reach PyPI: what Debian does not have in the needed version is inside, from the locked
 wheels. Three packages, so that a hypervisor gets no more than the exporter needs:
@@ -23,7 +23,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 SCRIPTS = Path(__file__).parent
 PREFIX = Path("opt/vmheal")
 PYTHON = "/usr/bin/python3"
@@ -80,7 +80,9 @@ def build(folder: Path) -> list[Path]:
                 _copy(REPO / unit, trees[package] / "lib/systemd/system")
             for program in programs:
                 page = f"{program}.1"
-                _gzip((REPO / "man" / page).read_bytes(), trees[package] / f"usr/share/man/man1/{page}.gz")
+                _gzip(
+                    (REPO / "docs/man" / page).read_bytes(), trees[package] / f"usr/share/man/man1/{page}.gz"
+                )
         _copy(
             SCRIPTS / "vmheal-exporter.default", trees["vmheal-exporter"] / "etc/default", "vmheal-exporter"
         )

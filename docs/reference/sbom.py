@@ -12,7 +12,7 @@ from typing import Any
 
 from exporter import __version__
 
-LOCK = Path(__file__).parents[1] / "requirements" / "actuator.txt"
+LOCK = Path(__file__).parents[2] / "requirements" / "actuator.txt"
 """It has the exporter's too."""
 _BLOCK = re.compile(r"(?m)^([A-Za-z0-9_.-]+)==([^\s;\\]+)((?:.*\\\n)*.*)")
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")

@@ -16,7 +16,7 @@ from actuator.reload import Reloader
 from actuator.report import Report
 from actuator.web import WebServer
 
-REPO = Path(__file__).parents[1]
+REPO = Path(__file__).parents[2]
 CONTRACTS = ("names.txt", "names-drbd.txt")
 
 _HEAD = """\
