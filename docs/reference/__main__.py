@@ -1,4 +1,4 @@
-"""`python -m docs.reference`: write docs/configuration.md, docs/metrics.md and docs/man/ anew from the code."""
+"""`python -m docs.reference`: write docs/configuration.md, metrics.md and man/ anew from the code."""
 
 from pathlib import Path
 

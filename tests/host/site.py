@@ -17,7 +17,7 @@ from tests.libvirtd import Libvirtd
 from tests.sshd import Sshd, sshd
 
 REPO = Path(__file__).parents[2]
-SHIPPED = REPO / "hosts"
+SHIPPED = REPO / "exporter/host/etc"
 USER = "vmheal"
 ALLOWED, OTHER = "vm1", "vm9"
 """A resource and domain of the host's configuration, and one that is there but not in it."""

@@ -1,1 +1,0 @@
-"""How vmheal is packaged for Debian."""
