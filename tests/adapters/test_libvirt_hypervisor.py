@@ -19,6 +19,7 @@ from actuator.adapters.ssh import SshAccess, SshHost
 from actuator.core.definition import needs
 from actuator.model import Disk, DomainState, Done, Failed, GuestCpu, Indeterminate
 from actuator.ports import Unanswered
+from tests.host_command import forced
 from tests.sshd import make_key, sshd, write_known_hosts
 
 # Far above what anything here takes, far below pytest's own limit: an answer "in time" comes before it.
@@ -505,8 +506,10 @@ def libvirtd():
 def ssh_access(libvirtd, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sshd")
     enter = ["nsenter", f"--target={libvirtd.pid}", "--mount", "--"]
-    with sshd(folder, environment={"HOME": str(folder)}, enter=enter) as server:
-        yield SshAccess(server.address, server.user_key, server.known_hosts, server.port, server.user)
+    allowed = forced(folder, "domain voms01", f"definition_path {libvirtd.base}/disks/")
+    with sshd(folder, environment={"HOME": str(folder)}, enter=enter, key_options=allowed) as server:
+        known_hosts = server.known_hosts
+        yield SshAccess(server.address, server.user_key, known_hosts, server.port, server.user, "vmheal-host")
 
 
 @pytest.fixture
@@ -629,10 +632,12 @@ def test_an_idle_connection_that_hangs_is_replaced_before_it_is_needed(ssh_acces
     warms = hypervisor._hosts["v01"]._all
     wait_until(lambda: all(it._current for it in warms))
     before = [it._current for it in warms]
+    config = str(ssh_access.key_file.parent / "host.conf").encode()
     helpers = [
         int(entry.name)
         for entry in Path("/proc").glob("[0-9]*")
-        if b"virt-ssh-helper" in read(entry / "cmdline").split(b"\0")[0]
+        if config in read(entry / "cmdline").split(b"\0")
+        and b"exporter.host.command" in read(entry / "cmdline")
     ]
     assert len(helpers) >= len(before)
     for pid in helpers:

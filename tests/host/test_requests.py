@@ -54,6 +54,13 @@ def test_a_listed_resource_is_taken(word):
     assert isinstance(ask(("drbdadm", "primary", word)), Run)
 
 
+@pytest.mark.parametrize(
+    "word", ["all", "minor-0", "minor-12", "--force", "-f", "../x", "vm1\n", "", "vm1:v02", "x" * 129]
+)
+def test_a_word_that_drbdadm_takes_for_something_else_is_not(word):
+    assert isinstance(ask(("drbdadm", "primary", word), ANY), Refused)
+
+
 @given(st.text(max_size=40), st.sampled_from([CONFIG, ANY]))
 def test_only_a_name_gets_through(word, config):
     asked = ask(("drbdadm", "primary", word), config)
