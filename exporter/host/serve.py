@@ -8,6 +8,7 @@ for it must find out by itself what became of it. It has a session of its own, a
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -34,6 +35,10 @@ KILL_SECONDS = 1.0
 """What is killed ends within so long, or hangs in the kernel."""
 MAX_SAID = 20
 """Refusals in the log, of one connection."""
+
+
+_SECRET = re.compile(r"""(shared-secret"?[\s:=a-z]*")[^"]*""")
+"""As XML, JSON and in DRBD's own words: the actuator has no use for it."""
 
 
 class ProtocolError(Exception):
@@ -130,7 +135,7 @@ class Server:
             raise (error if isinstance(error, _TooLargeError) else _LateError) from error
         if request.changes:
             self._say(f"{' '.join(request.argv)}: exit status {status}")
-        return {"status": status if status >= 0 else None, "out": out, "err": err}
+        return {"status": status if status >= 0 else None, "out": _SECRET.sub(r"\1", out), "err": err}
 
     def _start(self, request: Run) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

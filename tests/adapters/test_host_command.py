@@ -28,6 +28,7 @@ case $2 in
     pid) echo $PPID ;;
     both) echo "a b"; echo "äö" >&2; exit 3 ;;
     killed) kill -9 $$ ;;
+    secrets) cat {base}/secrets ;;
     slow) sleep 1; echo well ;;
     hang) echo $$ >> {base}/hanging; exec sleep 60 ;;
     endless) yes ;;
@@ -99,6 +100,16 @@ def test_output_and_status_arrive_as_they_were(v01):
     assert get(v01, "large").stdout == "\0" * 1_000_000
     missing = v01.run(["drbdsetup", "show"], SOON)
     assert (missing.exit_status, missing.stderr) == (127, "drbdsetup: No such file or directory")
+
+
+def test_a_shared_secret_stays_on_its_host(v01, base):
+    said = (
+        'net {\tshared-secret\t"S"; }\n"shared-secret": "S",\n<option name="shared-secret" value="S"/> "S"\n'
+    )
+    (base / "secrets").write_text(said)
+    assert get(v01, "secrets").stdout == said.replace('"S";', '"";').replace('"S",', '"",').replace(
+        '"S"/', '""/'
+    )
 
 
 def test_many_programs_share_one_process(v01):
