@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import requests
 
+from actuator import arbitrate
 from actuator.adapters.clock import SystemClock
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.arbitrate import Arbiter, parse
@@ -95,6 +96,16 @@ def test_of_an_unknown_resource_nobody_is_granted_and_nothing_is_held_up(receive
         assert reply["verdict"] == "allow"
         assert journal.authority("other") == Authority("other", version=reply["version"])
     assert journal.authority("other").version == 2
+
+
+def test_resources_that_do_not_exist_are_not_written_down_without_end(receiver, journal, monkeypatch):
+    monkeypatch.setattr(arbitrate, "MAX_RESOURCES", 4)
+    asked = {"hook": "attach", "peer": None}
+    for number in range(3):
+        assert ask(receiver, "v01", **asked, resource=f"other{number}")["verdict"] == "allow"
+    assert post(receiver, "v01", question(**asked, resource="other3")).status_code == 503
+    assert len(journal.authorities()) == 4
+    assert ask(receiver, "v02", **asked)["verdict"] == "allow"  # what is known is answered all the same
 
 
 def test_every_verdict_is_told_once(receiver, journal):

@@ -6,6 +6,7 @@ from itertools import chain, combinations, product
 import pytest
 
 from actuator.core.arbiter import (
+    MAX_RUNS,
     Ask,
     FencePeer,
     Proof,
@@ -575,3 +576,13 @@ def test_a_side_has_its_disk_when_each_volume_has_one():
         volumes = [device(number, number, disk_state=disk) for number, disk in enumerate(disks)]
         side = side_of("v01", resource(devices=volumes), "v02")
         assert side.attached == (bool(disks) and there.issuperset(disks))
+
+
+def test_the_hooks_of_one_host_are_bounded_and_leave_the_others_alone():
+    it = Authority("voms01", HOSTS, 1, "v01", frozenset(HOSTS))
+    for number in range(MAX_RUNS + 3):
+        it = began(it, Ask("v02", f"{FENCE} v01 {number}", RUN, 0))
+    assert len(it.runs) == MAX_RUNS
+    assert began(it, Ask("v02", f"{FENCE} v01 0", HookRun("boot", 2000), 0)).version == it.version + 1
+    other = began(it, Ask("v01", f"{FENCE} v02", RUN, 0))
+    assert len(other.runs) == MAX_RUNS + 1
