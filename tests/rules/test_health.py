@@ -1,14 +1,17 @@
 """rules/health.yml on what the real exporter and actuator publish: DRBD's captures, libvirt's words, the journal."""
 
+import contextlib
 import re
 import time
 from dataclasses import replace as changed
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from prometheus_client.metrics_core import Metric
 
+from actuator.config import ConfigError
 from actuator.core.readiness import Check, Reason
 from actuator.model import (
     DomainRecord,
@@ -19,6 +22,7 @@ from actuator.model import (
 )
 from actuator.ports import JournalError
 from actuator.rehearse import Rehearsal
+from actuator.reload import Reloader
 from exporter.collectors import drbd
 from exporter.collectors.libvirt_state import LibvirtState, LifecycleEvents
 from exporter.scrape import Scraper
@@ -744,6 +748,12 @@ def test_rehearsals_that_go_on_or_are_off(replay, journal, interval_seconds):
         actuator(replay, journal, range(second, second + 1))
     replay.quiet(4170, "RehearsalStale")
     replay.ask()
+def reload(journal, outcomes):
+    """The configuration is reloaded again and again; that is what becomes of it."""
+    reloader = Reloader(lambda: journal.config, Mock(side_effect=outcomes), journal.report.registry)
+    for _ in outcomes:
+        with contextlib.suppress(ConfigError):
+            reloader.reload()
 
 
 @pytest.mark.parametrize(
@@ -755,6 +765,13 @@ def test_rehearsals_that_go_on_or_are_off(replay, journal, interval_seconds):
         ),
         pytest.param(
             lambda it: it.restart(mode="approve"), 599, told("ActuatorPassive", mode="approve"), id="asks"
+        ),
+        pytest.param(lambda it: reload(it, (ConfigError(("no",)), None)), 0, None, id="reloaded in the end"),
+        pytest.param(
+            lambda it: reload(it, (None, ConfigError(("no",)))),
+            299,
+            told("ActuatorNotReloaded"),
+            id="not reloaded",
         ),
         pytest.param(
             lambda it: it.host("", paused=Order("ann", 0.0)), 3599, told("VMHealPaused"), id="all is paused"
