@@ -7,7 +7,7 @@ decision waits for, and at most a fifth of the time. What a round takes grows wi
 import functools
 import xml.etree.ElementTree as ET
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -192,34 +192,53 @@ class Rehearser:
             for host in hosts
             if host not in self._facts or now - self._facts[host][1] >= self._interval_seconds
         ]
-        calls: dict[tuple[str, str], Callable[[], object]] = {}
-        timeout = self._settings.evidence.timeout_seconds
-        hypervisor, storage = self._ports.hypervisor, self._ports.storage
+        took = self._answer_seconds(due)
+        seen = self._what_else(took)
         for host in due:
-            calls["libvirt", host] = functools.partial(
-                self._timed, functools.partial(hypervisor.states, host, timeout_seconds=timeout)
-            )
-            calls["drbd", host] = functools.partial(
-                self._timed, functools.partial(storage.status, host, timeout_seconds=timeout)
-            )
-            calls["view", host] = functools.partial(hypervisor.host_view, host, timeout_seconds=timeout)
-            calls["setup", host] = functools.partial(storage.setup, host, timeout_seconds=timeout)
-        answers = self._ports.tasks.gather(calls, timeout_seconds=timeout)
-        for host in due:
-            view, agent = answers["view", host], self._agent(host, now)
-            drbd_seconds = _seconds(answers["drbd", host])
+            view, setup = seen.get(("libvirt", host)), seen.get(("drbd", host))
+            agent = self._agent(host, now)
             self._facts[host] = (
                 HostFacts(
-                    libvirt_seconds=_seconds(answers["libvirt", host]),
-                    drbd_seconds=drbd_seconds,
+                    libvirt_seconds=took["libvirt", host],
+                    drbd_seconds=took["drbd", host],
                     view=view if isinstance(view, HostView) else None,
-                    setup=None if drbd_seconds is None else _setup(answers["setup", host]),
+                    setup=_setup(setup),
                     agent=agent.problem if agent else "",
                     agent_errs=agent is not None and agent.errs,
                 ),
                 now,
             )
         self._worker.wrong_agents = frozenset(host for host, it in self._agents.items() if it.errs)
+
+    def _answer_seconds(self, hosts: Sequence[str]) -> Mapping[tuple[str, str], float | None]:
+        """How long each host's libvirt and DRBD need for an answer; None: there was none."""
+        timeout = self._settings.evidence.timeout_seconds
+        calls = {
+            (who, host): functools.partial(self._timed, functools.partial(ask, host, timeout_seconds=timeout))
+            for host in hosts
+            for who, ask in (
+                ("libvirt", self._ports.hypervisor.states),
+                ("drbd", self._ports.storage.status),
+            )
+        }
+        answers = self._ports.tasks.gather(calls, timeout_seconds=timeout)
+        return {key: it if isinstance(it, float) else None for key, it in answers.items()}
+
+    def _what_else(
+        self, took: Mapping[tuple[str, str], float | None]
+    ) -> Mapping[tuple[str, str], HostView | HostSetup | Unanswered]:
+        """What else those that answered say; asked later, not to hold up the answers that are measured."""
+        timeout = self._settings.evidence.timeout_seconds
+        asks: dict[str, Callable[..., HostView | HostSetup]] = {
+            "libvirt": self._ports.hypervisor.host_view,
+            "drbd": self._ports.storage.setup,
+        }
+        calls = {
+            (who, host): functools.partial(asks[who], host, timeout_seconds=timeout)
+            for (who, host), seconds in took.items()
+            if seconds is not None
+        }
+        return self._ports.tasks.gather(calls, timeout_seconds=timeout)
 
     def _timed(self, call: Callable[[], object]) -> float:
         begun = self._ports.clock.monotonic()
@@ -252,12 +271,11 @@ class Rehearser:
         return True
 
 
-def _seconds(answer: object) -> float | None:
-    return answer if isinstance(answer, float) else None
-
-
-def _setup(answer: object) -> HostSetup:
-    return answer if isinstance(answer, HostSetup) else HostSetup(handler=Unknown(str(answer)))
+def _setup(answer: object) -> HostSetup | None:
+    """How a host is set up; what its DRBD answers without telling that is told."""
+    if isinstance(answer, Unanswered):
+        return HostSetup(handler=Unknown(str(answer)))
+    return answer if isinstance(answer, HostSetup) else None
 
 
 def table(rehearsals: tuple[Rehearsal, ...], domains: Mapping[str, object]) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from actuator.core.decide import Question
 from actuator.core.definition import Needs, missing_networks
+from actuator.core.guards.memory import voted
 from actuator.core.place import Placement
 from actuator.core.replica import resources_here
 from actuator.model import (
@@ -110,7 +111,7 @@ def of_failover(it: Question, known: Known, host: str, proof: Proof | None) -> I
     for where in (own, host):
         yield from _autostart(it.record.domain, known, where)
         yield from _auto_promote(it, known, where)
-        if it.home.arbitrated:
+        if it.home.arbitrated and not voted(it.home):
             yield from _handled(it, known, where)
     if proof in {Proof.ARBITRATED, Proof.QUORUM, Proof.DRBD_ONLY}:
         yield from _noticed_in_time(it, known, own)

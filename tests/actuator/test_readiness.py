@@ -68,9 +68,13 @@ def test_of_a_healthy_site_nothing_is_said(start, xen, proof, resources):
     }  # fmt: skip
 
 
-def test_of_a_healthy_site_with_quorum_nothing_is_said(start):
+@pytest.mark.parametrize("arbitrated", [True, False])
+def test_of_a_healthy_site_with_quorum_nothing_is_said(start, arbitrated):
+    """What DRBD's quorum decides needs no handler, whatever others on its host need."""
     world = World(third="v02", parting=Parting.VOTES)
-    machine = start(world, arbitrated=False, written=False, failover={"quorum": True})
+    for host in ("v01", "v02"):
+        _sets_up(host, handler="")(world, None)
+    machine = start(world, arbitrated=arbitrated, written=False, failover={"quorum": True})
     machine.run(60, keeps=True)
     assert set(map(len, rehearsed(machine).values())) == {0}
 
@@ -746,6 +750,23 @@ def test_an_agent_that_calls_a_host_off_that_is_off_is_right(start, clock):
     clock.now += AGENT_SECONDS
     rehearser.turn()
     assert machine.worker.wrong_agents == frozenset()
+
+
+def test_how_fast_hosts_answer_is_measured_before_they_have_more_to_do(start):
+    """The handler is a program that has to be started there."""
+    machine = start(World())
+    machine.run(3, keeps=True)
+    machine.world.calls.clear()
+    rehearser_of(machine).turn()
+    assert machine.world.calls[:8] == ["states", "status"] * 2 + ["host_view", "setup"] * 2
+
+
+def test_a_host_that_does_not_answer_is_not_asked_for_more(start):
+    machine = start(World(silent={"v02"}))
+    machine.run(3, keeps=True)
+    machine.world.calls.clear()
+    rehearser_of(machine).turn()
+    assert [machine.world.calls.count(name) for name in ("states", "host_view", "setup")] == [2, 1, 1]
 
 
 def test_a_setup_that_cannot_be_read_is_said(start):
