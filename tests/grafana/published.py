@@ -77,8 +77,6 @@ RATES_OF_SUMS = f"rate({_disks('read_bytes_total')}[$__rate_interval])"
 
 NOT_THERE = {
     'drbd_connection_state{drbd_connection_state=~"!UpToDate"': "no connection has such a state, with LINBIT's either",
-    "libvirt_domain_memory_stats_used_percent": "where the guest's balloon driver tells",
-    "libvirt_domain_memory_stats_swap_in_bytes": "where the guest's balloon driver tells",
     "libvirt_domain_openstack_info": "of OpenStack; the dashboard's `dom_id` is to be set to the domain by hand",
 }
 """By its beginning, or what it is about: what gives nothing here, and why."""

@@ -13,8 +13,9 @@ import pytest
 
 from actuator.model import DomainRecord
 from actuator.ports import JournalError
+from exporter.collectors import libvirt_stats
 from tests.grafana.asking import Prometheus
-from tests.grafana.pictures import VARIABLES, Played
+from tests.grafana.pictures import FAILING, VARIABLES, Played
 from tests.prometheus import prometheus
 from tests.rules.pages import HEALTHY84, ActuatorPage, armed
 from tests.rules.replay import Replay, fake_drbd, replay_of, run
@@ -35,6 +36,14 @@ def _drbd(replay: Replay) -> None:
         replay.drbd(host, label, WELL, show=armed)
         replay.drbd(host, label, BAD, show=_asks_nobody)
     replay.drbd("v03", "38-v02-isolated-no-quorum/v02", BAD)
+
+
+def _libvirt(replay: Replay) -> None:
+    """What only a guest with a system tells."""
+    memory = {"unused": 100.0, "available": 1000.0, "usable": 700.0, "swap_in": 5.0, "swap_out": 3.0}
+    page = libvirt_stats._Page()
+    page._memory({"domain": FAILING}, memory)
+    replay.publish("v01", page.all(), range(0, 2 * HALF, STEP), "vmheal-stats")
 
 
 def _actuator(replay: Replay, begin: float, folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -64,6 +73,7 @@ def recorded(folder: Path) -> Iterator[Played]:
     with pytest.MonkeyPatch.context() as patch:
         replay = replay_of(folder, fake_drbd(folder, patch), patch)
         _drbd(replay)
+        _libvirt(replay)
         _actuator(replay, begin, folder, patch)
     (folder / "page").write_text(replay.openmetrics(begin))
     run("promtool", "tsdb", "create-blocks-from", "openmetrics", "page", "prometheus", cwd=folder)

@@ -34,9 +34,10 @@ EQUIVALENT = (
     # What has one series for these labels: a host's connection to a peer, what is of a host and resource, or of a
     # domain, host, source or order, of which one actuator tells.
     re.compile(
-        r"(?:max|min) by \([^)]*\) \(\s*(?:label_replace\()?(?:drbd_connection_state|vmheal_drbd_resource_fencing"
+        r"(?:max|min) by \([^)]*\) \(\s*(?:label_replace\(\s*)?(?:drbd_device_state|vmheal_drbd_resource_fencing"
         r"|libvirt_up|vmheal_(?:paused_until_timestamp_seconds|host_order|escalation|plan_begun_timestamp_seconds|source_up))\b"
     ),
+    re.compile(r"max by \(host, name, conn_name\) \(drbd_connection_state\b"),
     # What is never negative has a sum above 0 when its greatest is.
     re.compile(r"sum by \([^)]*\) \(\s*increase\([^()]*\)(?:\s+or increase\([^()]*\))?\s*\) > 0"),
 )

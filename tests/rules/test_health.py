@@ -302,6 +302,9 @@ def test_two_primaries_of_a_live_migration(replay, journal, copies, why):
     [
         ("8.4", 179, True),
         ("paused", 179, True),
+        ("StartingSyncT", 179, True),
+        ("WFBitMapT", 179, True),
+        ("WFSyncUUID", 179, True),
         ("stops", 340, True),
         ("goes on", 0, False),
         ("ended", 0, False),
@@ -314,10 +317,18 @@ def test_a_resync_that_stands_still(replay, target, quiet, stalls):
         hosts = {host: f"05a-paused-sync-by-source/{host}" for host in ("v01", "v02")}
     if target == "ended":
         hosts = HEALTHY84
+
+    def begins(text: str) -> str:
+        assert "SyncTarget" in text
+        return text.replace("SyncTarget", target)
+
+    edit = (
+        {"proc": begins, "events2": begins} if target in {"StartingSyncT", "WFBitMapT", "WFSyncUUID"} else {}
+    )
     length, alert = 370, told("DRBDResyncStalled", host="v02", name="voms01", conn_name="v01", volume="0")
     for host, label in hosts.items():
         replay.up(host, 1, range(length))
-        replay.drbd(host, label, range(length))
+        replay.drbd(host, label, range(length), **(edit if host == "v02" else {}))
     if target in {"goes on", "stops"}:
         for at in range(0, length if target == "goes on" else 50, 100):
             replay.drbd("v02", "07-syncing-early.v02", range(at, at + 50))
@@ -352,7 +363,7 @@ def test_replicas_that_differ(replay, label):
     replay.ask()
 
 
-@pytest.mark.parametrize("what", ["policy", "handler", "helper", "nothing", "not protected"])
+@pytest.mark.parametrize("what", ["policy", "handler", "helper", "no helper", "nothing", "not protected"])
 def test_a_resource_that_asks_nobody(replay, fake, journal, what):
     length = 330
     if what == "handler":
@@ -361,6 +372,8 @@ def test_a_resource_that_asks_nobody(replay, fake, journal, what):
         )
     if what == "helper":
         fake.paths.usermode_helper.write_text("/bin/true\n")
+    if what == "no helper":
+        fake.paths.usermode_helper.write_text("\n")
     replay.step = 5
     at = range(0, length, 5)
     replay.up("v01", 1, at)
@@ -371,7 +384,7 @@ def test_a_resource_that_asks_nobody(replay, fake, journal, what):
     actuator(replay, journal, at)
     replay.quiet(295, "DRBDUnfenced")
     unfenced = [told("DRBDUnfenced", host="v01", name="voms01")]
-    replay.expect(length - 5, *([] if what.startswith("not") else unfenced))
+    replay.expect(length - 5, *([] if what in {"nothing", "not protected"} else unfenced))
     replay.ask()
 
 
