@@ -35,7 +35,7 @@ EQUIVALENT = (
     # domain, host, source or order, of which one actuator tells.
     re.compile(
         r"(?:max|min) by \([^)]*\) \(\s*(?:label_replace\(\s*)?(?:drbd_device_state|vmheal_drbd_resource_fencing"
-        r"|libvirt_up|vmheal_(?:paused_until_timestamp_seconds|host_order|escalation|plan_begun_timestamp_seconds|source_up))\b"
+        r"|libvirt_up|node_md_disks|node_md_disks_required|vmheal_(?:exporter_collector_success|paused_until_timestamp_seconds|host_order|escalation|plan_begun_timestamp_seconds|source_up))\b"
     ),
     re.compile(r"max by \(host, name, conn_name\) \(drbd_connection_state\b"),
     # What is never negative has a sum above 0 when its greatest is.

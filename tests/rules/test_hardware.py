@@ -13,6 +13,20 @@ AT = range(0, 600, 15)
 LAST = 585
 
 
+def sensors() -> list[Metric]:
+    """Of a second sensor, with another number and in part the same name: all is well with it."""
+    found = []
+    for series, labels in (
+        ("ipmi_temperature_state", {"id": "9", "name": "Inlet Temp"}),
+        ("ipmi_fan_speed_state", {"id": "8", "name": "FAN1"}),
+        ("ipmi_sensor_state", {"id": "7", "name": "PSU1 Status", "type": "Power Supply"}),
+    ):
+        second = Metric(series, "", "gauge")
+        second.add_sample(series, labels, 0)
+        found.append(second)
+    return found
+
+
 @pytest.fixture
 def publish(replay):
     """Let a host be healthy for half the time, and say from then on what another sample says of these series."""
@@ -20,7 +34,7 @@ def publish(replay):
 
     def publish(host: str, *failing: str, label: str = "failing") -> None:
         replay.up(host, 1, AT)
-        replay.publish(host, hardware("healthy"), AT, "node")
+        replay.publish(host, [*hardware("healthy"), *sensors()], AT, "node")
         if failing:
             replay.publish(host, hardware(label, *failing), AT[20:], "node")
 
@@ -64,6 +78,18 @@ def test_hardware(replay, publish, label, failing, waits, alerts):
     replay.ask()
 
 
+def test_memory_errors_of_all_modules_count(replay, publish):
+    publish("v01")
+    errors = Metric("node_edac_correctable_errors", "", "counter")
+    for controller in "01":
+        errors.add_sample("node_edac_correctable_errors_total", {"controller": controller}, 0)
+    replay.publish("v01", [errors], AT[:20], "node")
+    errors.samples = [it._replace(value=7.0) for it in errors.samples]
+    replay.publish("v01", [errors], AT[20:], "node")
+    replay.expect(LAST, told("HostMemoryErrors", host="v01"))
+    replay.ask()
+
+
 def test_hot_hosts_are_not_moved_onto_one_another(replay, publish):
     for host in ("v01", "v02"):
         publish(host, "ipmi_temperature")
@@ -100,9 +126,9 @@ def test_smartctl_exporter_says_it_too(replay, publish, status, failing):
         ("smartctl_device_smart_status", float(status == 0)),
     ):
         told_ = Metric(name, "", "gauge")
-        told_.add_sample(name, {"device": "nvme0"}, value)
+        told_.add_sample(name, {"device": "/dev/sda"}, value)
         replay.publish("v01", [told_], AT, "smartctl")
-    replay.expect(LAST, *([told("HostDiskFailing", host="v01", disk="nvme0")] if failing else []))
+    replay.expect(LAST, *([told("HostDiskFailing", **DISK)] if failing else []))
     replay.ask()
 
 

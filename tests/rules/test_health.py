@@ -724,7 +724,7 @@ def test_a_vm_that_nothing_would_bring_up(replay, journal, checks, alerts):
     actuator(replay, journal, range(0, 700, 30))
     replay.quiet(299, "VMNotProtected")
     replay.expect(
-        600,
+        330,
         *(
             told("VMNotProtected", domain="voms01", host=host, reason=name, mend=mends)
             for host, name, mends in alerts
