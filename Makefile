@@ -10,7 +10,7 @@ RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
 SCHEDULES ?= 8000
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-disk bench-scale soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
+.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-disk bench-scale bench-page soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -102,6 +102,7 @@ bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack 
 .PHONY: security
 security: test-packages dev  ## try everything with the actuator's key that it must not do; write the table of docs/security.md
 	$(ROOT) $(BIN)/python -m tests.host.table
+
 reference: dev  ## write docs/configuration.md, docs/metrics.md and the manual pages anew from the code
 	$(BIN)/python -m docs.reference
 
@@ -115,13 +116,17 @@ deb: dev  ## Debian packages, for hosts without PyPI, into dist/
 wheel: dev  ## the wheel and the sdist, into dist/
 	$(BIN)/python -m build --no-isolation --outdir dist
 
+bench-page: dev  ## how soon the status page answers with 200 hosts and 4,000 VMs
+	$(BIN)/python -m tests.bench.page
+
 dashboards: dev  ## write grafana/json anew from the code in grafana/
 	$(BIN)/python -m grafana
 
-pictures: test-packages dev  ## play for the dashboards, and draw docs/pictures from it
+pictures: test-packages dev  ## play for the dashboards and the status page, and draw docs/pictures from it
 	@folder=$$(mktemp -d) && trap 'rm -rf $$folder' EXIT && \
 	$(ROOT) $(BIN)/python -m tests.grafana.play $$folder && \
 	$(ROOT) $(BIN)/python -m tests.grafana.pictures $$folder docs/pictures
+	$(ROOT) $(BIN)/python -m tests.line.page docs/pictures
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
 	cd requirements && for name in exporter actuator dev; do \

@@ -97,7 +97,8 @@ _ALL = "SELECT name, body FROM record WHERE kind = ? ORDER BY name"
 _ONE = "SELECT body FROM record WHERE kind = ? AND name = ?"
 _OLDEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq LIMIT ?3"
 _NEWEST = "SELECT seq, body FROM event WHERE seq > ?1 AND (?2 = '' OR domain = ?2) ORDER BY seq DESC LIMIT ?3"
-_ENDS = "SELECT coalesce(min(seq), 0), coalesce(max(seq), -1) FROM event"
+_ENDS = "SELECT (SELECT coalesce(min(seq), 0) FROM event), (SELECT coalesce(max(seq), -1) FROM event)"
+"""Each for itself is read off the table's end; both in one would be looked for in all of it."""
 _SAID = " || ' ' || ".join(
     ("domain", *(f"json_extract(body, '$.{it}')" for it in ("kind", "host", "plan", "sentence")))
 )

@@ -55,6 +55,8 @@ class Level(StrEnum):
     NOTE = "note"
     """Works, but not all would, or a person has ordered something."""
     OK = "ok"
+    PLAIN = "plain"
+    """Says nothing about that."""
 
 
 _RANK = {level: rank for rank, level in enumerate(Level)}
@@ -325,6 +327,11 @@ class Site:
         found = [plan_line(plan, self.now) for _, plan in opened if plan is not None]
         return tuple(sorted(found, key=lambda it: (it.since_at, it.id)))
 
+    def runbook(self, alert: str) -> str:
+        """Where it is said what an alert means; empty when the configuration does not say."""
+        base = self._facts.settings.runbooks_url
+        return f"{base}{alert}.md" if base else ""
+
     def knows(self, name: str) -> bool:
         """Whether it is a protected VM or a host."""
         return name in self._records or name in self._facts.settings.hosts
@@ -424,12 +431,15 @@ class Site:
         """What is seen of it where it should run; and anywhere else, where it should not."""
         said = self._facts.states.get(record.host)
         state = self._state(record, record.host)
+        silent = self._silent_seconds(record.host)
         elsewhere = [
             host
             for host in self._facts.settings.hosts_of(record.domain)
             if host != record.host and self._state(record, host) not in {None, *DOWN}
         ]
-        if said is None:
+        if silent is not None:
+            word = Word(Level.BAD, f"not known: {record.host} is silent for {silent:.0f} s")
+        elif said is None:
             word = Word(Level.NOTE, "not looked at yet")
         elif isinstance(said, Unanswered):
             word = Word(Level.BAD, f"not known: {record.host} does not answer")
@@ -467,9 +477,7 @@ class Site:
                 yield Word(
                     Level.NOTE, f"failed on {host}: is not sent back there for {until - self.now:.0f} s"
                 )
-        if rehearsal is None:
-            yield Word(Level.NOTE, "whether it could be restarted or moved was not rehearsed yet")
-        elif any(it.verb == "restart" and not it.ready for it in rehearsal.checks):
+        if rehearsal is not None and any(it.verb == "restart" and not it.ready for it in rehearsal.checks):
             yield Word(Level.NOTE, "a restart would not work now")
 
     # ---- hosts -------------------------------------------------------------------------------------------
@@ -513,9 +521,9 @@ class Site:
         return order if order is not None and order.stands(self.now) else None
 
     def _management(self, host: str) -> Word:
-        silent = self._facts.silent_seconds.get(host, 0.0)
+        silent = self._silent_seconds(host)
         said = self._facts.states.get(host)
-        if silent >= DARK_SECONDS:
+        if silent is not None:
             return Word(Level.BAD, f"silent for {silent:.0f} s")
         if said is None:
             return Word(Level.NOTE, "not asked yet")
@@ -524,6 +532,11 @@ class Site:
         if isinstance(self._facts.storage.get(host), Unanswered):
             return Word(Level.BAD, "libvirt answers, DRBD does not")
         return Word(Level.OK, "answers")
+
+    def _silent_seconds(self, host: str) -> float | None:
+        """Since when nobody has heard of a host that is dark: what it said before that may be long over."""
+        silent = self._facts.silent_seconds.get(host, 0.0)
+        return silent if silent >= DARK_SECONDS else None
 
     def _replication(self, host: str) -> Word:
         links = self._links.get(host, [])
@@ -535,7 +548,7 @@ class Site:
 
     def _power(self, host: str) -> Word:
         if self._facts.settings.hosts[host].fence is None:
-            return Word(Level.OK, "no fence agent")
+            return Word(Level.PLAIN, "no fence agent")
         said = self._facts.power.get(host)
         if said is None:
             return Word(Level.NOTE, "agent not asked yet")
@@ -690,7 +703,7 @@ def plan_line(plan: PlanRecord, now: float) -> PlanLine:
 def _step_line(it: StepRecord, now: float) -> StepLine:
     text = describe(it.step)
     if it.intended_at is None:
-        return StepLine(text, Word(Level.NOTE, "to come"), None)
+        return StepLine(text, Word(Level.PLAIN, "to come"), None)
     seconds = max(0.0, (now if it.concluded_at is None else it.concluded_at) - it.intended_at)
     return StepLine(text, _outcome(it.outcome), seconds)
 

@@ -31,12 +31,3 @@ def test_vms_of_a_lost_host_that_is_fenced_run_on_the_other(tmp_path: Path) -> N
         assert line.running("v01") == set()
         assert line.running("v02") == set(VMS)
         assert [line.starts(vm) for vm in VMS] == [1, 1]
-
-
-def test_without_a_fence_agent_all_disks_are_taken_before_a_vm_may_start(tmp_path: Path) -> None:
-    """One plan at a time on the host: while the first waits for the isolation timeout, the second promotes."""
-    with LosableLine(tmp_path, VMS, Proof.ARBITRATED, plans_per_host=1) as line:
-        line.wait_at_rest()
-        took = line.lose()
-        assert line.running("v02") == set(VMS)
-        assert took.last_promoted < took.first_start

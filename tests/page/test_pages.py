@@ -148,11 +148,14 @@ def test_every_answer_is_kept_to_the_page_itself(visitor):
 
 
 def test_what_needs_a_person_comes_first_with_its_command(journal):
-    visitor = Visitor(
-        journal, facts(records=[refused("see that v01 is off, then 'vmheal-actuator confirm-down v01'")])
+    asked = refused("see that v01 is off, then 'vmheal-actuator confirm-down v01'")
+    config = settings("/nonexistent", runbooks_url="https://wiki.example/")
+    said = Visitor(journal, facts(records=[asked], settings=config)).get("/")
+    assert "VMHealRefused, " in Visitor(journal, facts(records=[asked])).get("/"), (
+        "no link that leads nowhere"
     )
-    said = visitor.get("/")
     assert "<code>vmheal-actuator confirm-down v01</code>" in said
+    assert 'href="https://wiki.example/VMHealRefused.md"' in said
     places = [said.index(f'id="{it}"') for it in ("waiting", "plans", "vms", "hosts", "resources", "lately")]
     assert places == sorted(places)
     assert 'data-news="1 wait for a person, 0 plans under way"' in said

@@ -1,5 +1,6 @@
 """What the page makes of what the actuator knows."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,9 @@ from actuator.ports import Unanswered
 from actuator.rehearse import Power
 from exporter.drbd import DiskState, SuspendReason
 from tests.actuator.build import device, resource, snapshot, theirs
+from tests.actuator.mesh import fill
 from tests.actuator.world import settings
+from tests.bench.scale import Run
 from tests.page.sites import (
     NOW,
     cut_off,
@@ -75,6 +78,7 @@ def test_where_all_is_well_nothing_stands_out():
         ({"states": {"v01": {}}}, Level.BAD, "not defined on v01"),
         ({"states": {"v01": SILENT}}, Level.BAD, "not known: v01 does not answer"),
         ({"states": {}}, Level.NOTE, "not looked at yet"),
+        ({"silent_seconds": {"v01": 9.0}}, Level.BAD, "not known: v01 is silent for 9 s"),
         (
             {"states": {key: {"voms01": DomainState.RUNNING} for key in ("v01", "v02")}},
             Level.BAD,
@@ -123,13 +127,14 @@ def test_what_stands_in_the_way_is_said_once_with_all_its_verbs():
         ({"power": {}}, Level.NOTE, "power", "agent not asked yet"),
         ({"power": {"v01": Power(False, "", 0.0)}}, Level.BAD, "power", "off"),
         ({"power": {"v01": Power(None, "no route", 0.0)}}, Level.BAD, "power", "agent does not say"),
-        ({"settings": settings("/nonexistent")}, Level.OK, "power", "no fence agent"),
+        ({"settings": settings("/nonexistent")}, Level.PLAIN, "power", "no fence agent"),
     ],
 )
 def test_the_planes_of_a_host(changed, level, plane, said):
     found, worst = the_host(**changed)
     assert getattr(found, plane).text == said
-    assert getattr(found, plane).level is worst is level
+    assert getattr(found, plane).level is level
+    assert worst is (Level.OK if level is Level.PLAIN else level)
 
 
 @pytest.mark.parametrize(
@@ -288,3 +293,36 @@ def test_the_worst_come_first_a_part_at_a_time():
     assert [it.name for it in site.vms("VM11").shown] == [f"vm11{number}" for number in range(10)]
     assert site.vms("v02").found == 120, "where it may run is searched, too"
     assert (site.vms("none").shown, site.vms(first=10**15).shown) == ((), ())
+
+
+def test_what_the_actuator_itself_knows(folders):
+    """Over hosts in memory: what reconcile, keeper and rehearsals have last seen, before and after a loss."""
+    run = Run(10, folders())
+    actuator, mesh = run.actuator, run.mesh
+
+    def look() -> Site:
+        actuator.reconciler.turn()
+        actuator._keeper.turn()
+        return actuator.site()
+
+    with contextlib.closing(run.journal):
+        fill(run.journal, mesh)
+        look()
+        actuator.rehearser.turn()
+        site = look()
+        assert set(site.host_levels.values()) == {Level.OK, Level.NOTE}, "few agents have been asked yet"
+        assert set(site.resource_levels.values()) == {Level.OK}
+        rehearsed = [name for name, level in site.vm_levels.items() if level is Level.OK]
+        assert rehearsed == [actuator.rehearser.last()[0].domain]
+        (vm,) = site.vms(rehearsed[0]).shown
+        assert (vm.word.text, vm.resources) == (f"runs on {mesh.vms[vm.name].home}", (vm.name,))
+
+        mesh.lose_rack()
+        run.clock.now += 6.0
+        site = look()
+        (lost,) = mesh.rack
+        (host,) = site.hosts(lost).shown
+        assert host.management.text == "silent for 6 s"
+        assert host.replication.level is Level.BAD
+        bad = {name for name, level in site.vm_levels.items() if level is Level.BAD}
+        assert bad == set(mesh.leaving)

@@ -63,11 +63,12 @@
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       if (disturbs()) return;
       replace(document.adoptNode(page.getElementById("main")));
+      document.title = page.title;
       lastAt = new Date();
       stale.hidden = true;
     } catch (error) {
       if (stale.hidden) {
-        stale.textContent = `What is shown is of ${lastAt.toISOString().slice(11, 19)} UTC and may be old: vmheal-actuator does not answer.`;
+        stale.textContent = `What is shown is of ${lastAt.toISOString().slice(11, 19)} UTC and may be old: vmheal-actuator does not answer (${error.message}).`;
         stale.hidden = false;
       }
     }
