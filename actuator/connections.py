@@ -31,7 +31,7 @@ class Connections:
             JournalError: what was done could not be written down.
         """
         for side in sides:
-            if side.connected:
+            if side.connected and self._done:
                 for verb in ("connect", "disconnect"):
                     self._done.pop((verb, side.host, it.resource), None)
             if to_disconnect(it, side):

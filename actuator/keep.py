@@ -140,9 +140,9 @@ class Keeper:
     def _as_armed(self, it: Authority, sides: tuple[Side, ...]) -> Authority:
         for host in it.hosts or sorted({side.host for side in sides}):
             parting = self._armed.get(host, {}).get(it.resource)
-            peers = frozenset(side.peer for side in sides if side.host == host)
             if parting is None:
                 continue
+            peers = frozenset(side.peer for side in sides if side.host == host)
             after = votes(armed(it, host, parting), host, peers | {host}, parting)
             if after is not it:
                 return after
@@ -159,6 +159,8 @@ class Keeper:
         due = [it for it in well if now - self._identified_at.get(it, -math.inf) >= GENERATIONS_SECONDS]
         due.sort(key=lambda it: (self._identified_at.get(it, -math.inf), bool(well[it][0].generations)))
         due = due[: math.ceil(len(well) / GENERATIONS_SECONDS)]
+        if not due:
+            return
         self._identified_at |= dict.fromkeys(due, now)
         timeout = self._timeout_seconds
         calls = {

@@ -275,6 +275,8 @@ class Snapshot:
 
     def problems_of(self, name: str) -> tuple[Problem, ...]:
         """Return what was not understood of that resource, or of none that is known: it may be this one."""
+        if not self.problems:
+            return ()
         others = {resource.name for resource in self.resources} - {name}
         return tuple(problem for problem in self.problems if problem.resource not in others)
 

@@ -98,6 +98,7 @@ def side_of(host: str, resource: Resource, peer: str) -> Side:
     )
 
 
+_UP_TO_DATE = {DiskState.UP_TO_DATE}
 _WITHOUT_DISK = {
     DiskState.DISKLESS,
     DiskState.ATTACHING,
@@ -108,7 +109,7 @@ _WITHOUT_DISK = {
 
 
 def _all_up_to_date(disks: Sequence[DiskState | UnknownWord]) -> bool:
-    return bool(disks) and all(disk is DiskState.UP_TO_DATE for disk in disks)
+    return set(disks) == _UP_TO_DATE
 
 
 # ---- what hooks ask ------------------------------------------------------------------------------------
@@ -314,10 +315,10 @@ def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
     """
     # Also that it sees the asker UpToDate: else it may be the source of a resync that has just ended, become
     # Primary without asking, and find the asker granted (H2).
-    behind = holder.role is Role.SECONDARY and _sees_both(holder)
-    ahead = asker.role is Role.PRIMARY and _sees_both(asker)
     pair = holder.host == it.holder and (holder.peer, asker.peer) == (asker.host, holder.host)
-    return _met(it, asker, asker.host) if behind and ahead and pair else it
+    behind = pair and holder.role is Role.SECONDARY and _sees_both(holder)
+    ahead = behind and asker.role is Role.PRIMARY and _sees_both(asker)
+    return _met(it, asker, asker.host) if ahead else it
 
 
 def met(it: Authority, one: Side, other: Side) -> Authority:
@@ -358,11 +359,12 @@ def to_connect(it: Authority, side: Side, peer: Side) -> bool:
     It is the holder that was granted alone, whose peer came back, or one of two Secondaries that ask: of them
     nobody writes. A Primary that was not granted may have been disconnected by a person, and its VM runs.
     """
+    if not (side.standalone and side.attached and peer.role is Role.SECONDARY and peer.attached):
+        return False
     pair = {side.host, side.peer} == set(it.hosts) and (peer.host, peer.peer) == (side.peer, side.host)
-    behind = peer.role is Role.SECONDARY and peer.attached
     granted = it.granted and side.host == it.holder and side.up_to_date
     idle = side.role is Role.SECONDARY and it.armed == set(it.hosts)
-    return pair and behind and side.standalone and side.attached and (granted or idle)
+    return pair and (granted or idle)
 
 
 def _met(it: Authority, side: Side, holder: str) -> Authority:
@@ -419,9 +421,11 @@ def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
 
 def armed(it: Authority, host: str, parting: Parting) -> Authority:
     """What DRBD's configuration in a host's kernel says: what does it do when it loses its peer?"""
+    if host not in it.hosts:
+        return it
     asks = it.armed | {host} if parting is Parting.ASKS else it.armed - {host}
     lossy = it.lossy | {host} if parting is Parting.LOSES else it.lossy - {host}
-    if host not in it.hosts or (asks, lossy) == (it.armed, it.lossy):
+    if (asks, lossy) == (it.armed, it.lossy):
         return it
     return _changed(it, armed=asks, lossy=lossy)
 
@@ -432,10 +436,12 @@ def votes(it: Authority, host: str, nodes: frozenset[str], parting: Parting) -> 
     Nobody holds such a resource. Two hosts that count differently could both have a quorum, so each counts
     only together with those that see the same nodes.
     """
+    if it.hosts:
+        return it
     counts = parting is Parting.VOTES and len(nodes) > 2  # noqa: PLR2004  not a pair
     others = (it.voting if nodes == it.voters or not counts else frozenset[str]()) - {host}
     after = (nodes, others | {host}) if counts else (it.voters, others)
-    if it.hosts or after == (it.voters, it.voting):
+    if after == (it.voters, it.voting):
         return it
     return _changed(it, voters=after[0], voting=after[1])
 
