@@ -404,11 +404,14 @@ def read_state(environment: Mapping[str, str], proc: str, resource: str) -> Stat
 
 def _of_proc(text: str, minors: Sequence[str]) -> State | None:
     """Read 8.4's /proc/drbd; None when it does not have these minors."""
+    wanted = [f"{minor}:" for minor in minors]
     lines = [line.split() for line in text.splitlines()]
     of_minors = {
-        words[0]: dict(word.split(":", 1) for word in words[1:] if ":" in word) for words in lines if words
+        words[0]: dict(word.split(":", 1) for word in words[1:] if ":" in word)
+        for words in lines
+        if words and words[0] in wanted
     }
-    fields = [of_minors.get(f"{minor}:", {}) for minor in minors]
+    fields = [of_minors.get(it, {}) for it in wanted]
     if not fields or not all("cs" in it for it in fields):
         return None
     disks = [it.get("ds", "").partition("/") for it in fields]
