@@ -9,6 +9,7 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 # virDomainState, in its order.
 STATES = ("nostate", "running", "blocked", "paused", "shutdown", "shutoff", "crashed", "pmsuspended")
@@ -119,8 +120,9 @@ class Definition:
     memory_bytes: int | None = None  # the most that it may use; None: not said in KiB, as libvirt always does
 
 
+@lru_cache(256)
 def parse_definition(xml: str) -> Definition:
-    """Read a domain's XML.
+    """Read a domain's XML; the same one is read again and again.
 
     Raises:
         ET.ParseError: it is not XML.
