@@ -37,12 +37,17 @@ class Journal:
         self.full = False
 
     def __getattr__(self, name: str) -> Any:
+        # Asked for once: it is an attribute then.
         method = getattr(self._journal, name)
-        return self._write(method) if name in WRITES else self._alive(method)
+        self.__dict__[name] = found = self._write(method) if name in WRITES else self._alive(method)
+        return found
 
     def _alive(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        process = self._process
+
         def read(*arguments: Any, **more: Any) -> Any:
-            self._check()
+            if not process.alive:
+                self._check()
             return method(*arguments, **more)
 
         return read
@@ -92,6 +97,8 @@ class SimulatedActuator:
         self._file: SqliteJournal | None = None
         self.journal: Journal | None = None
         self._actuator: serve.Actuator | None = None
+        self._expected: tuple[tuple[int, int], dict[str, str]] = (0, 0), {}
+        """After which start and write of it, and what it was then."""
         self._arbiter: Arbiter | None = None
 
     # ---- its life
@@ -193,9 +200,12 @@ class SimulatedActuator:
 
     def expected(self) -> dict[str, str]:
         """Its metric vmheal_domain_expected; nothing while it does not run."""
-        if not self.runs or self._actuator is None:
+        if not self.runs or self._actuator is None or self.journal is None:
             return {}
-        return {it.domain: it.host for it in self._actuator.protected.records()}
+        at = self.starts, self.journal.writes
+        if self._expected[0] != at:
+            self._expected = at, {it.domain: it.host for it in self._actuator.protected.records()}
+        return self._expected[1]
 
     def read(self) -> SqliteJournal:
         assert self._file is not None, "it runs"

@@ -104,6 +104,9 @@ class Session:
 class Node:
     """One host's side."""
 
+    peer: "Node"
+    """Told by its pair."""
+
     def __init__(self, pair: "Pair", host: "Host", metadata: Metadata) -> None:
         self.pair = pair
         self.host = host
@@ -139,10 +142,6 @@ class Node:
         self.unheard_at: float | None = None
         self.patience = 0.0
         self._waiting: list[Callable[[], None]] = []
-
-    @property
-    def peer(self) -> "Node":
-        return self.pair.other(self)
 
     @property
     def attached(self) -> bool:
@@ -583,7 +582,8 @@ class Pair:
         self.generations = count(minor * 1_000_000 + 1)
         self.meetings = 0
         first = next(self.generations)
-        self.nodes = tuple(Node(self, host, Metadata(first)) for host in hosts)
+        one, two = self.nodes = tuple(Node(self, host, Metadata(first)) for host in hosts)
+        one.peer, two.peer = two, one
         self.log: Callable[[str], None] = hosts[0].world.log
         for node in self.nodes:
             node.host.nodes[name] = node
@@ -606,12 +606,12 @@ class Pair:
     def parted(self) -> bool:
         return not all(node.together for node in self.nodes)
 
-    def other(self, node: Node) -> Node:
-        one, two = self.nodes
-        return two if node is one else one
-
     def _tick(self) -> None:
         one, two = self.nodes
+        if one.together:
+            one.unheard_at = two.unheard_at = None
+            self.loop.call_in(TICK_SECONDS, self._tick)
+            return
         for node in self.nodes:
             if node.session is not None and node.host.works:
                 self._listen(node)
@@ -628,9 +628,7 @@ class Pair:
         self.loop.call_in(TICK_SECONDS, self._tick)
 
     def _listen(self, node: Node) -> None:
-        if node.together:
-            node.unheard_at = None
-            return
+        """To a peer that does not answer."""
         answers = node.peer.host.works and self.net.both_ways(
             REPLICATION, node.host.name, node.peer.host.name
         )

@@ -4,9 +4,9 @@ The product's own code runs unchanged: its sleeps, events and threads are those 
 run depends on nothing but its seed and its schedule.
 """
 
-import heapq
 import itertools
 from collections.abc import Callable
+from heapq import heappop, heappush
 from random import Random
 from typing import Any
 
@@ -48,17 +48,21 @@ class Process:
 class Fiber:
     """One line of execution."""
 
-    def __init__(self, process: Process, call: Callable[[], Any], name: str, hub: greenlet.greenlet) -> None:
+    __slots__ = ("_call", "ended", "glet", "name", "parked", "process")
+
+    def __init__(self, process: Process, call: Callable[[], Any], name: str) -> None:
         self.process = process
         self.name = name
         self.ended = False
-        self.glet = greenlet.greenlet(self._run, parent=hub)
+        self.glet: greenlet.greenlet | None = None
+        """Once it has begun."""
         self._call = call
         self.parked = 0
         """Which of its waits it is in: a wake for an earlier one is too late."""
         process.fibers.add(self)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """All of it, in its greenlet."""
         try:
             if self.process.alive:
                 self._call()
@@ -84,16 +88,18 @@ class Loop:
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._hub = greenlet.getcurrent()
         self._fibers: set[Fiber] = set()
+        self._idle: list[greenlet.greenlet] = []
+        """Each has run a fiber to its end, and waits for another: a new one costs as much as what most of them do."""
         self.stopped = False
         """Set to have ``run`` come back at once."""
 
     def call_in(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
         """Do something short that does not wait, later."""
-        heapq.heappush(self._due, (self.now + seconds, next(self._numbers), action, arguments))
+        heappush(self._due, (self.now + seconds, next(self._numbers), action, arguments))
 
     def spawn(self, process: Process, call: Callable[[], Any], name: str = "") -> Fiber:
         """Begin a fiber, as soon as all that is due before has been done."""
-        fiber = Fiber(process, call, name, self._hub)
+        fiber = Fiber(process, call, name)
         self._fibers.add(fiber)
         self.call_in(0.0, self._resume, fiber, 0)
         return fiber
@@ -101,14 +107,18 @@ class Loop:
     def sleep(self, seconds: float) -> None:
         """Let time pass in this fiber."""
         fiber = self._this()
-        self.call_in(max(0.0, seconds), self._resume, fiber, fiber.parked + 1)
+        heappush(
+            self._due,
+            (self.now + max(0.0, seconds), next(self._numbers), self._resume, (fiber, fiber.parked + 1)),
+        )
         self._park(fiber)
 
     def run(self, seconds: float) -> None:
         """Let so much time pass."""
         end = self.now + seconds
-        while self._due and self._due[0][0] <= end and not self.stopped:
-            self.now, _, action, arguments = heapq.heappop(self._due)
+        due = self._due
+        while due and due[0][0] <= end and not self.stopped:
+            self.now, _, action, arguments = heappop(due)
             action(*arguments)
         if not self.stopped:
             self.now = end
@@ -132,6 +142,9 @@ class Loop:
                 self._throw(fiber)
         self._fibers.clear()
         self._due.clear()
+        for idle in self._idle:
+            idle.throw()
+        self._idle.clear()
 
     def park(self, seconds: float | None) -> Callable[[], None]:
         """Register this fiber's next wait; what wakes it. Then ``wait_parked``."""
@@ -171,13 +184,25 @@ class Loop:
     def _enter(self, fiber: Fiber) -> None:
         # From the hub alone: a fiber that ends comes back to its parent, which is the hub.
         before, self.current = self.current, fiber
-        fiber.glet.switch()
+        if fiber.glet is not None:
+            fiber.glet.switch()
+        else:
+            fiber.glet = self._idle.pop() if self._idle else greenlet.greenlet(self._one_by_one, self._hub)
+            fiber.glet.switch(fiber)
         self.current = before
         if fiber.ended:
             self._fibers.discard(fiber)
 
+    def _one_by_one(self, fiber: Fiber) -> None:
+        """A greenlet: it runs fibers, one after the other."""
+        this = greenlet.getcurrent()
+        while True:
+            fiber.run()
+            self._idle.append(this)
+            fiber = self._hub.switch()
+
     def _throw(self, fiber: Fiber) -> None:
-        if not fiber.glet:
+        if fiber.glet is None:
             fiber.ended = True  # it had not begun
             fiber.process.fibers.discard(fiber)
         elif self.current is None:
@@ -188,6 +213,8 @@ class Loop:
 
 class Event:
     """``threading.Event`` in virtual time."""
+
+    __slots__ = ("_loop", "_set", "_waiting")
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop

@@ -312,6 +312,9 @@ def hooks_on_simulated_hosts(world: "World") -> Iterator[None]:
         assert loop.current is not None, "a hook runs in a fiber of a host"
         return world.host_of(loop.current.process)
 
+    def hostname() -> str:
+        return here().name
+
     def thread_start(self: Any) -> None:
         assert loop.current is not None
         loop.spawn(loop.current.process, self.run, type(self).__name__)
@@ -352,7 +355,7 @@ def hooks_on_simulated_hosts(world: "World") -> Iterator[None]:
                 fence_peer, "exchange", lambda address, token, body: here().ask_arbiter(token, body)
             )
         )
-        stack.enter_context(mock.patch.object(release.socket, "gethostname", side_effect=lambda: here().name))
+        stack.enter_context(mock.patch.object(release.socket, "gethostname", hostname))
         for kind in (release.Isolation, release.Ending):
             stack.enter_context(mock.patch.object(kind, "start", thread_start))
         yield

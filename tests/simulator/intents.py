@@ -39,8 +39,10 @@ class Intended:
         self._underway = underway
 
     def __getattr__(self, name: str) -> Any:
+        # Asked for once: it is an attribute then.
         method = getattr(self._port, name)
-        return self._compared(name, method) if name in KINDS else method
+        self.__dict__[name] = found = self._compared(name, method) if name in KINDS else method
+        return found
 
     def _compared(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:

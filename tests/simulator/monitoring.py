@@ -120,10 +120,10 @@ class Monitoring:
                     scraped.connected[key] = None if link.connection == STAND_ALONE else connected
                     scraped.current[key] = connected and link.disk == UP_TO_DATE
         if host.libvirt_works:
+            before = self._scraped.get(host.name)
             for name, domain in host.domains.items():
                 if domain.defined:
                     scraped.domains[name] = domain.state
-                before = self._scraped.get(host.name)
                 known = before.crashes.get(name, 0) if before else 0
                 scraped.crashes[name] = domain.crashes
                 for _ in range(domain.crashes - known):
@@ -139,7 +139,7 @@ class Monitoring:
             if alert.starts_at is None and now - alert.pending_since >= waits:
                 alert.starts_at = now
                 self._tell(labels, now, firing=True)
-        for labels in sorted(set(self._alerts) - true):
+        for labels in sorted(self._alerts.keys() - true):
             ended = self._alerts.pop(labels)
             if ended.starts_at is not None:
                 self._tell(labels, ended.starts_at, firing=False)
@@ -151,13 +151,14 @@ class Monitoring:
             scraped = self._scraped.get(host)
             if up and scraped:
                 for domain, state in sorted(scraped.domains.items()):
-                    expected = self._expected.get(domain) == host
-                    if expected and state == "shutoff":
+                    if self._expected.get(domain) != host:
+                        continue
+                    if state == "shutoff":
                         yield _labels("VMFailure", "restart", host=host, domain=domain)
-                    if expected and domain in scraped.diskless:
+                    if domain in scraped.diskless:
                         yield _labels("VMDiskLost", "migrate", host=host, domain=domain)
                     recent = [at for at in self._crashed.get((host, domain), ()) if now - at < WINDOW_SECONDS]
-                    if expected and len(recent) >= REPEATED_CRASHES:
+                    if len(recent) >= REPEATED_CRASHES:
                         yield _labels("VMPersistentFailure", "migrate", host=host, domain=domain)
             if not up:
                 said = [

@@ -66,25 +66,26 @@ class Tasks:
     def gather(
         self, calls: Mapping[Any, Callable[[], Any]], *, timeout_seconds: float
     ) -> dict[Any, Any | Unanswered]:
+        if not calls:
+            return {}
         answers: dict[Any, Any] = {}
         done = Event(self._loop)
-
-        def ask(key: Any, call: Callable[[], Any]) -> None:
-            try:
-                answer = call()
-            except Unanswered as error:
-                answer = error
-            answers[key] = answer
-            if len(answers) == len(calls):
-                done.set()
-
         for key, call in calls.items():
-            self._loop.spawn(self._process, partial(ask, key, call), f"ask {key}")
-        if calls:
-            done.wait(timeout_seconds)
+            ask = partial(self._ask, key, call, answers, len(calls), done)
+            self._loop.spawn(self._process, ask, f"ask {key}")
+        done.wait(timeout_seconds)
         late = Unanswered(f"no answer within {timeout_seconds:g} s")
         said = dict(answers)
         return {key: said.get(key, late) for key in calls}
+
+    @staticmethod
+    def _ask(key: Any, call: Callable[[], Any], answers: dict[Any, Any], wanted: int, done: Event) -> None:
+        try:
+            answers[key] = call()
+        except Unanswered as error:
+            answers[key] = error
+        if len(answers) == wanted:
+            done.set()
 
     def spawn(self, name: str, call: Callable[[], None]) -> None:
         self._loop.spawn(self._process, call, name)
@@ -95,11 +96,8 @@ class _OnHosts:
         self._world = world
 
     def _ask(self, host: str, seconds: float, what: str, answer: Callable[["Host"], T]) -> T:
-        there = self._world.hosts[host]
         try:
-            return self._world.ask(
-                MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: answer(there), seconds, what
-            )
+            return self._world.ask(self._world.hosts[host], answer, seconds, what)
         except (TimeoutError, ConnectionError) as error:
             raise Unanswered(f"{what} on {host}: {error}") from None
 

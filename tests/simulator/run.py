@@ -1,5 +1,6 @@
 """`python -m tests.simulator.run`: schedules by chance, each checked; of one that fails the shortest is printed."""
 
+import gc
 import os
 import shutil
 import sys
@@ -28,6 +29,8 @@ MOST = 6
 """Faults in one schedule."""
 BATCH = 20
 """Runs that a process does at a time."""
+GARBAGE = 100_000
+"""So many new objects are kept before those of no use any more are looked for."""
 TELL_SECONDS = 10.0
 END_SECONDS = 480.0
 """After all faults have ended; the longest wait of vmheal's own is release_timeout_seconds."""
@@ -194,7 +197,7 @@ def main(
     begun = told = time.monotonic()
     all_of_them = Batch()
     seeds = range(first, sys.maxsize if seconds else first + runs)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=_settle) as pool:
         for batch in _in_turn(pool, partial(_several, given, most, without, story), seeds, 2 * workers):
             all_of_them.add(batch)
             for outcome in batch.broken:
@@ -223,6 +226,12 @@ def _in_turn(pool: Executor, work: Callable[[range], Batch], seeds: range, ahead
             yield underway.popleft().result()
     for future in underway:
         yield future.result()
+
+
+def _settle() -> None:
+    """What is imported stays; of one run so much is garbage that it is looked for seldom, and much at once."""
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
 
 
 def _several(

@@ -23,7 +23,7 @@ from tests.simulator.drbd9 import Group
 from tests.simulator.fibers import EPOCH, Event, Killed, Loop, Process, Threading
 from tests.simulator.host import Host, hooks_on_simulated_hosts
 from tests.simulator.monitoring import Monitoring
-from tests.simulator.network import Network
+from tests.simulator.network import MANAGEMENT, MONITOR, Network
 from tests.simulator.oracle import Oracle
 from tests.simulator.reach import Reach
 from tests.simulator.site import HARD_SECONDS, Site
@@ -91,10 +91,7 @@ class World:
         for module in (decide, progress):
             told = partial(self._refused, module.check)
             self._opened.enter_context(mock.patch.object(module, "check", told))
-        words = mock.patch.object(
-            orders.secrets, "token_hex", side_effect=lambda _: f"order{self.next_word()}"
-        )
-        self._opened.enter_context(words)
+        self._opened.enter_context(mock.patch.object(orders.secrets, "token_hex", self._next_word))
         before = structlog.get_config()
         self._opened.callback(lambda: structlog.configure(**before))
         structlog.configure(processors=[self._heard], cache_logger_on_first_use=False)
@@ -124,8 +121,8 @@ class World:
     def log(self, sentence: str) -> None:
         self.story.append(f"{self.loop.now:9.3f} {sentence}")
 
-    def next_word(self) -> int:
-        return next(self._words)
+    def _next_word(self, _bytes: int) -> str:
+        return f"order{next(self._words)}"
 
     def next_boot(self) -> int:
         return next(self._boots)
@@ -186,29 +183,25 @@ class World:
             return value
         raise value
 
-    def ask(
-        self,
-        net: str,
-        source: str,
-        target: str,
-        process: Callable[[], Process],
-        answer: Callable[[], T],
-        seconds: float,
-        what: str,
-    ) -> T:
-        """``call`` where the answer needs no time and changes nothing.
+    def ask(self, host: Host, answer: Callable[[Host], T], seconds: float, what: str) -> T:
+        """``call`` of a host by the actuator, where the answer needs no time and changes nothing.
 
         Where the network is well it is as old as the way there and back takes.
         """
-        loop, network = self.loop, self.net
-        there_and_back = network.latency(net, source, target) + network.latency(net, target, source)
-        host = process()
-        well = network.both_ways(net, source, target) and host.alive and not host.frozen
+        loop, network, name = self.loop, self.net, host.name
+        there_and_back = network.latency(MANAGEMENT, MONITOR, name) + network.latency(
+            MANAGEMENT, name, MONITOR
+        )
+        process = host.answering
+        well = process.alive and not process.frozen and network.both_ways(MANAGEMENT, MONITOR, name)
         if not well or there_and_back > min(seconds, AT_ONCE_SECONDS):
-            return self.call(net, source, target, process, answer, seconds, what)
-        said = answer()
+            return self.call(
+                MANAGEMENT, MONITOR, name, lambda: host.answering, lambda: answer(host), seconds, what
+            )
+        said = answer(host)
         loop.sleep(there_and_back)
-        self._until(lambda: network.passes(net, target, source), loop.now + seconds, what)
+        if not network.passes(MANAGEMENT, name, MONITOR):
+            self._until(lambda: network.passes(MANAGEMENT, name, MONITOR), loop.now + seconds, what)
         return said
 
     def _until(
