@@ -761,6 +761,8 @@ def test_rehearsals_that_go_on_or_are_off(replay, journal, interval_seconds):
         actuator(replay, journal, range(second, second + 1))
     replay.quiet(4170, "RehearsalStale")
     replay.ask()
+
+
 def reload(journal, outcomes):
     """The configuration is reloaded again and again; that is what becomes of it."""
     reloader = Reloader(lambda: journal.config, Mock(side_effect=outcomes), journal.report.registry)
