@@ -129,6 +129,8 @@ class Node:
         self.suspended = False
         self.two = False
         self.session: Session | None = None
+        self.untold: Session | None = None
+        """The connection over which its peer is still to be told that its disk is gone."""
         self.crashed = False
         """It was Primary when it stopped (CRASHED_PRIMARY)."""
         self.new_generation = False
@@ -438,10 +440,18 @@ class Node:
                 self.exposed = self.md.current
             self.settle()
             self.disk = DISKLESS
-            if self.together:
-                if self.connection in {SYNC_SOURCE, SYNC_TARGET, BITMAP_S, BITMAP_T}:
-                    self.connection = CONNECTED
+            if self.session is not None and self.connection in {SYNC_SOURCE, SYNC_TARGET, BITMAP_S, BITMAP_T}:
+                self.connection = CONNECTED
+            self.untold = self.session
+            self.tell()
+
+    def tell(self) -> None:
+        """The peer hears of it, in the same connection; where the link is cut, before all that is sent later."""
+        if self.untold is not None and self.together:
+            if self.untold is self.session and not self.attached:
                 self.peer.lost_peer_disk()
+                self.peer.settle()
+            self.untold = None
 
     def resume_io(self) -> Result:
         if not self.up:
@@ -531,6 +541,7 @@ class Node:
             if not done_here and self.attached:
                 self.md.data.add(record)
                 done_here = True
+            self.tell()
             session = self.session
             if session is None:
                 return done_here and self.attached
@@ -609,6 +620,8 @@ class Pair:
     def _tick(self) -> None:
         one, two = self.nodes
         if one.together:
+            one.tell()
+            two.tell()
             one.unheard_at = two.unheard_at = None
             self.loop.call_in(TICK_SECONDS, self._tick)
             return
