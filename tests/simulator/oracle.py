@@ -51,7 +51,8 @@ class Oracle:
         self.running[guest.boot] = guest
 
     def _runs_twice(self, old: "Guest", new: "Guest") -> None:
-        """Allowed while the old one's host stands still, and for some seconds after that.
+        """Allowed while the old one's host stands still, and for some seconds after that; and on a host that has
+        just woken, where a start was under way.
 
         And (open: docs/simulator.md) while its host has no libvirtd: nothing else can end the VM, whose disk stays
         frozen; and while it has neither its own disk nor its peer's, or of DRBD 9 no quorum: then DRBD runs no
@@ -59,7 +60,7 @@ class Oracle:
         """
         host = self._hosts[old.host]
         cannot_end = not host.libvirt_works and host.nodes[old.vm].suspended
-        since = max(host.woke_at, host.libvirt_since)
+        since = max(host.woke_at, host.libvirt_since, self._hosts[new.host].woke_at)
         ends_late = cannot_end or self._loop.now - since <= WOKEN_SECONDS
         if old.by_hand or new.by_hand:
             return
