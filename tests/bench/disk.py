@@ -205,7 +205,7 @@ def measure(lab: Lab, vm: Vm, todo: Sequence[Turn]) -> tuple[Throughputs, int]:
             raise LabError(f"fio ended with {ended[2]}: {ended[1][-500:]}")
         speeds = throughputs(ended[1])
         found.setdefault((turn.size_mib, turn.job.name), []).append(speeds)
-        shown = ", ".join(f"{name} {speeds[name]:.1f}" for name in SERIES)
+        shown = ", ".join(f"{name} {speeds[name]:.3g}" for name in SERIES)
         lab.progress(f"{number + 1} of {len(todo)}: {turn.job.name}, {turn.size_mib} MiB: {shown} MB/s")
     return found, int(available[1]) // 1024
 
@@ -247,7 +247,7 @@ def table(title: str, found: Throughputs) -> Table:
                 f"{it.median:.2f} ({it.lowest:.2f} to {it.highest:.2f})"
                 for it in (share(rounds, name) for name in PROTOCOLS)
             )
-            shown.add_row(job, str(size), f"{alone:.1f}", *cells)
+            shown.add_row(job, str(size), f"{alone:.3g}", *cells)
         shown.add_section()
     return shown
 

@@ -95,7 +95,7 @@ def test_the_table_has_each_job_and_size():
     Console(file=shown, width=160).print(table("title", FOUND))
     rows = [line for line in shown.getvalue().splitlines() if "0.50 (0.40 to 0.60)" in line]
     assert len(rows) == len(JOBS) * len(SIZES_MIB)
-    assert "100.0" in rows[0]
+    assert " 100 " in rows[0]
     assert "0.95 (0.90 to 1.00)" in rows[0]
 
 
