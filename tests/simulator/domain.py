@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 RUNNING, SHUTOFF, PAUSED, CRASHED = "running", "shutoff", "paused", "crashed"
 DOWN = {SHUTOFF, CRASHED}
 ACTIVE, WRONG_MEDIUM = "domain is already active", "Wrong medium type"
-CODES = {ACTIVE: 55, WRONG_MEDIUM: 38}
+CODES = {ACTIVE: 55, WRONG_MEDIUM: 1}
 """libvirt's number of what it says."""
 GUEST_BOOT_SECONDS = (2.0, 6.0)
 WRITE_SECONDS = (0.3, 2.0)
@@ -119,8 +119,10 @@ class Domain:
             self.end("crashed")
             return
         left = self.id
-        self.gone("panicked")
-        self.state, self.id, self.left = CRASHED, left, guest
+        self.gone("crashed")
+        if not self.host.world.xen:  # for libvirt a Xen guest is off, whatever is left of it
+            self.state, self.reason = CRASHED, "panicked"
+        self.id, self.left = left, guest
 
     def destroy(self) -> None:
         """End it, or what is left of it."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from actuator.model import Notification
+from tests.simulator.domain import DOWN
 from tests.simulator.drbd import STAND_ALONE, UP_TO_DATE, WAITS
 from tests.simulator.fibers import EPOCH, Process
 from tests.simulator.network import MANAGEMENT, MONITOR
@@ -153,7 +154,7 @@ class Monitoring:
                 for domain, state in sorted(scraped.domains.items()):
                     if self._expected.get(domain) != host:
                         continue
-                    if state == "shutoff":
+                    if state in DOWN:
                         yield _labels("VMFailure", "restart", host=host, domain=domain)
                     if domain in scraped.diskless:
                         yield _labels("VMDiskLost", "migrate", host=host, domain=domain)
