@@ -15,9 +15,12 @@ from itertools import count
 from typing import Any
 
 import paramiko
+import structlog
 
 from actuator.adapters.warm import NotConnectedError
 from exporter.host.requests import MAX_SECONDS, VERSION, program
+
+log = structlog.get_logger(__name__)
 
 MAX_ANSWER_BYTES = 16 << 20
 """Of one line: two streams of a MiB each, written as JSON."""
@@ -63,7 +66,7 @@ class HostCommand:
         channel.settimeout(seconds)
         try:
             hello = self._line()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConnectionError(f"vmheal-host does not answer: {error}") from error
         if not isinstance(hello, dict) or hello.get("vmheal-host") != VERSION:
             raise ConnectionError(f"vmheal-host is not there{self._complaint()}")
@@ -85,14 +88,20 @@ class HostCommand:
         if changes:
             self._ask({}, deadline, what, changes=False)
         answer = self._ask({"run": list(argv)}, deadline, what, changes=changes)
-        return Completed(answer["status"], answer["out"], answer["err"])
+        match answer:
+            case {"status": int() | None as status, "out": str(out), "err": str(err)}:
+                return Completed(status, out, err)
+        raise ConnectionError(f"{what}: the answer is not understood")
 
     def read(self, path: str, deadline: float, what: str) -> str:
         """See `actuator.adapters.ssh.SshHost.read`."""
         answer = self._ask({"read": path}, deadline, what, changes=False)
-        if "error" in answer:
-            raise OSError(answer["error"], answer["out"], path)
-        return str(answer["out"])
+        match answer:
+            case {"error": int(number), "out": str(words)}:
+                raise OSError(number, words, path)
+            case {"out": str(out)}:
+                return out
+        raise ConnectionError(f"{what}: the answer is not understood")
 
     def _ask(
         self, request: Mapping[str, object], deadline: float, what: str, *, changes: bool
@@ -127,8 +136,8 @@ class HostCommand:
                     waiting = self._asked.get(answer.get("id"))
                 if waiting is not None and not waiting.done():
                     waiting.set_result(answer)
-        except (OSError, EOFError, ValueError, AttributeError, paramiko.SSHException):
-            pass  # what is no answer ends it like what is no connection
+        except Exception as error:  # noqa: BLE001  what is no answer ends it like what is no connection
+            log.debug("vmheal-host is not heard any more", error=str(error))
         with self._lock:
             self._ended = True
             left = list(self._asked.values())

@@ -52,6 +52,7 @@ def main() -> NoReturn:
         status = BUSY
     except Exception as error:  # noqa: BLE001  no traceback for strangers
         say(f"{type(error).__name__}: {error}")
+        print("vmheal-host: failed; this host's log says why", file=sys.stderr)  # noqa: T201  as above
         status = 1
     with contextlib.suppress(OSError):
         sys.stderr.flush()

@@ -215,3 +215,33 @@ def test_a_file_is_read(v01):
     else:
         with pytest.raises(FileNotFoundError):
             v01.read("/proc/drbd", SOON)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "{}",
+        "[]",
+        "null",
+        "x",
+        '{"id": []}',
+        '{"id": 1}',
+        '{"id": 1, "status": "0", "out": "", "err": ""}',
+        '{"id": 1, "status": 0, "out": 1, "err": ""}',
+        "[" * 100_000,
+    ],
+)
+def test_a_host_that_answers_nonsense_is_told(base, access, answer):
+    """As one would that somebody else has taken over. The sign of life before the change is 0, the change 1."""
+    folder = base / str(abs(hash(answer)))
+    folder.mkdir()
+    (folder / "answers").write_text('{"id": 0}\n' + answer + "\n")
+    said = f"echo '{{\\\"vmheal-host\\\":1}}'; read x; head -n 1 {folder}/answers; read x; tail -n +2 {folder}/answers"
+    with sshd(folder, key_options=f'command="{said}"') as server:
+        given = {"key_file": server.user_key, "known_hosts_file": server.known_hosts, "port": server.port}
+        with (
+            contextlib.closing(SshHost("v01", replace(access, **given))) as ssh,
+            pytest.raises(ConnectionError) as caught,
+        ):
+            change(ssh, "vm1")
+    assert not isinstance(caught.value, NotConnectedError)

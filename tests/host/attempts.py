@@ -266,7 +266,7 @@ def _environment(site: Site) -> str:
     """What the programs see of what a client sends along."""
     sent = ["LD_PRELOAD=/tmp/x.so", "PYTHONPATH=/tmp", "PYTHONINSPECT=1", "PATH=/tmp", "BASH_ENV=/tmp/x"]
     options = ["-o", "ForwardAgent=yes", "-o", "SetEnv=" + " ".join(sent)]
-    argv = [*site.argv(options), "vmheal-host"]
+    argv = ["ssh-agent", *site.argv(options), "vmheal-host"]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     try:
         assert process.stdout is not None
@@ -689,14 +689,21 @@ ATTEMPTS: tuple[Attempt, ...] = (
     Attempt(SHELL, "SFTP", "exit status 126", ssh("sftp", options=["-s"])),
     Attempt(SHELL, "`scp -f /etc/shadow`", MAY_NOT, ssh("scp -f /etc/shadow")),
     Attempt(SHELL, "rsync's server", MAY_NOT, ssh("rsync --server . /etc")),
-    Attempt(SHELL, "a connection forwarded (-W)", "exit status 255", ssh(options=["-W", "127.0.0.1:22"])),
+    Attempt(
+        SHELL,
+        "a connection forwarded (-W)",
+        "exit status 255: stdio forwarding failed",
+        lambda site: ssh(options=["-W", f"127.0.0.1:{site.sshd.port}"])(site),
+    ),
     Attempt(
         SHELL,
         "a connection forwarded, by another client",
-        "refused by sshd",
-        channel(
-            lambda it: it.open_channel("direct-tcpip", ("127.0.0.1", 22), ("127.0.0.1", 1), timeout=SOON)
-        ),
+        "Administratively prohibited",
+        lambda site: channel(
+            lambda it: it.open_channel(
+                "direct-tcpip", ("127.0.0.1", site.sshd.port), ("127.0.0.1", 1), timeout=SOON
+            )
+        )(site),
     ),
     Attempt(SHELL, "libvirtd's socket forwarded", "the connection ended", _socket_forward),
     Attempt(
