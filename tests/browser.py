@@ -55,8 +55,11 @@ class Browser:
         return self._call("POST", "/execute/sync", {"script": code, "args": arguments})
 
     def text(self, selector: str = "main") -> str:
-        """What a person reads there."""
-        return str(self.script("return document.querySelector(arguments[0]).innerText", selector))
+        """What a person reads there; nothing where it is not shown."""
+        code = (
+            "const it = document.querySelector(arguments[0]); return it.checkVisibility() ? it.innerText : ''"
+        )
+        return str(self.script(code, selector))
 
     def wait_text(self, *texts: str, selector: str = "main") -> str:
         """Wait until a person reads all of these there; all that is read then."""

@@ -105,6 +105,7 @@ class Page:
         self._looking = Lock()
         self._seen: tuple[float, Site] | None = None
         """When (monotonic), and what there was."""
+        self._refused: Callable[[int, str, str], None] = lambda *_: None
 
     def blueprint(self, refused: Callable[[int, str, str], None]) -> Blueprint:
         """Its paths for the application.
@@ -113,10 +114,9 @@ class Page:
             refused: told of each request that is refused: status, reason, remote address.
         """
         page = Blueprint("page", __name__, template_folder="templates", static_folder="static")
-        page.add_app_template_filter(_utc, "utc")
-        page.add_app_template_filter(_iso, "iso")
-        page.add_app_template_filter(_span, "span")
-        page.add_app_template_filter(_pretty, "pretty")
+        for name, words in {"utc": _utc, "iso": _iso, "span": _span, "pretty": _pretty}.items():
+            page.add_app_template_filter(words, name)
+        self._refused = refused
         page.get("/")(self.overview)
         for kind in ("vms", "hosts", "resources"):
             page.get(f"/{kind}", endpoint=kind)(lambda kind=kind: self.listed(kind))
@@ -278,7 +278,7 @@ class Page:
                 retry_after=int(ATTEMPT_SECONDS),
             ) from None
         if key is None:
-            log.warning("a wrong token at the page's login", remote=address)
+            self._refused(HTTPStatus.FORBIDDEN, "a wrong token at the page's login", address)
             return self.show_login("The token is not the right one.", HTTPStatus.FORBIDDEN)
         log.info("logged in at the page", by=name, remote=address)
         response = redirect(_onward(request.form.get("next", "")), HTTPStatus.SEE_OTHER)

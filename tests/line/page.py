@@ -16,7 +16,7 @@ from tests.line.loss import LosableLine
 
 VMS = ("voms01", "ce01")
 PAGE = "http://127.0.0.1:10811"
-DESK = (1100, 1350)
+DESK = (1000, 900)
 
 
 class Watched(LosableLine):
