@@ -27,7 +27,6 @@ from actuator.model import (
     Done,
     Failed,
     HostRecord,
-    HostSetup,
     HostView,
     Indeterminate,
     Notification,
@@ -37,7 +36,7 @@ from actuator.ports import Unanswered
 from exporter.drbd import ConnectionState, DiskState, Role, Snapshot
 from exporter.drbd_configuration import Generations
 from tests.actuator.build import connection, device, resource, snapshot
-from tests.actuator.world import Clock
+from tests.actuator.world import Clock, set_up
 
 VMS_PER_HOST = 20
 HOSTS_PER_RACK = 20
@@ -185,7 +184,7 @@ class Mesh:
 
     def setup(self, host, *, timeout_seconds):
         self._read("setup", host, timeout_seconds)
-        return HostSetup()
+        return set_up(host, tuple(self.vms))
 
     def start(self, host, domain, *, timeout_seconds):
         def effect():

@@ -13,7 +13,7 @@ from actuator.adapters.ssh import Completed, SshAccess
 from actuator.commands import next_step
 from actuator.config import Settings, load
 from actuator.initial import Choices, DomainFound, HostFound, ResourceFound, chosen, files, findings
-from actuator.model import Disk, DomainState, Parting
+from actuator.model import Disk, DomainState, HostView, Parting
 from actuator.ports import Unanswered
 from tests.actuator.build import resource, snapshot, view
 from tests.actuator.test_program import run
@@ -211,8 +211,8 @@ class Host:
     def states(self, host, *, timeout_seconds):
         return {"voms01": UP}
 
-    def autostarted(self, host, *, timeout_seconds):
-        return frozenset({"voms01"})
+    def host_view(self, host, *, timeout_seconds):
+        return HostView(autostarted=frozenset({"voms01"}))
 
     def look(self, host, domain, *, timeout_seconds):
         return view(

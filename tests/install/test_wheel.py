@@ -54,10 +54,12 @@ def test_the_wheel_has_all_and_nothing_else(wheel):
     data = f"vmheal-{__version__}.data/data/share/"
     shared = {name.removeprefix(data) for name in names if name.startswith(data)}
     assert shared >= SHARED
-    assert {Path(name).suffix for name in names if name.startswith(("exporter/", "actuator/"))} == {
-        ".py",
-        ".typed",
-    }
+    code = [name for name in names if name.startswith(("exporter/", "actuator/"))]
+    of_page = [
+        name for name in code if name.startswith(("actuator/page/static/", "actuator/page/templates/"))
+    ]
+    assert {Path(name).suffix for name in of_page} == {".css", ".html", ".js", ".svg"}
+    assert {Path(name).suffix for name in set(code) - {*of_page}} == {".py", ".typed"}
     rest = [it for it in names if not it.startswith(("exporter/", "actuator/", data))]
     assert all(it.startswith(f"vmheal-{__version__}.dist-info/") for it in rest)
 
