@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -25,6 +26,7 @@ from actuator.adapters import libvirt_changes as changes
 from actuator.adapters.deadline import DeadlineThreads
 from actuator.adapters.libvirt_changes import ALIVE, Change, Gate, find, id_of
 from actuator.adapters.ssh import SshAccess
+from actuator.adapters.ssh_program import ssh_program
 from actuator.adapters.warm import NotConnectedError, Warm
 from actuator.model import (
     CallOutcome,
@@ -73,24 +75,23 @@ _DEFAULT_PORTS = {"ssh": 22, "libssh": 22, "libssh2": 22, "tls": 16514, "tcp": 1
 def strict_uri(uri: str, access: SshAccess) -> str:
     """Complete an SSH URI (`xen+ssh://v01/system`) with our key and known_hosts file; leave others alone.
 
-    It becomes a `+libssh` one: with `+ssh`, libvirt runs the `ssh` program and has no parameter for its
-    known_hosts file; libssh checks the host's key against ours, knows ed25519 keys, and needs no fork.
+    It becomes a `+ssh` one, whose program we give it: see `actuator.adapters.ssh_program`.
 
     Raises:
-        ValueError: the URI asks not to verify host keys.
+        ValueError: the URI asks not to verify host keys, or names files that OpenSSH cannot be told.
     """
     parts = urlsplit(uri)
     driver, _, transport = parts.scheme.partition("+")
     if transport not in _SSH_TRANSPORTS:
         return uri
     given = dict(parse_qsl(parts.query))
-    if given.get("known_hosts_verify", "normal") != "normal" or given.get("no_verify", "0") != "0":
+    if given.pop("known_hosts_verify", "normal") != "normal" or given.pop("no_verify", "0") != "0":
         raise ValueError(f"{uri}: host keys are always verified; remove known_hosts_verify and no_verify")
+    key_file = Path(given.pop("keyfile", access.key_file))
+    known_hosts_file = Path(given.pop("known_hosts", access.known_hosts_file))
+    given = {name: value for name, value in given.items() if name not in {"command", "no_tty", "sshauth"}}
     parameters = {
-        "keyfile": str(access.key_file),
-        "known_hosts": str(access.known_hosts_file),
-        "known_hosts_verify": "normal",
-        "sshauth": "privkey",
+        "command": str(ssh_program(key_file, known_hosts_file)),
         "no_tty": "1",
         **({} if access.command is None else {"proxy": "native"}),  # what vmheal-host understands
         **given,
@@ -98,7 +99,7 @@ def strict_uri(uri: str, access: SshAccess) -> str:
     user = quote(parts.username or access.user)
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
     place = f"{user}@{host}:{parts.port or access.port}"
-    return f"{driver}+libssh://{place}{parts.path}?{urlencode(parameters, quote_via=quote, safe='')}"
+    return f"{driver}+ssh://{place}{parts.path}?{urlencode(parameters, quote_via=quote, safe='')}"
 
 
 class LibvirtHypervisor:

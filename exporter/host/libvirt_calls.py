@@ -162,6 +162,12 @@ class Guard:
             raise DeniedError("that URI is not the one that was asked for")
         it.integer()
 
+    def processor(self, it: Arguments) -> None:
+        """Any processor, for libvirtd's own emulator: another one it would run to ask what it can."""
+        if it.optional_string() is not None:
+            raise DeniedError("no emulator is taken")
+        it.rest()
+
     def name(self, it: Arguments) -> None:
         """A name in the list."""
         self._allow(it.string())
@@ -243,6 +249,8 @@ CALLS = {
     157: Call("getLibVersion", Guard.anything),
     228: Call("getMemoryStats", Guard.anything),
     273: Call("listAllDomains", Guard.anything),
+    283: Call("listAllNetworks", Guard.anything),
+    393: Call("compareHypervisorCPU", Guard.processor),
     344: Call("getAllDomainStats", Guard.anything),
     LOOKUP_BY_NAME: Call("lookupByName", Guard.name),
     LOOKUP_BY_UUID: Call("lookupByUUID", Guard.known_uuid),

@@ -171,7 +171,14 @@ def test_the_drivers_own_uri_is_opened(guard, name, taken):
     assert denied(guard, call(1, bytes(8)))
 
 
-PLAIN = {2, 3, 6, 60, 66, 102, 157, 212, 228, 273, 344}
+def test_processors_are_compared_for_libvirtds_own_emulator():
+    guard = Guard("qemu", CONFIG)
+    assert denied(guard, call(393, bytes(24))) is None
+    given = struct.pack(">I", 1) + string("/tmp/emulator") + bytes(20)
+    assert "no emulator is taken" in str(denied(guard, call(393, given)))
+
+
+PLAIN = {2, 3, 6, 60, 66, 102, 157, 212, 228, 273, 283, 344, 393}
 """What shows the host and which domains there are."""
 
 
