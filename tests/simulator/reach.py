@@ -27,8 +27,6 @@ NOT_HERE = {
     "guard quorum_is_here": "of the hosts with DRBD 9 none says otherwise than the others, but by a person's hand"
     " (nine_a_quorum_was_set_off)",
     "guard writes_reached_the_peer": "all resources use protocol C",
-    "guard source_is_armed": "every Primary of the model asks the arbiter",
-    "guard runs_on_no_third": "a VM has two hosts here",
     "guard there_is_a_proof": "each host has the arbiter",
     "guard replica_continues": "no disk is put back to an earlier state",
     "guard evidence_is_fresh": "a look that takes longer than it may be old counts as not answered",
