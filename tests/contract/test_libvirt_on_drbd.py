@@ -167,5 +167,5 @@ def test_a_xen_guest_runs_on_without_its_libvirtd(xen):
     it.libvirtd_dies()
     assert it.seen() == "no answer"
     it.libvirtd_starts()
-    assert it.comes_to("running booted") is True
+    assert it.comes_to("running unknown") is True
     assert it.id() == number

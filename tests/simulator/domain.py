@@ -143,8 +143,8 @@ class Domain:
 
     def found_again(self) -> None:
         """By a libvirtd that has just started: it knows no more than what is gone since it ended."""
-        if self.id is None and not self.ended_unseen:
-            self.reason = "unknown"
+        if (self.id is None or self.host.world.xen) and not self.ended_unseen:
+            self.reason = "unknown"  # Xen's does not know why it runs either
         self.ended_unseen = False
 
     def _close(self, guest: Guest) -> None:
