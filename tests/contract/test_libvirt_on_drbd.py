@@ -109,63 +109,57 @@ def qemu(request, tmp_path):
 
 
 def test_qemu_does_not_start_on_a_secondary(qemu):
-    it = qemu
-    it.disk_is_closed()
-    assert it.start() == "refused 1"
-    assert it.comes_to("shutoff failed") is True
-    assert it.id() is None
+    qemu.disk_is_closed()
+    assert qemu.start() == "refused 1"
+    assert qemu.comes_to("shutoff failed") is True
+    assert qemu.id() is None
 
 
 def test_xen_starts_on_a_secondary_and_the_guest_has_no_disk(xen):
-    it = xen
-    it.disk_is_closed()
-    assert it.start() == "done"
-    assert it.comes_to("running booted") is True
-    assert it.has_disk() is False
-    it.disk_is_open()
-    assert it.has_disk() is False
-    it.destroy_by_hand()
-    assert it.started() > 0
-    assert it.has_disk() is True
+    xen.disk_is_closed()
+    assert xen.start() == "done"
+    assert xen.comes_to("running booted") is True
+    assert xen.has_disk() is False
+    xen.disk_is_open()
+    assert xen.has_disk() is False
+    xen.destroy_by_hand()
+    assert xen.started() > 0
+    assert xen.has_disk() is True
 
 
 def test_what_xen_runs_is_not_started_again_nor_destroyed_by_the_port(xen):
-    it = xen
-    number = it.started()
-    assert it.start() == "refused 55"
-    assert it.outcome("destroy", VM, number) == "refused None"
-    assert it.seen() == "running booted"
-    it.destroy_by_hand()
-    assert it.comes_to("shutoff destroyed") is True
-    assert it.outcome("destroy", VM, number) == "done"
+    number = xen.started()
+    assert xen.start() == "refused 55"
+    assert xen.outcome("destroy", VM, number) == "refused None"
+    assert xen.seen() == "running booted"
+    xen.destroy_by_hand()
+    assert xen.comes_to("shutoff destroyed") is True
+    assert xen.outcome("destroy", VM, number) == "done"
 
 
 def test_a_xen_guest_that_panicked_has_crashed(xen):
-    it = xen
-    it.started()
-    it.kill_guest()
-    assert it.comes_to("shutoff crashed") is True
-    assert it.id() is None
+    xen.started()
+    xen.kill_guest()
+    assert xen.comes_to("shutoff crashed") is True
+    assert xen.id() is None
 
 
 def test_what_is_left_of_a_xen_guest_that_panicked_is_destroyed_by_the_port(xen):
-    it = xen
-    it.keeps_what_has_crashed()
-    number = it.started()
-    it.kill_guest()
-    assert it.comes_to("shutoff crashed") is True
-    assert it.id() == number
-    assert it.start() == "refused 55"
-    assert it.outcome("destroy", VM, number) == "done"
-    assert it.comes_to("shutoff destroyed") is True
-    assert it.id() is None
+    xen.keeps_what_has_crashed()
+    number = xen.started()
+    xen.kill_guest()
+    assert xen.comes_to("shutoff crashed") is True
+    assert xen.id() == number
+    assert xen.start() == "refused 55"
+    assert xen.outcome("destroy", VM, number) == "done"
+    assert xen.comes_to("shutoff destroyed") is True
+    assert xen.id() is None
 
 
 def test_a_xen_guest_runs_on_without_its_libvirtd(xen):
-    it = xen
-    number = it.started()
-    it.libvirtd_dies()
-    assert it.seen() == "no answer"
-    it.libvirtd_starts()
-    assert it.comes_to("running unknown") is True
-    assert it.id() == number
+    number = xen.started()
+    xen.libvirtd_dies()
+    assert xen.seen() == "no answer"
+    xen.libvirtd_starts()
+    assert xen.comes_to("running unknown") is True
+    assert xen.id() == number
