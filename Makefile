@@ -92,7 +92,7 @@ bench-failover: test-packages dev  ## kill a host with three VMs ten times, with
 bench-pause: test-packages dev  ## cut a VM's replication link RUNS (10) times; takes a quarter of an hour
 	$(ROOT) $(BIN)/python -m tests.bench.pause --runs $(RUNS)
 
-bench-disk: test-packages dev  ## fio in a guest on LVM alone and on DRBD's protocols A, B, C; PICTURE=FILE.svg; half an hour
+bench-disk: test-packages dev  ## fio in a guest on LVM alone and on DRBD's protocols A, B, C; PICTURE=FILE.svg; half an hour and more
 	@tests/install-debian.sh bench
 	$(ROOT) $(BIN)/python -m tests.bench.disk $(if $(PICTURE),--picture $(PICTURE))
 
