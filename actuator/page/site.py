@@ -39,6 +39,7 @@ from exporter.drbd import ConnectionState, DiskState, Resource, Role, Snapshot, 
 
 T = TypeVar("T")
 
+_NOT_THERE = DOWN | {None}
 STALE_RECONCILES = 6
 """So many intervals without the end of a reconcile mean that what is shown is old."""
 _COMMAND = re.compile(r"'((?:vmheal-actuator|drbdadm|virsh) [^']+)'")
@@ -425,7 +426,7 @@ class Site:
 
     def _state(self, record: DomainRecord, host: str) -> DomainState | None:
         said = self._facts.states.get(host)
-        return said.get(record.domain) if isinstance(said, Mapping) else None
+        return None if said is None or isinstance(said, Unanswered) else said.get(record.domain)
 
     def _where(self, record: DomainRecord) -> Word:
         """What is seen of it where it should run; and anywhere else, where it should not."""
@@ -435,7 +436,7 @@ class Site:
         elsewhere = [
             host
             for host in self._facts.settings.hosts_of(record.domain)
-            if host != record.host and self._state(record, host) not in {None, *DOWN}
+            if host != record.host and self._state(record, host) not in _NOT_THERE
         ]
         if silent is not None:
             word = Word(Level.BAD, f"not known: {record.host} is silent for {silent:.0f} s")
@@ -597,11 +598,15 @@ class Site:
 
     def _level_of_resource(self, name: str) -> Level:
         authority, views = self._authorities.get(name), self._views.get(name, {})
-        if any(_replica_level(views.get(host)) is Level.BAD for host in self._hosts_of(name)):
-            return Level.BAD
-        if authority is None or authority.votes:
+        for view in views.values():
+            if _replica_level(view) is Level.BAD:
+                return Level.BAD
+        if authority is None:
             return Level.OK
-        return Level.OK if authority.admitted == set(authority.hosts) else Level.NOTE
+        for host in authority.hosts or authority.voters:
+            if host not in views:
+                return Level.BAD
+        return Level.OK if authority.admitted.issuperset(authority.hosts) else Level.NOTE
 
     def _resource(self, name: str) -> DrbdResource:
         authority = self._authorities.get(name)
@@ -718,12 +723,17 @@ def _outcome(outcome: CallOutcome | None) -> Word:
             return Word(Level.BAD, f"{outcome.kind}: {outcome.reason}")
 
 
-def _replica_level(view: Resource | None) -> Level:
-    if view is None or view.suspended:
+def _replica_level(view: Resource) -> Level:
+    """Asked of each replica of the site: plain loops, which are quick."""
+    if view.suspended or not isinstance(view.role, Role):
         return Level.BAD
-    disks = all(it.disk_state is DiskState.UP_TO_DATE or it.client for it in view.devices)
-    connected = all(it.connection_state is ConnectionState.CONNECTED for it in view.connections)
-    return Level.OK if disks and connected and isinstance(view.role, Role) else Level.BAD
+    for device in view.devices:
+        if device.disk_state is not DiskState.UP_TO_DATE and not device.client:
+            return Level.BAD
+    for connection in view.connections:
+        if connection.connection_state is not ConnectionState.CONNECTED:
+            return Level.BAD
+    return Level.OK
 
 
 def _replica_text(view: Resource) -> str:
