@@ -230,6 +230,10 @@ class Line:
         events = [json.loads(line) for line in self.journal()]
         return [event for event in events if event["at"] >= since and event["domain"] in domains]
 
+    def has_finished(self, since: float, domain: str) -> bool:
+        """Whether a plan of the domain has come to its end since then."""
+        return any(event["kind"] == "finished" for event in self.events(since, domain))
+
     def journal(self) -> list[str]:
         """All that the actuator wrote down, each event as JSON."""
         return self.command("journal", "--json", "--lines", "1000000").splitlines()

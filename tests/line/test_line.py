@@ -172,6 +172,12 @@ def test_an_actuator_killed_after_any_journal_write_of_a_restart(line: Line) -> 
                 killed = line.kill(FAILING)
                 wait_until(lambda it=mortal: it.ended or line.alerts(FAILING), "the alert, or a kill", SOON)
                 wait_until(lambda it=mortal: it.ended or not line.alerts(FAILING), "its end, or a kill", SOON)
+                # The alert may end before the start call is back.
+                wait_until(
+                    lambda it=mortal, since=killed: it.ended or line.has_finished(since, FAILING),
+                    "the plan's end, or a kill",
+                    SOON,
+                )
                 died = mortal.ended
         finally:
             line.actuator.start()
