@@ -9,16 +9,24 @@ import click
 from actuator.__main__ import main as actuator
 from exporter import __version__, fence_peer
 from exporter.__main__ import main as exporter
+from exporter.host import command as host_command
 
 _SEE_ALSO = {
     "vmheal-actuator": ".BR vmheal-exporter (1),\n.BR vmheal-fence-peer (1),\n.BR systemd.service (5)",
     "vmheal-exporter": ".BR vmheal-actuator (1),\n.BR vmheal-fence-peer (1)",
     "vmheal-fence-peer": ".BR vmheal-actuator (1),\n.BR drbd.conf (5)",
+    "vmheal-host": ".BR vmheal-actuator (1),\n.BR sshd_config (5),\n.BR sudoers (5)",
 }
 _FILES = {
     "vmheal-actuator": {"/etc/vmheal/actuator.yml": "The configuration.", "/var/lib/vmheal": "The journal."},
     "vmheal-exporter": {"/etc/default/vmheal-exporter": "Flags, for the unit."},
     "vmheal-fence-peer": {"/etc/vmheal/fence-peer.conf": "Whom it asks, and for how long."},
+    "vmheal-host": {
+        "/etc/vmheal/host.conf": "What may be touched on this host; what is not named there is refused.",
+        "/etc/vmheal/authorized_keys": "The actuator's key.",
+        "/etc/ssh/sshd_config.d/vmheal.conf": "What sshd lets the user vmheal do.",
+        "/etc/sudoers.d/vmheal": "How it becomes root.",
+    },
 }
 
 
@@ -27,7 +35,12 @@ def pages() -> dict[str, str]:
     return {
         "vmheal-actuator.1": _page("vmheal-actuator", _command(actuator, "vmheal-actuator")),
         "vmheal-exporter.1": _page("vmheal-exporter", _command(exporter, "vmheal-exporter")),
-        "vmheal-fence-peer.1": _page("vmheal-fence-peer", _hook()),
+        "vmheal-fence-peer.1": _page(
+            "vmheal-fence-peer", _documented("vmheal-fence-peer", fence_peer.USAGE, fence_peer.__doc__)
+        ),
+        "vmheal-host.1": _page(
+            "vmheal-host", _documented("vmheal-host", "vmheal-host", host_command.__doc__)
+        ),
     }
 
 
@@ -80,10 +93,11 @@ def _help(command: click.Command) -> str:
     return inspect.cleandoc(command.help or "")
 
 
-def _hook() -> Iterator[str]:
-    head, _, rest = (fence_peer.__doc__ or "").partition("\n\n")
-    yield from (".SH NAME", _escaped("vmheal-fence-peer - " + _one_line(head.partition(": ")[2])))
-    yield from (".SH SYNOPSIS", _escaped(fence_peer.USAGE.removeprefix("usage: ")))
+def _documented(name: str, usage: str, text: str | None) -> Iterator[str]:
+    """Of a program without click: its module's docstring."""
+    head, _, rest = (text or "").partition("\n\n")
+    yield from (".SH NAME", _escaped(f"{name} - {_one_line(head.partition(': ')[2])}"))
+    yield from (".SH SYNOPSIS", _escaped(usage.removeprefix("usage: ")))
     yield from (".SH DESCRIPTION", *_paragraphs(rest))
 
 

@@ -1,12 +1,12 @@
 """vmheal-host: what sshd runs, whatever the actuator's key asks for.
 
-    # ~vmheal/.ssh/authorized_keys
+    # /etc/vmheal/authorized_keys
     restrict,command="/usr/bin/vmheal-host" ssh-ed25519 AAAA... vmheal
 
 It reads from SSH_ORIGINAL_COMMAND which of two things is wanted, and nothing else of it: `vmheal-host`, for
-requests about DRBD (`requests`), or what libvirt sends to reach libvirtd (`relay`). Everything else is
-refused. Then it becomes root by one of the rules of sudoers, which have no room for anything that was sent.
-In syslog as vmheal-host.
+requests about DRBD (exporter.host.requests), or what libvirt sends to reach libvirtd (exporter.host.relay).
+Everything else is refused, and so is what /etc/vmheal/host.conf does not name. It becomes root by one of
+sudo's rules, which have no room for anything that was sent. In syslog as vmheal-host.
 """
 
 import contextlib

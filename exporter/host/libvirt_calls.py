@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from exporter.host import definition
-from exporter.host.config import Config
+from exporter.host.config import CONFIG, Config
 
 MAX_CALL_BYTES = 4 << 20
 """The actuator's largest is a definition."""
@@ -175,7 +175,7 @@ class Guard:
     def known_uuid(self, it: Arguments) -> None:
         """A UUID that libvirtd has told of."""
         if it.uuid() not in self._names:
-            raise DeniedError("the domain is not in this host's configuration")
+            raise DeniedError(f"the domain is not in this host's configuration: {CONFIG}")
 
     def domain(self, it: Arguments) -> None:
         """A domain in the list."""
@@ -219,7 +219,7 @@ class Guard:
             targets.append(it.string())
         for target in targets:
             if target is None or target not in self._config.migrate_uris:
-                raise DeniedError(f"{target} is no migrate_uri of this host's configuration")
+                raise DeniedError(f"{target} is no migrate_uri of this host's configuration: {CONFIG}")
         if it.string():
             raise DeniedError("a cookie is not taken")
         flags = it.integer()
@@ -228,7 +228,7 @@ class Guard:
 
     def _allow(self, name: str) -> None:
         if not self._config.allows_domain(name):
-            raise DeniedError(f"the domain {name[:100]} is not in this host's configuration")
+            raise DeniedError(f"the domain {name[:100]} is not in this host's configuration: {CONFIG}")
 
 
 class Call(NamedTuple):

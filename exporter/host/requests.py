@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple, cast
 
-from exporter.host.config import Config
+from exporter.host.config import CONFIG, Config
 
 VERSION = 1
 """Said in the first line, before any request."""
@@ -167,7 +167,7 @@ def _target(kind: Target, word: str, config: Config) -> str:
     if colon and not _PEER.fullmatch(peer):
         raise _RefusedError(f"run: {_shown(peer)} is not the name of a peer")
     if not config.allows_resource(name):
-        raise _RefusedError(f"run: the resource {name} is not in this host's configuration")
+        raise _RefusedError(f"run: the resource {name} is not in this host's configuration: {CONFIG}")
     return name + colon + peer
 
 

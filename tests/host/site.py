@@ -14,7 +14,7 @@ from pathlib import Path
 import libvirt
 
 from tests.libvirtd import Libvirtd
-from tests.sshd import Sshd, sshd
+from tests.sshd import Sshd, make_key, sshd
 
 REPO = Path(__file__).parents[2]
 SHIPPED = REPO / "exporter/host/etc"
@@ -90,12 +90,7 @@ def site() -> Iterator[Site]:
             _install(base, libvirtd)
             mount = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _MOUNT, "sh", str(base)]
             enter = ["nsenter", f"--target={libvirtd.pid}", "--mount", "--", *mount]
-            server = sshd(
-                base,
-                enter=enter,
-                key_options='restrict,command="/usr/bin/vmheal-host"',
-                settings=(SHIPPED / "sshd.conf").read_text(),
-            )
+            server = sshd(base, enter=enter, settings=(SHIPPED / "sshd.conf").read_text())
             with server as running, contextlib.ExitStack() as kept:
                 yield Site(base, running, libvirtd, kept)
     finally:
@@ -108,7 +103,7 @@ def _install(base: Path, libvirtd: Libvirtd) -> None:
         REPO / "exporter" / "host", package / "host", ignore=shutil.ignore_patterns("__pycache__")
     )
     shutil.copy(REPO / "exporter" / "__init__.py", package)
-    for name in ("drbdadm", "drbdsetup"):
+    for name in ("drbdadm", "drbdsetup", "vmheal-fence-peer"):
         _write(base / "bin" / name, _PROGRAM.replace("{base}", str(base)), 0o755)
     for name in ("etc", "usr/bin"):
         (base / "scratch" / name).mkdir(parents=True)
@@ -134,6 +129,10 @@ def _install(base: Path, libvirtd: Libvirtd) -> None:
         f"run_directory {base / 'places'}",
     ]
     _write(etc / "vmheal" / "host.conf", "".join(f"{line}\n" for line in lines), 0o644)
+    for name in ("host_key", "user_key"):
+        make_key(base / name)
+    key = f'restrict,from="127.0.0.1",command="/usr/bin/vmheal-host" {(base / "user_key.pub").read_text()}'
+    _write(etc / "vmheal" / "authorized_keys", key, 0o644)
 
 
 def _write(path: Path, text: str, mode: int) -> None:
