@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -57,7 +58,7 @@ from actuator.commands import (
     url_option,
 )
 from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load, read_secret
-from actuator.initial import Choices, HostFound, chosen, files, findings, secret_files
+from actuator.initial import KEY, Choices, HostFound, chosen, files, findings, secret_files
 from actuator.model import Event
 from actuator.page.pages import Page
 from actuator.ports import Journal, JournalError, Ports, Unanswered
@@ -79,6 +80,7 @@ JOURNAL_PAGE = 1000
 IDLE_SECONDS = 60.0
 STDERR = 2
 SURVEY_SECONDS = 60.0
+KEYGEN_SECONDS = 30.0
 """For one host: a login, and each of its domains is asked for."""
 REST_SECONDS = 10.0
 """How long a reload waits for a moment without a plan under way."""
@@ -399,20 +401,18 @@ def _each(kind: str, adapter: Callable[[str], T], servers: ServerSettings) -> di
     help="A new folder for the files.",
 )
 @click.option("--actuator", required=True, metavar="ADDRESS", help="Where the hosts reach the actuator.")
-@click.option("--user", default="root", show_default=True, help="Who logs in on the hosts.")
+@click.option("--user", default="root", show_default=True, help="As whom init logs in on the hosts.")
 @click.option(
     "--key",
     type=click.Path(dir_okay=False, path_type=Path),
-    default="/etc/vmheal/id_ed25519",
-    show_default=True,
-    help="The private key.",
+    default=lambda: Path.home() / ".ssh" / "id_ed25519",
+    help="Your own private key, for init alone; ~/.ssh/id_ed25519 else.",
 )
 @click.option(
     "--known-hosts",
     type=click.Path(dir_okay=False, path_type=Path),
-    default="/etc/vmheal/known_hosts",
-    show_default=True,
-    help="The hosts' keys; one that is not in it is not talked to.",
+    default=lambda: Path.home() / ".ssh" / "known_hosts",
+    help="The hosts' keys; one that is not in it is not talked to. ~/.ssh/known_hosts else.",
 )
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=22, show_default=True, help="Of the hosts' sshd."
@@ -432,9 +432,10 @@ def init(
 ) -> None:  # fmt: skip
     """Write the files of a new site, from a look around on its hosts.
 
-    Logs in on each HOST, an address, and asks for its name, its DRBD resources and its libvirt domains.
-    Changes nothing there. Writes a commented configuration in mode observe, tokens, what DRBD, sshd,
-    Prometheus and Alertmanager are to be told, and says what stands in the way.
+    Logs in on each HOST, an address, by your own key, and asks for its name, its DRBD resources and its
+    libvirt domains. Changes nothing there. Writes a commented configuration in mode observe, a key of the
+    actuator's own and what it may touch on each host, tokens, what DRBD, Prometheus and Alertmanager are
+    to be told, and says what stands in the way.
     """
     with faults_are_said():
         check_readable(key, known_hosts)
@@ -453,17 +454,7 @@ def init(
         found = [it for it in answers.values() if isinstance(it, HostFound)]
         if twice := [name for name, count in Counter(it.name for it in found).items() if count > 1]:
             raise ConfigError(tuple(f"two of these hosts call themselves {name}" for name in twice))
-        public = key.with_name(f"{key.name}.pub")
-        choices = Choices(
-            actuator=actuator,
-            user=user,
-            port=port,
-            key_file=str(key),
-            known_hosts_file=str(known_hosts),
-            prometheus=prometheus,
-            alertmanager=alertmanager,
-            public_key=public.read_text(encoding="utf-8").strip() if public.exists() else "",
-        )
+        choices = partial(Choices, actuator, port, prometheus, alertmanager)
         _write_site(out, found, choices)
     for sentence in findings(found):
         click.secho(f"to do: {sentence}", fg="yellow")
@@ -474,14 +465,20 @@ def init(
     )
 
 
-def _write_site(out: Path, found: Sequence[HostFound], choices: Choices) -> None:
-    """Write the folder as a whole, or nothing of it. Only its owner may read it: it holds tokens."""
-    texts = {path: (text, 0o644) for path, text in files(found, choices).items()}
-    for name, copies in secret_files(found).items():
-        token = secrets.token_hex(32)
-        texts |= dict.fromkeys((name, *copies), (f"{token}\n", 0o600))
+def _write_site(out: Path, found: Sequence[HostFound], choices: Callable[[str], Choices]) -> None:
+    """Write the folder as a whole, or nothing of it. Only its owner may read it: it holds a key and tokens.
+
+    Args:
+        out: where.
+        found: the hosts.
+        choices: of the actuator's public key, which is made here.
+    """
     made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
+        texts = {path: (text, 0o644) for path, text in files(found, choices(_new_key(made))).items()}
+        for name, copies in secret_files(found).items():
+            token = secrets.token_hex(32)
+            texts |= dict.fromkeys((name, *copies), (f"{token}\n", 0o600))
         for path, (text, mode) in texts.items():
             target = made / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -491,6 +488,20 @@ def _write_site(out: Path, found: Sequence[HostFound], choices: Choices) -> None
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
+
+
+def _new_key(folder: Path) -> str:
+    """Make the actuator's key pair, id_ed25519; its public line.
+
+    Raises:
+        ConfigError: ssh-keygen does not make one.
+    """
+    argv = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "vmheal", "-f", str(folder / KEY)]
+    try:
+        subprocess.run(argv, check=True, capture_output=True, timeout=KEYGEN_SECONDS)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ConfigError((f"ssh-keygen makes no key: {error}",)) from error
+    return (folder / f"{KEY}.pub").read_text(encoding="utf-8").strip()
 
 
 # ---- check ------------------------------------------------------------------------------------------------

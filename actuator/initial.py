@@ -11,6 +11,8 @@ from actuator.model import DomainState, Parting
 
 PORT = 10811
 CONFIG = "/etc/vmheal"
+KEY = "id_ed25519"
+"""The file of the actuator's own key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class HostFound:
     bmc: str = ""
     """Address of its management controller, as ipmitool has it."""
     problems: tuple[str, ...] = ()
+    host_keys: tuple[str, ...] = ()
+    """Lines of known_hosts: what it was checked against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +60,12 @@ class Choices:
 
     actuator: str
     """The address at which hosts reach the actuator."""
-    user: str
     port: int
     """Of the hosts' sshd."""
-    key_file: str
-    known_hosts_file: str
     prometheus: str
     alertmanager: str
-    public_key: str = ""
-    """The line of the key's .pub file."""
+    public_key: str
+    """The actuator's: the line of its .pub file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +162,11 @@ def files(found: Sequence[HostFound], choices: Choices) -> dict[str, str]:
         "actuator.yml": _actuator(found, choices),
         "prometheus.yml": _PROMETHEUS.format(actuator=f"{choices.actuator}:{PORT}"),
         "alertmanager.yml": _ALERTMANAGER.format(actuator=f"{choices.actuator}:{PORT}"),
-        "authorized_keys": _authorized_keys(choices),
+        "known_hosts": "".join(f"{line}\n" for host in found for line in host.host_keys),
     }
     for host in found:
+        written[f"hosts/{host.name}/authorized_keys"] = _authorized_keys(choices)
+        written[f"hosts/{host.name}/host.conf"] = _host_conf(host, found)
         written[f"hosts/{host.name}/fence-peer.conf"] = _fence_peer(host, choices)
         written[f"hosts/{host.name}/drbd-fencing.res"] = _DRBD
     return written
@@ -199,11 +202,10 @@ def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
         "prometheus:",
         f"  url: {choices.prometheus}",
         "ssh:",
-        f"  user: {choices.user}",
-        "  # The key has a shell there. One that may run vmheal-host alone is better: docs/security.md.",
-        "  command: null",
-        f"  key_file: {choices.key_file}",
-        f"  known_hosts_file: {choices.known_hosts_file}",
+        "  # Its key may run vmheal-host there and nothing else: docs/security.md.",
+        "  user: vmheal",
+        f"  key_file: {CONFIG}/{KEY}",
+        f"  known_hosts_file: {CONFIG}/known_hosts",
         f"  port: {choices.port}",
         "",
         "# Named as in DRBD's configuration (`on v01 {`): what 'uname -n' says.",
@@ -234,8 +236,7 @@ def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
 
 
 def _fence_peer(host: HostFound, choices: Choices) -> str:
-    driver = host.libvirt_uri.partition("+")[0] or "FILL-IN"
-    system = {"xen": "xen:///system", "lxc": "lxc:///system"}.get(driver, "qemu:///system")
+    system = f"{_driver(host)}:///system" if host.libvirt_uri else "FILL-IN:///system"
     return (
         f"# {CONFIG}/fence-peer.conf on {host.name}, with fence-peer.token beside it (mode 0600).\n"
         f"actuator {choices.actuator}:{PORT}\n"
@@ -247,12 +248,42 @@ def _fence_peer(host: HostFound, choices: Choices) -> str:
     )
 
 
+def _host_conf(host: HostFound, found: Sequence[HostFound]) -> str:
+    """What vmheal-host lets the actuator touch: what is protected, on each host where it may run."""
+    here = {name: it for name, it in chosen(found).items() if host.name in it.hosts}
+    resources = {name for it in here.values() for name in it.resources}
+    peers = sorted(
+        (it for it in found if it is not host and any(it.name in domain.hosts for domain in here.values())),
+        key=lambda it: it.name,
+    )
+    lines = [
+        f"# {CONFIG}/host.conf on {host.name}, of root, mode 0644: what vmheal may touch there.",
+        *(f"resource {name}" for name in sorted(resources)),
+        *(f"domain {name}" for name in here),
+        *(f"# not protected: resource {name}" for name in sorted(set(host.resources) - resources)),
+        *(f"# not protected: domain {name}" for name in sorted(set(host.domains) - set(here))),
+    ]
+    if _driver(host) == "qemu":
+        lines.append("# Where a domain may be sent while it runs: as in actuator.yml.")
+        for peer in peers:
+            lines += [f"migrate_uri {peer.libvirt_uri}"] if peer.libvirt_uri else []
+            lines.append(f"migrate_uri tcp://{peer.address}")
+    if _driver(host) == "lxc":
+        lines += [
+            "# Where its containers' roots begin. Whoever may define a container is as good as root.",
+            "# definition_path /srv/containers/",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _driver(host: HostFound) -> str:
+    return host.libvirt_uri.partition("+")[0]
+
+
 def _authorized_keys(choices: Choices) -> str:
-    key = choices.public_key or "THE LINE OF THE ACTUATOR'S PUBLIC KEY"
     return (
-        f"# ~{choices.user}/.ssh/authorized_keys on each hypervisor: from the actuator alone, no terminal,\n"
-        "# no forwarding.\n"
-        f'restrict,from="{choices.actuator}" {key}\n'
+        f"# {CONFIG}/authorized_keys, of root, mode 0644: from the actuator, for vmheal-host.\n"
+        f'restrict,from="{choices.actuator}",command="/usr/bin/vmheal-host" {choices.public_key}\n'
     )
 
 

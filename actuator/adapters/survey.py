@@ -2,7 +2,8 @@
 
 import time
 from contextlib import closing
-from urllib.parse import quote
+
+import paramiko
 
 from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
@@ -18,6 +19,8 @@ DRIVERS = {True: ("xen",), False: ("qemu", "lxc")}
 HYPERVISOR_TYPE = "/sys/hypervisor/type"
 BMC = ("ipmitool", "lan", "print", "1")
 MAX_DOMAINS = 1000
+SSH_PORT = 22
+"""The one that known_hosts leaves out."""
 
 
 def look_around(access: SshAccess, *, timeout_seconds: float) -> HostFound:
@@ -37,7 +40,7 @@ def look_around(access: SshAccess, *, timeout_seconds: float) -> HostFound:
     snapshot, partings = _storage(name, access, deadline, problems)
     uri, domains = "", dict[str, DomainFound]()
     for driver in DRIVERS[is_xen]:
-        tried = f"{driver}+ssh://{quote(access.user)}@{_bracketed(access.address)}/system"
+        tried = f"{driver}+ssh://{_bracketed(access.address)}/system"
         try:
             found = _domains(name, tried, access, snapshot, deadline)
         except Unanswered as error:
@@ -52,7 +55,14 @@ def look_around(access: SshAccess, *, timeout_seconds: float) -> HostFound:
         )
         for it in snapshot.resources
     }
-    return HostFound(name, access.address, uri, resources, domains, bmc, tuple(problems))
+    return HostFound(name, access.address, uri, resources, domains, bmc, tuple(problems), _host_keys(access))
+
+
+def _host_keys(access: SshAccess) -> tuple[str, ...]:
+    """Its lines of the known_hosts file, with its address in clear."""
+    place = access.address if access.port == SSH_PORT else f"[{access.address}]:{access.port}"
+    known = paramiko.HostKeys(str(access.known_hosts_file)).lookup(place)
+    return () if known is None else tuple(f"{place} {kind} {it.get_base64()}" for kind, it in known.items())
 
 
 def _asked(ssh: SshHost, argv: tuple[str, ...], deadline: float) -> str:

@@ -4,6 +4,7 @@ import stat
 from dataclasses import replace
 from typing import ClassVar
 
+import paramiko
 import pytest
 import yaml
 
@@ -15,29 +16,21 @@ from actuator.config import Settings, load
 from actuator.initial import Choices, DomainFound, HostFound, ResourceFound, chosen, files, findings
 from actuator.model import Disk, DomainState, HostView, Parting
 from actuator.ports import Unanswered
+from exporter.host import config as host_config
 from tests.actuator.build import resource, snapshot, view
 from tests.actuator.test_program import run
 
 BOTH = ("v01", "v02")
 ASKS = ResourceFound(BOTH, Parting.ASKS)
 UP, DOWN = DomainState.RUNNING, DomainState.SHUTOFF
-CHOICES = Choices(
-    "10.0.0.9",
-    "root",
-    22,
-    "/etc/vmheal/key",
-    "/etc/vmheal/known",
-    "http://p:9090",
-    "http://a:9093",
-    "ssh-ed25519 AAAA",
-)
+CHOICES = Choices("10.0.0.9", 22, "http://p:9090", "http://a:9093", "ssh-ed25519 AAAA vmheal")
 
 
-def host(name, *, domains=None, resources=None, bmc="10.30.0.1", **more):
+def host(name, *, domains=None, resources=None, bmc="10.30.0.1", driver="xen", **more):
     return HostFound(
         name,
         f"10.0.0.{name[-1]}",
-        f"xen+ssh://root@10.0.0.{name[-1]}/system",
+        f"{driver}+ssh://10.0.0.{name[-1]}/system",
         {"voms01": ASKS} if resources is None else resources,
         {"voms01": DomainFound(DOWN, ("voms01",))} if domains is None else domains,
         bmc,
@@ -95,8 +88,8 @@ def test_what_is_written_is_understood(tmp_path):
         BOTH,
         "v02",
     )
+    assert (settings.ssh.user, settings.ssh.command) == ("vmheal", "vmheal-host")
     made = files(PAIR, CHOICES)
-    assert made["authorized_keys"].splitlines()[-1] == ('restrict,from="10.0.0.9" ssh-ed25519 AAAA')
     assert "actuator 10.0.0.9:10811\n" in made["hosts/v01/fence-peer.conf"]
     scraped = yaml.safe_load(made["prometheus.yml"])["scrape_configs"]
     shipped = yaml.safe_load((program.Path(__file__).parents[2] / "rules/prometheus.yml").read_text())
@@ -113,6 +106,40 @@ def test_what_is_written_is_understood(tmp_path):
     )
 
 
+def test_the_key_may_do_what_is_protected_and_no_more():
+    more = {"cron": DomainFound(UP, ("cron",)), "old": DomainFound(DOWN, (), ("/dev/sdb",))}
+    alone = {"voms01": ASKS, "cron": ResourceFound(("v01",), Parting.ASKS)}
+    found = [host("v01", domains=more, resources=alone), host("v02", domains=running())]
+    made = files(found, CHOICES)
+    for it in ("v01", "v02"):
+        config = host_config.parse(made[f"hosts/{it}/host.conf"])
+        assert (config.resources, config.domains) == ({"voms01"}, {"voms01"}), "where it may come up, too"
+        assert config.migrate_uris == frozenset(), "Xen's are not moved while they run"
+        assert made[f"hosts/{it}/authorized_keys"].splitlines()[1:] == [
+            'restrict,from="10.0.0.9",command="/usr/bin/vmheal-host" ssh-ed25519 AAAA vmheal'
+        ]
+    assert "# not protected: resource cron\n" in made["hosts/v01/host.conf"]
+    assert "# not protected: domain old\n" in made["hosts/v01/host.conf"]
+
+
+def test_a_live_migration_goes_where_the_actuator_sends_it(tmp_path):
+    found = [host("v01", driver="qemu"), host("v02", driver="qemu", domains=running())]
+    found.append(host("v03", driver="qemu", domains={}, resources={}))
+    made = files(found, CHOICES)
+    (tmp_path / "actuator.yml").write_text(made["actuator.yml"])
+    peer = load(tmp_path / "actuator.yml").hosts["v02"]
+    assert host_config.parse(made["hosts/v01/host.conf"]).migrate_uris == {
+        peer.migrate_libvirt_uri or peer.libvirt_uri,
+        f"tcp://{peer.migrate_address or peer.address}",
+    }
+    assert host_config.parse(made["hosts/v03/host.conf"]) == host_config.Config()
+
+
+def test_as_it_is_shipped_the_key_may_touch_nothing():
+    shipped = program.Path(__file__).parents[2] / "exporter" / "host" / "etc" / "host.conf"
+    assert host_config.parse(shipped.read_text()) == host_config.Config()
+
+
 @pytest.mark.parametrize("name", ["on", "1vm", "a:b", "true"])
 def test_a_name_that_yaml_takes_for_something_else_is_quoted(name):
     found = [host(it, domains={name: DomainFound(UP, ("voms01",))}) for it in BOTH]
@@ -121,7 +148,7 @@ def test_a_name_that_yaml_takes_for_something_else_is_quoted(name):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    for name in ("key", "key.pub", "known"):
+    for name in ("key", "known"):
         (tmp_path / name).write_text(name)
     found = {"10.0.0.1": PAIR[0], "10.0.0.2": PAIR[1]}
 
@@ -154,6 +181,11 @@ def test_a_new_folder_with_tokens_of_their_own(site):
     modes = {it.name: stat.S_IMODE(it.stat().st_mode) for it in out.rglob("*") if it.is_file()}
     assert {mode for name, mode in modes.items() if name.endswith(".token")} == {0o600}
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
+    assert modes["id_ed25519"] == 0o600
+    paramiko.Ed25519Key.from_private_key_file(str(out / "id_ed25519"))
+    public = (out / "id_ed25519.pub").read_text()
+    for name in BOTH:
+        assert (out / "hosts" / name / "authorized_keys").read_text().endswith(f" {public}")
     before = {it: it.read_bytes() for it in out.rglob("*") if it.is_file()}
     status, _, errors = run(*arguments)
     assert (status, "nothing is overwritten" in errors) == (2, True)
@@ -170,6 +202,14 @@ def test_without_a_host_nothing_is_written(site, fault):
     assert list(out.parent.glob("*out*")) == []
 
 
+def test_without_a_key_nothing_is_written(site, monkeypatch):
+    _, arguments, out = site
+    monkeypatch.setenv("PATH", "/nowhere")
+    status, _, errors = run(*arguments)
+    assert (status, "ssh-keygen makes no key" in errors) == (2, True)
+    assert list(out.parent.glob("*out*")) == []
+
+
 def test_a_write_that_fails_leaves_nothing(site, monkeypatch):
     _, arguments, out = site
     monkeypatch.setattr(program.secrets, "token_hex", lambda _: "\udc80")
@@ -179,6 +219,9 @@ def test_a_write_that_fails_leaves_nothing(site, monkeypatch):
 
 
 # ---- the look around -------------------------------------------------------------------------------------
+
+
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIK7OPKsMqeO/WntjKLj16pz+46C48kLhyO7YVoUQmTeg"
 
 
 class Host:
@@ -223,11 +266,12 @@ class Host:
 
 
 @pytest.fixture
-def there(monkeypatch):
+def there(monkeypatch, tmp_path):
     for name in ("SshHost", "DrbdStorage", "LibvirtHypervisor"):
         monkeypatch.setattr(survey, name, Host)
     monkeypatch.setattr(Host, "said", dict(Host.said))
-    access = SshAccess("10.0.0.1", "key", "known")
+    (tmp_path / "known").write_text(f"[10.0.0.1]:2222 {HOST_KEY}\nv01,10.0.0.1 {HOST_KEY}\n")
+    access = SshAccess("10.0.0.1", "key", tmp_path / "known")
     return lambda: survey.look_around(access, timeout_seconds=5)
 
 
@@ -235,12 +279,13 @@ def test_what_is_found_on_a_host(there):
     found = there()
     assert (found.name, found.libvirt_uri, found.bmc) == (
         "v01",
-        "xen+ssh://root@10.0.0.1/system",
+        "xen+ssh://10.0.0.1/system",
         "10.30.0.1",
     )
     assert found.resources == {"voms01": ASKS}
     assert found.domains == {"voms01": DomainFound(UP, ("voms01",), ("/dev/sdb",), autostart=True)}
     assert found.problems == ()
+    assert found.host_keys == (f"10.0.0.1 {HOST_KEY}",)
 
 
 def test_a_host_with_neither_libvirt_nor_drbd_is_a_host(there, monkeypatch):
