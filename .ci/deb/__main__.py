@@ -4,7 +4,7 @@ For hosts that do not reach PyPI: what Debian does not have in the needed versio
 wheels. Three packages, so that a hypervisor gets no more than the exporter needs:
 
 vmheal-common     /opt/vmheal, a virtual environment on Debian's own Python, with what both programs need
-vmheal-exporter   the exporter and DRBD's handler: units, settings, manual pages
+vmheal-exporter   the exporter, DRBD's handler and the actuator's way in: units, user, settings, manual pages
 vmheal-actuator   the actuator: what it needs besides, unit, user, examples, rules and dashboards
 
 libvirt's binding is Debian's python3-libvirt: it must match the host's libvirt. The same commit makes the
@@ -35,8 +35,16 @@ PROGRAMS = {
     "vmheal-exporter": {
         "vmheal-exporter": "exporter.__main__:main",
         "vmheal-fence-peer": "exporter.fence_peer:main",
+        "vmheal-host": "exporter.host.command:main",
     },
     "vmheal-actuator": {"vmheal-actuator": "actuator.__main__:main"},
+}
+WITHOUT_SITE = {"vmheal-fence-peer", "vmheal-host"}
+"""They need the standard library alone, and while they start a VM's I/O stands still, or a VM is down."""
+HOST_SETTINGS = {
+    "host.conf": ("etc/vmheal/host.conf", 0o644),
+    "sshd.conf": ("etc/ssh/sshd_config.d/vmheal.conf", 0o644),
+    "sudoers": ("etc/sudoers.d/vmheal", 0o440),
 }
 UNITS = {
     "vmheal-exporter": ("exporter/systemd/vmheal-exporter.service", "exporter/systemd/vmheal-drbd.service"),
@@ -44,13 +52,13 @@ UNITS = {
 }
 DEPENDS = {
     "vmheal-common": "python3 (>= {python}), python3 (<< {next_python}), python3-libvirt",
-    "vmheal-exporter": "vmheal-common (= {version})",
+    "vmheal-exporter": "vmheal-common (= {version}), adduser, sudo",
     "vmheal-actuator": "vmheal-common (= {version}), adduser, openssh-client",
 }
-RECOMMENDS = {"vmheal-exporter": "drbd-utils", "vmheal-actuator": "fence-agents"}
+RECOMMENDS = {"vmheal-exporter": "drbd-utils, openssh-server", "vmheal-actuator": "fence-agents"}
 ABOUT = {
     "vmheal-common": "what vmheal's exporter and actuator have in common",
-    "vmheal-exporter": "state of DRBD and virtual machines for Prometheus, and DRBD's handler",
+    "vmheal-exporter": "state of DRBD and virtual machines for Prometheus, and what the actuator calls",
     "vmheal-actuator": "keeps virtual machines on DRBD-mirrored hypervisors running",
 }
 MAINTAINER = "the vmheal developers <vmheal@localhost>"
@@ -86,6 +94,9 @@ def build(folder: Path) -> list[Path]:
         _copy(
             SCRIPTS / "vmheal-exporter.default", trees["vmheal-exporter"] / "etc/default", "vmheal-exporter"
         )
+        for settings, (target, mode) in HOST_SETTINGS.items():
+            path = trees["vmheal-exporter"] / target
+            _copy(REPO / "exporter/host/etc" / settings, path.parent, path.name, mode=mode)
         for example in ("fence-peer.conf", "drbd-fencing.res"):
             _copy(
                 REPO / "docs" / example, trees["vmheal-exporter"] / "usr/share/doc/vmheal-exporter/examples"
@@ -154,8 +165,7 @@ def _install(tree: Path, python: str, name: str, without: Sequence[str] | set[st
 def _launcher(tree: Path, program: str, entry: str, python: str) -> None:
     module, _, function = entry.partition(":")
     interpreter, search = f"/{PREFIX}/bin/python3", ""
-    if program == "vmheal-fence-peer":
-        # Without site, and the rest of an interpreter's start: a VM's I/O stands still meanwhile.
+    if program in WITHOUT_SITE:
         interpreter = "/usr/bin/python3 -IS"
         search = f'sys.path.insert(0, "/{PREFIX}/lib/python{python}/site-packages")\n'
     path = tree / PREFIX / "bin" / program
@@ -217,8 +227,9 @@ def _normalise(tree: Path) -> None:
     epoch = int(os.environ["SOURCE_DATE_EPOCH"])
     for path in sorted(tree.rglob("*"), reverse=True):
         if not path.is_symlink():
-            executable = path.is_dir() or bool(path.stat().st_mode & 0o100)
-            path.chmod(0o755 if executable else 0o644)
+            mode = path.stat().st_mode
+            executable = path.is_dir() or bool(mode & 0o100)
+            path.chmod(0o755 if executable else 0o644 if mode & 0o200 else 0o440)
         os.utime(path, (epoch, epoch), follow_symlinks=False)
     tree.chmod(0o755)
     os.utime(tree, (epoch, epoch))

@@ -9,7 +9,7 @@ import pytest
 REPO = Path(__file__).parents[2]
 PACKAGES = ("vmheal-common", "vmheal-exporter", "vmheal-actuator")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-NEEDED = "python3,python3-libvirt,adduser,openssh-client,init-system-helpers,man-db"
+NEEDED = "python3,python3-libvirt,adduser,sudo,openssh-client,init-system-helpers"
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,15 @@ def debian(tmp_path_factory):
     return root
 
 
-def chrooted(root, *argv):
+def chrooted(root, *argv, stdin=""):
     done = subprocess.run(
-        ["chroot", root, *argv], capture_output=True, text=True, timeout=300, check=False, env={"PATH": PATH}
+        ["chroot", root, *argv],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={"PATH": PATH},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -60,6 +66,7 @@ def test_they_are_installed_run_and_purged(debs, debian):
     packages = next((debian / "opt/vmheal/lib").glob("python3.*/site-packages"))
     assert not any((packages / it).exists() for it in ("flask", "paramiko", "pydantic"))
     assert not (debian / "usr/bin/vmheal-actuator").exists()
+    the_actuator_gets_in_and_may_do_nothing_yet(debian)
 
     chrooted(debian, "dpkg", "--install", files["vmheal-actuator"])
     assert "Keep protected VMs running" in chrooted(debian, "vmheal-actuator", "--help")
@@ -69,15 +76,41 @@ def test_they_are_installed_run_and_purged(debs, debian):
     )
     config = debian / "etc/vmheal/actuator.yml"
     config.write_text("mode: observe\n")
+    (debian / "etc/vmheal/host.conf").write_text("resource vm1\n")
+    (debian / "etc/vmheal/authorized_keys").write_text("restrict ssh-ed25519 AAAA\n")
     (debian / "etc/default/vmheal-exporter").write_text('VMHEAL_EXPORTER_FLAGS="--log.format=json"\n')
     chrooted(debian, "dpkg", "--force-confold", "--install", *files.values())
     assert config.read_text() == "mode: observe\n", "an upgrade leaves it alone"
     assert "json" in (debian / "etc/default/vmheal-exporter").read_text()
+    assert "refused" not in asked_as_the_actuator(debian), "an upgrade leaves it alone"
 
     chrooted(debian, "dpkg", "--remove", "vmheal-actuator")
     assert config.exists(), "only a purge removes it"
-    chrooted(debian, "dpkg", "--purge", *reversed(PACKAGES))
+    chrooted(debian, "dpkg", "--purge", "vmheal-actuator")
+    assert asked_as_the_actuator(debian), "user and settings are the exporter's, too"
+    chrooted(debian, "dpkg", "--purge", "vmheal-exporter", "vmheal-common")
+    assert "vmheal" not in (debian / "etc/passwd").read_text()
     assert listing(debian) - before <= {"var/lib/systemd/deb-systemd-helper-masked"}
+
+
+def the_actuator_gets_in_and_may_do_nothing_yet(debian):
+    assert (debian / "etc/passwd").read_text().splitlines()[-1].endswith(":/var/lib/vmheal:/bin/sh")
+    modes = {
+        "/etc/sudoers.d/vmheal": "440",
+        "/etc/ssh/sshd_config.d/vmheal.conf": "644",
+        "/etc/vmheal/host.conf": "644",
+    }
+    for path, mode in modes.items():
+        assert chrooted(debian, "stat", "-c", "%a %U %G", path) == f"{mode} root root\n"
+    chrooted(debian, "visudo", "--check", "--strict")
+    assert "the resource vm1 is not in this host's configuration" in asked_as_the_actuator(debian)
+
+
+def asked_as_the_actuator(debian):
+    """What vmheal-host answers, as sshd starts it: by the user's shell, and sudo."""
+    request = '{"id": 1, "seconds": 5, "run": ["drbdadm", "primary", "vm1"]}\n'
+    forced = ["runuser", "-u", "vmheal", "--", "/bin/sh", "-c", "/usr/bin/vmheal-host"]
+    return chrooted(debian, "env", "SSH_ORIGINAL_COMMAND=vmheal-host", *forced, stdin=request)
 
 
 def enabled(debian):

@@ -17,11 +17,15 @@ SHARED = {
     "man/man1/vmheal-actuator.1",
     "man/man1/vmheal-exporter.1",
     "man/man1/vmheal-fence-peer.1",
+    "man/man1/vmheal-host.1",
     "vmheal/examples/actuator.yml",
     "vmheal/examples/drbd-fencing.res",
     "vmheal/examples/fence-peer.conf",
     "vmheal/grafana/json/fleet.json",
     "vmheal/grafana/provisioning/dashboards.yml",
+    "vmheal/hosts/host.conf",
+    "vmheal/hosts/sshd.conf",
+    "vmheal/hosts/sudoers",
     "vmheal/requirements/actuator.txt",
     "vmheal/requirements/exporter.txt",
     "vmheal/rules/alertmanager.yml",
@@ -59,7 +63,7 @@ def test_the_wheel_has_all_and_nothing_else(wheel):
         name for name in code if name.startswith(("actuator/page/static/", "actuator/page/templates/"))
     ]
     assert {Path(name).suffix for name in of_page} == {".css", ".html", ".js", ".svg"}
-    assert {Path(name).suffix for name in set(code) - {*of_page}} == {".py", ".typed"}
+    assert {Path(name).suffix for name in set(code) - {*of_page}} == {".py", ".typed"}, "shared is not here"
     rest = [it for it in names if not it.startswith(("exporter/", "actuator/", data))]
     assert all(it.startswith(f"vmheal-{__version__}.dist-info/") for it in rest)
 
@@ -76,41 +80,45 @@ def test_the_sdist_is_the_repository(built):
 
 @pytest.mark.daemons  # asks PyPI
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("lock", "programs", "foreign"),
-    [
-        ("exporter", ("vmheal-exporter", "vmheal-fence-peer"), ("flask", "paramiko", "pydantic")),
-        ("actuator", ("vmheal-actuator", "vmheal-exporter"), ("pytest",)),
-    ],
-)
-def test_it_runs_from_the_wheel_and_the_locked_requirements(wheel, tmp_path, lock, programs, foreign):
-    """libvirt's binding apart, which is compiled, or Debian's."""
+def test_it_runs_from_the_wheel_and_the_locked_requirements(wheel, tmp_path):
+    """First what a hypervisor gets, then the actuator's on top; libvirt's binding apart, which is compiled, or Debian's."""
     venv = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True, timeout=120)
-    text = (REPO / "requirements" / f"{lock}.txt").read_text()
-    kept = [it for it in re.split(r"\n(?=\S)", text) if not it.startswith("libvirt-python==")]
-    (tmp_path / "requirements.txt").write_text("\n".join(kept))
-    pip = [venv / "bin/pip", "install", "--quiet", "--disable-pip-version-check"]
-    for arguments in (
-        ["--require-hashes", "--only-binary=:all:", "-r", tmp_path / "requirements.txt"],
-        ["--no-deps", "--no-index", wheel],
-    ):
-        subprocess.run([*pip, *arguments], check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True, timeout=120)
     (packages,) = venv.glob("lib/python*/site-packages")
     for it in Path(libvirt.__file__).parent.glob("libvirt*"):
         if it.is_file():
             (packages / it.name).symlink_to(it)
-    for program in programs:
-        done = subprocess.run(
-            [venv / "bin" / program, "--help"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={},
-            cwd="/",
-            check=False,
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        assert program in done.stdout
-    assert not any((packages / it).exists() for it in foreign)
+    pip_install(venv, "--no-deps", "--no-index", wheel)
+    pip_install(venv, *locked("exporter", tmp_path))
+    for program in ("vmheal-exporter", "vmheal-fence-peer"):
+        assert program in helped(venv, program)
+    refused = subprocess.run(
+        [venv / "bin/vmheal-host"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (refused.returncode, "no shell" in refused.stderr) == (126, True)
+    assert not any((packages / it).exists() for it in ("flask", "paramiko", "pydantic"))
     assert (venv / "share/vmheal/systemd/vmheal-exporter.service").exists()
+    pip_install(venv, *locked("actuator", tmp_path))
+    assert "vmheal-actuator" in helped(venv, "vmheal-actuator")
+    assert not (packages / "pytest").exists()
+
+
+def pip_install(venv, *arguments):
+    pip = [sys.executable, "-m", "pip", "--python", venv / "bin/python", "install"]
+    quick = ["--quiet", "--disable-pip-version-check", "--no-compile"]
+    subprocess.run([*pip, *quick, *arguments], check=True, timeout=300)
+
+
+def locked(lock, folder):
+    """What pip is told to install a lock, but for libvirt's binding."""
+    text = (REPO / "requirements" / f"{lock}.txt").read_text()
+    kept = [it for it in re.split(r"\n(?=\S)", text) if not it.startswith("libvirt-python==")]
+    (folder / f"{lock}.txt").write_text("\n".join(kept))
+    return ["--require-hashes", "--only-binary=:all:", "-r", folder / f"{lock}.txt"]
+
+
+def helped(venv, program):
+    argv = [venv / "bin" / program, "--help"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, env={}, cwd="/", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout

@@ -2,7 +2,7 @@
 # ruff: noqa: SIM905  long lists of words read best as words
 
 PACKAGES = """
-    systemd-sysv udev dbus kmod procps iproute2 openssh-server
+    systemd-sysv udev dbus kmod procps iproute2 openssh-server sudo
     linux-image-amd64 xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common
     drbd-utils lvm2 python3 python3-libvirt libvirt-daemon-system libvirt-clients
     libvirt-daemon-driver-xen libvirt-daemon-driver-qemu libvirt-daemon-driver-lxc
