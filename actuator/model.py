@@ -147,12 +147,21 @@ class ResourceSetup:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowed:
+    """What the actuator's key may touch on a host: what its /etc/vmheal/host.conf names. None: everything."""
+
+    resources: frozenset[str] | None = None
+    domains: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HostSetup:
     """How a host is set up for what may come, beyond what is now."""
 
     resources: Mapping[str, ResourceSetup] = field(default_factory=dict)
     """By name; those of which the kernel tells all."""
     handler: HandlerReport | Unknown = Unknown("it was not asked")
+    allowed: Allowed = Allowed()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from actuator.adapters.host_command import Completed, RefusedError
 from actuator.adapters.ssh import SshAccess, SshHost
 from actuator.adapters.warm import NotConnectedError
 from actuator.model import (
+    Allowed,
     CallOutcome,
     Done,
     Failed,
@@ -220,7 +221,14 @@ class _Host:
             for it in shown
             if it.connections
         }
-        return HostSetup(resources, self._check_handler(deadline))
+        return HostSetup(resources, self._check_handler(deadline), self._allowed(deadline))
+
+    def _allowed(self, deadline: float) -> Allowed:
+        """What is not known is found out when it is wanted: then vmheal-host refuses, and nothing is run."""
+        try:
+            return self._ssh.allowed(max(0.0, deadline - time.monotonic()))
+        except OSError:
+            return Allowed()
 
     def _check_handler(self, deadline: float) -> HandlerReport | Unknown:
         """Have DRBD's handler say whether it would work, and the time, which lies in that of the call."""

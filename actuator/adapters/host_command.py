@@ -18,6 +18,8 @@ import paramiko
 import structlog
 
 from actuator.adapters.warm import NotConnectedError
+from actuator.model import Allowed
+from exporter.host.config import ANY
 from exporter.host.requests import MAX_SECONDS, VERSION, program
 
 log = structlog.get_logger(__name__)
@@ -102,6 +104,14 @@ class HostCommand:
             case {"out": str(out)}:
                 return out
         raise ConnectionError(f"{what}: the answer is not understood")
+
+    def allowed(self, deadline: float, what: str) -> Allowed:
+        """See `actuator.adapters.ssh.SshHost.allowed`."""
+        answer = self._ask({"allowed": True}, deadline, what, changes=False)
+        resources, domains = (
+            None if ANY in names else frozenset(names) for names in (answer["resources"], answer["domains"])
+        )
+        return Allowed(resources, domains)
 
     def _ask(
         self, request: Mapping[str, object], deadline: float, what: str, *, changes: bool

@@ -21,6 +21,7 @@ from actuator.adapters.deadline import DeadlineThreads
 from actuator.adapters.host_command import BrokenError as _BrokenError
 from actuator.adapters.host_command import Completed, HostCommand, OutputTooLargeError
 from actuator.adapters.warm import LATE_SECONDS, NotConnectedError, Warm
+from actuator.model import Allowed
 
 T = TypeVar("T")
 
@@ -113,6 +114,21 @@ class SshHost:
             return self._twice(lambda connection: connection.read(path, deadline, what), deadline)
 
         return self._in_time(read, deadline, f"{what}: not read in time")
+
+    def allowed(self, timeout_seconds: float) -> Allowed:
+        """What vmheal-host there lets this key touch; everything where the key has a shell.
+
+        Raises:
+            RefusedError: it is too old to say so.
+            TimeoutError, ConnectionError: no answer.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        what = f"vmheal-host on {self.host}"
+
+        def ask() -> Allowed:
+            return self._twice(lambda connection: connection.allowed(deadline, what), deadline)
+
+        return self._in_time(ask, deadline, f"{what}: not answered in time")
 
     def _in_time(self, call: Callable[[], T], deadline: float, late: str) -> T:
         """Wait for a call that may go on past the deadline: paramiko knows none for the answers to requests.
@@ -229,6 +245,9 @@ class _SshConnection:
 
     def close(self) -> None:
         self._client.close()
+
+    def allowed(self, deadline: float, what: str) -> Allowed:
+        return Allowed() if self._command is None else self._command.allowed(deadline, what)
 
     def read(self, path: str, deadline: float, what: str) -> str:
         if self._command is not None:

@@ -87,9 +87,28 @@ class Known:
 
 def of_any(it: Question, known: Known, host: str) -> Iterator[Refusal]:
     """What stands against having the domain come up on the host, by whatever verb."""
+    yield from _allowed(it, known, host)
     yield from _fast(known, host)
     yield from _fits(it, known, host)
     yield from _clock(known, host)
+
+
+def _allowed(it: Question, known: Known, host: str) -> Iterator[Refusal]:
+    """What the host's own configuration lets the actuator's key touch."""
+    setup, domain = known.of(host).setup, it.record.domain
+    if setup is None:
+        return
+    names, domains = setup.allowed.resources, setup.allowed.domains
+    here = {it.name for it in resources_here(it.home.evidence, host, it.home.kept)}
+    missing_here = [] if names is None else [f"resource {name}" for name in sorted(here - names)]
+    if domains is not None and domain not in domains:
+        missing_here.append(f"domain {domain}")
+    if missing_here:
+        yield Refusal(
+            "is_allowed_there",
+            f"vmheal-host on {host} refuses it: its /etc/vmheal/host.conf does not name"
+            f" {', '.join(missing_here)}",
+        )
 
 
 def of_live(it: Question, known: Known, host: str) -> Refusal | None:

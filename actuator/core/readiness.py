@@ -277,6 +277,7 @@ MEND: Mapping[str, str] = {
     "handler_is_its_own": "set token_file of fence-peer.conf right (on {both})",
     "isolation_is_agreed": "set failover.* in the configuration as in fence-peer.conf (on {both})",
     # of what the definition asks for
+    "is_allowed_there": "name {domain} and {resources} in /etc/vmheal/host.conf; pkill -u vmheal (on {host})",
     "has_networks": "ip -brief link; virsh net-list --all (on {host})",
     "cpu_fits": "virsh hypervisor-cpu-compare {domain}.xml --error (on {host})",
     "cpu_is_the_same": "give {domain} a processor by name that all its hosts have (<cpu mode='custom'>)",

@@ -8,8 +8,10 @@ A request is one line of JSON, and so is its answer, which has its `id`; answers
     < {"id": 2, "out": "version: 8.4.11 ..."}
     > {"id": 3, "seconds": 5, "run": ["drbdadm", "invalidate", "vm1"]}
     < {"id": 3, "refused": "..."}
+    > {"id": 4, "seconds": 5, "allowed": true}
+    < {"id": 4, "resources": ["vm1"], "domains": ["vm1"]}
 
-One without `run` and `read` only asks whether anybody is there. What is run is a row of `PROGRAMS` with the
+One without any of these only asks whether anybody is there. What is run is a row of `PROGRAMS` with the
 checked name at its end, never what was sent.
 """
 
@@ -95,6 +97,13 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowed:
+    """A question for what the configuration names, as this connection has read it."""
+
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """Nothing is done. A line that has no `id` has none here."""
 
@@ -102,7 +111,7 @@ class Refused:
     sentence: str
 
 
-def parse(line: bytes, config: Config) -> Run | Read | Ping | Refused:
+def parse(line: bytes, config: Config) -> Run | Read | Ping | Allowed | Refused:
     """Understand one line, or refuse it."""
     number: int | None = None
     try:
@@ -139,10 +148,14 @@ def _seconds(sent: object) -> float:
     return seconds
 
 
-def _request(number: int, seconds: float, it: Mapping[str, Any], config: Config) -> Run | Read | Ping:
+def _request(
+    number: int, seconds: float, it: Mapping[str, Any], config: Config
+) -> Run | Read | Ping | Allowed:
     wanted = set(it) - {"id", "seconds"}
     if not wanted:
         return Ping(number)
+    if wanted == {"allowed"} and it["allowed"] is True:
+        return Allowed(number)
     if wanted == {"read"}:
         if not isinstance(it["read"], str) or it["read"] not in FILES:
             raise _RefusedError(f"read: {_shown(it['read'])} is not in the list")

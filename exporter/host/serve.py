@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from exporter.host.config import Config
-from exporter.host.requests import MAX_LINE_BYTES, VERSION, Ping, Read, Refused, Run, parse
+from exporter.host.requests import MAX_LINE_BYTES, VERSION, Allowed, Ping, Read, Refused, Run, parse
 
 MAX_RUNNING = 16
 """At the same time; the actuator asks for 8."""
@@ -96,6 +96,10 @@ class Server:
             self._refuse(request.id, request.sentence)
         elif isinstance(request, Ping):
             self._give({"id": request.id})
+        elif isinstance(request, Allowed):
+            config = self._config
+            names = {"resources": sorted(config.resources), "domains": sorted(config.domains)}
+            self._give({"id": request.id, **names})
         elif self._hanging() >= MAX_LEFT or not self._running.acquire(blocking=False):
             self._give({"id": request.id, "busy": "too many programs run or hang on this host already"})
         else:

@@ -13,6 +13,7 @@ from actuator.core.decide import TO_FAILOVER, TO_LIVE, TO_MOVE, Wish, decide
 from actuator.core.guards.verbs import RESTART
 from actuator.core.place import PLACE
 from actuator.model import (
+    Allowed,
     DomainState,
     Escalation,
     EscalationKind,
@@ -148,6 +149,13 @@ def _sets_up(host, **changed):
         before = world.setups[host]
         resources = {name: replace(it, **changed) for name, it in before.resources.items()}
         world.setups[host] = replace(before, resources=resources)
+
+    return plant
+
+
+def _allows(host, allowed):
+    def plant(world, machine):
+        world.setups[host] = replace(world.setups[host], allowed=allowed)
 
     return plant
 
@@ -394,6 +402,20 @@ TABLE = [
         " 7302)",
         "give voms01 a processor by name",
         world={"xen": False, "cpu": "<cpu mode='host-passthrough'/>"},
+    ),
+    Planted(
+        "the mirror does not allow the VM and its disk",
+        _allows("v02", Allowed(frozenset({"other"}), frozenset())),
+        {MOVES: "is_allowed_there", FAILS_OVER: "is_allowed_there"},
+        "vmheal-host on v02 refuses it: its /etc/vmheal/host.conf does not name resource voms01, domain voms01",
+        "name voms01 and voms01 in /etc/vmheal/host.conf; pkill -u vmheal (on v02)",
+    ),
+    Planted(
+        "its own host does not allow the VM",
+        _allows("v01", Allowed(None, frozenset({"other"}))),
+        {RESTARTS: "is_allowed_there"},
+        "vmheal-host on v01 refuses it: its /etc/vmheal/host.conf does not name domain voms01",
+        "in /etc/vmheal/host.conf; pkill -u vmheal (on v01)",
     ),
     Planted(
         "auto-promote on the mirror",

@@ -12,9 +12,10 @@ import pytest
 
 from actuator.adapters import drbd_storage
 from actuator.adapters.drbd_storage import DrbdStorage
+from actuator.adapters.host_command import RefusedError
 from actuator.adapters.ssh import Completed, OutputTooLargeError, SshAccess
 from actuator.adapters.warm import NotConnectedError
-from actuator.model import Done, Failed, Indeterminate, Parting, ResourceSetup, Unknown
+from actuator.model import Allowed, Done, Failed, Indeterminate, Parting, ResourceSetup, Unknown
 from actuator.ports import Unanswered
 from exporter.drbd import ConnectionState, DiskState, Role
 from exporter.drbd_configuration import parse_current_uuid
@@ -46,6 +47,7 @@ class Programs:
     def __init__(self, answers):
         self.answers = answers
         self.proc = FileNotFoundError("/proc/drbd")
+        self.may = Allowed()
         self.run_argvs = []
         self.had_seconds = []
 
@@ -58,6 +60,11 @@ class Programs:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def allowed(self, timeout_seconds):
+        if isinstance(self.may, Exception):
+            raise self.may
+        return self.may
 
     def run(self, argv, timeout_seconds):
         self.run_argvs.append(tuple(argv))
@@ -557,7 +564,8 @@ def test_how_a_host_is_set_up_on_84(answering):
     assert (setup.handler.links, setup.handler.problems) == ({"br0": True}, ("no",))
     assert programs.run_argvs == [SHOW9, SHOW84, DUMP_XML, CHECK]
     programs.answers[CHECK] = report()
-    storage.setup("v01", timeout_seconds=5)
+    programs.may = Allowed(frozenset({"voms01"}), None)
+    assert storage.setup("v01", timeout_seconds=5).allowed == programs.may
     assert programs.run_argvs[4:] == [SHOW84, CHECK], "the files were read a moment ago"
 
 
@@ -592,6 +600,14 @@ def test_a_handler_that_cannot_be_asked(answering, answer):
     assert isinstance(setup.handler, Unknown)
     words = "no answer" if isinstance(answer, TimeoutError) else "vmheal-fence-peer check on v01: "
     assert words in setup.handler.reason
+
+
+def test_a_vmheal_host_that_cannot_say_what_it_allows(answering):
+    storage, programs = answering(
+        {SHOW9: USAGE, SHOW84: said(ARMED), DUMP_XML: said(HANDLED), CHECK: report()}
+    )
+    programs.may = RefusedError("must have 'run' or 'read', and nothing else")
+    assert storage.setup("v01", timeout_seconds=5).allowed == Allowed()
 
 
 @pytest.mark.parametrize("program", [SHOW9, DUMP_XML])

@@ -14,7 +14,7 @@ from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.host_command import OutputTooLargeError, RefusedError
 from actuator.adapters.ssh import MAX_PROGRAMS, SshAccess, SshHost
 from actuator.adapters.warm import NotConnectedError
-from actuator.model import Failed
+from actuator.model import Allowed, Failed
 from exporter.host import serve
 from tests.host_command import forced
 from tests.lab.waiting import wait_until
@@ -62,7 +62,7 @@ def base(folder):
 
 @pytest.fixture(scope="module")
 def access(folder):
-    options = forced(folder, "resource *", f"path {folder / 'bin'}:/usr/bin:/bin")
+    options = forced(folder, "resource *", "domain vm1", f"path {folder / 'bin'}:/usr/bin:/bin")
     with sshd(folder, key_options=options) as server:
         known_hosts = server.known_hosts
         yield SshAccess(server.address, server.user_key, known_hosts, server.port, server.user, "vmheal-host")
@@ -147,6 +147,10 @@ def test_what_is_not_allowed_is_told_and_the_connection_kept(v01, base, access):
     assert isinstance(outcome, Failed)
     assert "nothing was run" in outcome.reason
     assert "minor-1" not in (base / "ran").read_text()
+
+
+def test_what_it_allows_is_asked(v01):
+    assert v01.allowed(SOON) == Allowed(None, frozenset({"vm1"}))
 
 
 def test_a_question_that_hangs_is_given_up_and_killed(v01, base):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.host.config import Config, ConfigError, parse, read
-from exporter.host.requests import MAX_SECONDS, PROGRAMS, Ping, Read, Refused, Run, Target, program
+from exporter.host.requests import MAX_SECONDS, PROGRAMS, Allowed, Ping, Read, Refused, Run, Target, program
 from exporter.host.requests import parse as parse_line
 
 CONFIG = Config(resources=frozenset({"vm1", "vm-2.a+b"}))
@@ -88,6 +88,7 @@ SOMETHING_LIKE = st.fixed_dictionaries(
         "seconds": st.integers(-5, 700) | JSON,
         "run": st.lists(WORDS | st.text(max_size=5), max_size=5) | JSON,
         "read": st.sampled_from(["/proc/drbd", "/etc/shadow"]) | JSON,
+        "allowed": st.just(True) | JSON,
         "else": JSON,
     },
 )
@@ -107,7 +108,7 @@ def test_a_line_asks_for_something_in_the_list_or_for_nothing(line):
     elif isinstance(asked, Read):
         assert asked.path == "/proc/drbd"
     else:
-        assert isinstance(asked, (Ping, Refused))
+        assert isinstance(asked, (Ping, Allowed, Refused))
         assert not isinstance(asked, Refused) or asked.sentence.isascii()
 
 
