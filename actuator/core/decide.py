@@ -324,6 +324,8 @@ def _arrived(it: Question) -> Plan | None:
     there = home.active_on(step.host) if step is not None and step.source == home.host else None
     if step is None or there is None or there.state not in RUNNING or home.active_on(home.host):
         return None
+    if not isinstance(home.evidence.domains.get(home.host), Observed) and home.host not in it.hosts.failed:
+        return None  # its source may have it still
     return Plan(
         verb="migrate",
         domain=home.domain,

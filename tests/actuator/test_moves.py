@@ -1242,6 +1242,19 @@ def test_a_vm_that_is_on_both_after_a_move_is_a_persons(start, clock, there):
     assert machine.record.escalation.guard == "runs_nowhere_else"
 
 
+def test_whether_a_vm_has_come_is_not_said_while_its_source_is_silent(start, clock):
+    world = World(xen=False)
+    machine = start(world)
+    lose_the_source_within_a_move(machine, world, clock, arrived=False)
+    world.guests["v02"] = Guest(DomainState.RUNNING, 9)
+    known = machine.protected.host("v01")
+    machine.journal.commit(hosts=[replace(known, version=known.version + 1, failed_at=None)])
+    machine.run(60)
+    assert changes(world) == ["allow_two", "promote", "migrate"]
+    assert machine.kinds.count("decided") == 1, "the move"
+    assert machine.record.escalation.guard == "libvirt_answers"
+
+
 def test_a_vm_that_is_paused_where_it_was_moved_to_has_not_come(start, clock):
     world = World(xen=False)
     machine = start(world)
