@@ -749,16 +749,21 @@ def test_rehearsals_that_stand_still(replay, journal, last_at):
     replay.ask()
 
 
-@pytest.mark.parametrize("interval_seconds", [60, 3600, 0])
-def test_rehearsals_that_go_on_or_are_off(replay, journal, interval_seconds):
-    replay.step = 30
-    journal.restart(readiness={"interval_seconds": interval_seconds})
+def rehearse_all_along(replay, journal, interval_seconds=60):
+    """All is well, and is found so again and again; with 0 never."""
     last = [changed(rehearsal(*WELL), at=0.0)] if interval_seconds else []
     journal.report.show_readiness(lambda: last)
     for second in LONG:
         if interval_seconds and second % interval_seconds == 0:
             last[0] = changed(last[0], at=float(second))
         actuator(replay, journal, range(second, second + 1))
+
+
+@pytest.mark.parametrize("interval_seconds", [60, 3600, 0])
+def test_rehearsals_that_go_on_or_are_off(replay, journal, interval_seconds):
+    replay.step = 30
+    journal.restart(readiness={"interval_seconds": interval_seconds})
+    rehearse_all_along(replay, journal, interval_seconds)
     replay.quiet(4170, "RehearsalStale")
     replay.ask()
 
@@ -932,8 +937,7 @@ def test_of_a_healthy_site_nothing_is_said(replay, fake, journal, healthy):
         )
         replay.publish(host, hardware("healthy"), LONG, "node")
         replay.publish(host, scrape(fake), LONG)
-    journal.report.show_readiness(lambda: [rehearsal(*WELL)])
-    actuator(replay, journal, LONG)
+    rehearse_all_along(replay, journal)
     for second in range(0, LONG[-1], 600):
         replay.expect(second)
     replay.expect(LONG[-1])
@@ -970,6 +974,7 @@ def published(journal) -> dict[str, set[str]]:
     journal.host("v02", paused=Order("ann", 0.0))
     journal.host("v02", drained=Order("ann", 0.0))
     journal.report.faults.labels("keeper").inc()
+    reload(journal, [None])
     no = Check("v02", "failover", (reason("has_memory"),))
     journal.report.show_readiness(lambda: [rehearsal(*WELL[:2], no)])
     kept = re.findall(
