@@ -205,7 +205,7 @@ OTHERS = {"instance": ".+", "dom_id": FAILING, "__rate_interval": RATE_INTERVAL}
 def test_what_other_dashboards_ask_for_is_there(played, recorded, query, labels):
     """In the play, or on the recorded pages: only there is a DRBD that knows a quorum."""
     asked = filled(query, OTHERS)
-    found = [it for of in (played, recorded) for it in of.asked.seen(asked, of.begin, of.end, 5.0)]
+    found = [it for of in (played, recorded) for it in of.asked.seen(asked, of.begin, of.end, 1.0)]
     if any(what in query for what in NOT_THERE):
         assert not found, "it can be seen now"
         return
