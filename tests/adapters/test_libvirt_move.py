@@ -399,8 +399,8 @@ def test_what_has_begun_and_is_not_answered_is_given_up(hypervisor, monkeypatch,
 # ---- guests that do something ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def pair():
+@contextlib.contextmanager
+def two_hosts():
     """Two hosts with a link between them."""
     with network_namespace({}) as one, network_namespace({}) as two, contextlib.ExitStack() as stack:
         Link((one, two)).lay()
@@ -408,6 +408,12 @@ def pair():
             stack.enter_context(Libvirtd("v01", one.name)),
             stack.enter_context(Libvirtd("v02", two.name)),
         )
+
+
+@pytest.fixture(scope="module")
+def pair():
+    with two_hosts() as pair:
+        yield pair
 
 
 @pytest.fixture(scope="module")

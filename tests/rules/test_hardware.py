@@ -143,6 +143,8 @@ def test_the_scrape_jobs_that_are_commented_out_work(tmp_path, httpserver):
     (tmp_path / "prometheus.yml").write_text(with_hardware_jobs(text))
     run("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
     for job, port in (("node", 9100), ("ipmi", 9290)):
-        found = run("promtool", "check", "service-discovery", "prometheus.yml", job, cwd=tmp_path)
+        found = run(
+            *("promtool", "check", "service-discovery", "--timeout=5s", "prometheus.yml", job), cwd=tmp_path
+        )
         assert f'"__address__": "10.10.0.1:{port}"' in found
         assert '"host": "v01"' in found
