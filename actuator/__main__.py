@@ -80,8 +80,8 @@ JOURNAL_PAGE = 1000
 IDLE_SECONDS = 60.0
 STDERR = 2
 SURVEY_SECONDS = 60.0
-KEYGEN_SECONDS = 30.0
 """For one host: a login, and each of its domains is asked for."""
+KEYGEN_SECONDS = 30.0
 REST_SECONDS = 10.0
 """How long a reload waits for a moment without a plan under way."""
 
