@@ -113,11 +113,7 @@ def _copy(source: Path, target: Path, application_id: int) -> None:
         (said,) = here.execute("PRAGMA quick_check(1)").fetchone()
         if said != "ok":
             raise JournalError(f"{source}: is damaged: {said}")
-    descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _sync(target)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -142,8 +138,9 @@ def _remove(path: Path) -> None:
         path.with_name(path.name + end).unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path) -> None:
+    """A file, or a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
