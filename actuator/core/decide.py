@@ -319,10 +319,11 @@ def _arrived(it: Question) -> Plan | None:
     As when its answer was given up, because its source stood still for a while.
     """
     last, home = it.record.plan, it.home
-    steps = last.plan.steps if last is not None and last.status is PlanStatus.FAILED else ()
-    step = next((step for step in steps if isinstance(step, Migrate)), None)
+    step = _failed_move(last)
     there = home.active_on(step.host) if step is not None and step.source == home.host else None
-    if step is None or there is None or there.state not in RUNNING or home.active_on(home.host):
+    if last is None or step is None or there is None or there.state not in RUNNING:
+        return None
+    if home.active_on(home.host):
         return None
     if not isinstance(home.evidence.domains.get(home.host), Observed) and home.host not in it.hosts.failed:
         return None  # its source may have it still
@@ -331,9 +332,16 @@ def _arrived(it: Question) -> Plan | None:
         domain=home.domain,
         host=step.host,
         reason=f"{home.domain} has come to {step.host} after all",
-        steps=steps[steps.index(step) :],
+        steps=last.plan.steps[last.plan.steps.index(step) :],
         source=home.host,
     )
+
+
+def _failed_move(plan: PlanRecord | None) -> Migrate | None:
+    """The live move of a plan that has failed."""
+    if plan is None or plan.status is not PlanStatus.FAILED:
+        return None
+    return next((step for step in plan.plan.steps if isinstance(step, Migrate)), None)
 
 
 def _left_primary(it: Question) -> Decision | None:
@@ -343,13 +351,10 @@ def _left_primary(it: Question) -> Decision | None:
     after all finds a device that it cannot open, and ends.
     """
     last, home = it.record.plan, it.home
-    if (
-        last is None
-        or last.status is not PlanStatus.FAILED
-        or not any(isinstance(entry.step, Migrate) for entry in last.steps)
-    ):
+    step = _failed_move(last)
+    if last is None or step is None:
         return None
-    there = last.plan.host
+    there = step.host
     storage, domains = home.evidence.storage.get(there), home.evidence.domains.get(there)
     if not isinstance(storage, Observed) or not isinstance(domains, Observed) or home.active_on(there):
         return None
@@ -361,7 +366,7 @@ def _left_primary(it: Question) -> Decision | None:
             domain=home.domain,
             host=there,
             reason=f"{home.host} is dead, and {home.domain} has not come to {there}, which is Primary for it",
-            steps=tuple(step(there, name) for step in (Demote, ForbidTwo) for name in names),
+            steps=tuple(kind(there, name) for kind in (Demote, ForbidTwo) for name in names),
             source=home.host,
         )
         if names
