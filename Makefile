@@ -40,7 +40,7 @@ test-fast: dev lint  ## the tests that start no daemon
 test: test-packages dev lint  ## fast tests first, then simulated schedules, real programs, the core drills on whole hosts
 	$(BIN)/pytest -n 2 -m "not daemons and not lab and not drill and not bench"
 	$(BIN)/python -m tests.simulator.run --runs $(SCHEDULES)
-	$(ROOT) $(BIN)/pytest -m "daemons"
+	$(ROOT) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "daemons"
 	$(ROOT) $(BIN)/pytest -m "drill and core"
 
 test-lab: test-packages dev  ## the lab's own tests, on whole hosts; the Debian packages in a new Debian

@@ -14,3 +14,9 @@ def logging_as_before():
     """Commands that a test runs in this process configure logging for the whole of it."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for whole sites comes first: two at a time, the short ones fill up the end."""
+    items.sort(key=lambda it: "line" not in it.path.parts)

@@ -154,7 +154,8 @@ class HostCommand:
         for waiting in left:
             if not waiting.done():
                 waiting.set_exception(EOFError())
-        self._channel.close()
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # gone with its connection
+            self._channel.close()
 
     def _line(self) -> Any:
         """The next line; None at the end.
