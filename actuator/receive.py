@@ -42,6 +42,8 @@ from actuator.ports import Clock, Journal, JournalError
 from actuator.reload import NotAtRestError
 from actuator.web import WebServer
 from actuator.webhook import Delivery, MalformedError, TooManyAlertsError, parse
+from exporter.web import Request
+from exporter.web_config import WebConfigFile
 
 log = structlog.get_logger()
 
@@ -111,12 +113,13 @@ class Server:
     Args:
         address: host and port to listen on; port 0 takes a free one.
         parts: what it works with.
+        config: TLS; plain HTTP without it.
 
     Raises:
         OSError: the address cannot be listened on.
     """
 
-    def __init__(self, address: tuple[str, int], parts: Parts) -> None:
+    def __init__(self, address: tuple[str, int], parts: Parts, config: WebConfigFile | None = None) -> None:
         self._refusals = Refusals(parts.clock)
         self._counters = Counters(parts.registry)
         self.use(parts)
@@ -128,6 +131,7 @@ class Server:
             max_body_bytes=parts.webhook.max_body_bytes,
             request_timeout_seconds=parts.webhook.request_timeout_seconds,
             registry=parts.registry,
+            config=config or WebConfigFile(None),
         )
 
     def use(self, parts: Parts) -> None:
@@ -138,14 +142,14 @@ class Server:
     def _answer(self, environ: Any, start_response: Any) -> Any:
         return self._app(environ, start_response)
 
-    def _wants_body(self, method: str, path: str, headers: Mapping[str, str]) -> bool:
-        takers, page = self._takers, self._page
-        if method != "POST":
+    def _wants_body(self, asked: Request) -> bool:
+        takers, page, headers = self._takers, self._page, asked.headers
+        if asked.method != "POST":
             return False
-        if path not in takers:
-            return page is not None and page.wants_form(path, headers)
+        if asked.path not in takers:
+            return page is not None and page.wants_form(asked.path, headers)
         try:
-            _check_head(takers[path], headers.get("AUTHORIZATION", ""), headers.get("CONTENT_TYPE", ""))
+            _check_head(takers[asked.path], headers.get("authorization", ""), headers.get("content-type", ""))
         except HTTPException:
             return False
         return True

@@ -243,11 +243,11 @@ class Page:
     # ---- logging in --------------------------------------------------------------------------------------
 
     def wants_form(self, path: str, headers: Mapping[str, str]) -> bool:
-        """Whether the body of a POST is to be read; `headers` as WSGI spells them, without ``HTTP_``."""
+        """Whether the body of a POST is to be read; the names of `headers` are in lower case."""
         if path not in {"/login", "/logout", "/order"}:
             return False
         try:
-            self._check_head(path, lambda name: headers.get(name.upper().replace("-", "_"), ""))
+            self._check_head(path, lambda name: headers.get(name.lower(), ""))
         except HTTPException:
             return False
         return True

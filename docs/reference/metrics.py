@@ -15,6 +15,7 @@ from actuator.receive import Counters
 from actuator.reload import Reloader
 from actuator.report import Report
 from actuator.web import WebServer
+from exporter.web_config import WebConfigFile
 
 REPO = Path(__file__).parents[2]
 CONTRACTS = ("names.txt", "names-drbd.txt")
@@ -88,6 +89,7 @@ def _registry() -> CollectorRegistry:
         max_body_bytes=1024,
         request_timeout_seconds=1.0,
         registry=report.registry,
+        config=WebConfigFile(None),
     )
     server.start()
     server.stop()

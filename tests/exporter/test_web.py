@@ -5,8 +5,7 @@ import time
 
 import pytest
 
-from exporter import web
-from exporter.web import AddressError, Request, Response, listen
+from exporter.web import AddressError, Bounds, Request, Response, listen
 from tests.exporter.serving import hello, serving, talk
 
 CLOSE = b"Connection: close\r\n\r\n"
@@ -54,7 +53,7 @@ def test_one_connection_serves_many_requests():
         (b"GET / HTTP/1.1\r\n" + CLOSE, b"400"),  # no Host
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 50000 + b"\r\n" + CLOSE, b"431"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n" + b"a" * 100000, b"413"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n" + b"a" * 100000, b"405"),
     ],
 )
 def test_what_is_not_served_gets_its_status(sent, status):
@@ -87,9 +86,11 @@ def test_a_handlers_bug_is_a_500_and_the_server_goes_on():
         assert b" 200 " in talk(port, get("/good"))
 
 
-def test_a_client_that_drips_its_request_is_dropped(monkeypatch):
-    monkeypatch.setattr(web, "HEAD_SECONDS", 0.3)
-    with serving() as port, socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+def test_a_client_that_drips_its_request_is_dropped():
+    with (
+        serving(bounds=Bounds(request_seconds=0.3)) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=10) as client,
+    ):
         client.sendall(b"GET / HTTP/1.1\r\n")
         began = time.monotonic()
         with contextlib.suppress(ConnectionError):
@@ -103,14 +104,13 @@ def test_a_client_that_drips_its_request_is_dropped(monkeypatch):
         assert time.monotonic() - began < 3
 
 
-def test_a_client_that_never_reads_does_not_hold_its_connection(monkeypatch):
-    monkeypatch.setattr(web, "WRITE_SECONDS", 0.3)
+def test_a_client_that_never_reads_does_not_hold_its_connection():
     closed = threading.Event()
 
     def handler(request: Request) -> Response:
         return Response(200, b"x" * 50_000_000 if request.path == "/big" else b"ok")
 
-    with serving(handler) as port, socket.socket() as client:
+    with serving(handler, bounds=Bounds(write_seconds=0.3)) as port, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(10)
         client.connect(("127.0.0.1", port))
@@ -124,14 +124,37 @@ def test_a_client_that_never_reads_does_not_hold_its_connection(monkeypatch):
         assert b" 200 " in talk(port, get("/small"))
 
 
-def test_idle_connections_make_room_for_a_new_one(monkeypatch):
-    monkeypatch.setattr(web, "MAX_CONNECTIONS", 5)
-    with serving() as port, contextlib.ExitStack() as stack:
+def test_idle_connections_make_room_for_a_new_one():
+    with serving(bounds=Bounds(connections=5)) as port, contextlib.ExitStack() as stack:
         idle = [
             stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10)) for _ in range(20)
         ]
         assert b" 200 " in talk(port, get("/"))
         assert idle[0].recv(1) == b""  # the oldest had to go
+
+
+def test_when_all_are_being_answered_a_new_one_is_turned_away():
+    go_on, told = threading.Event(), []
+
+    def handler(request: Request) -> Response:
+        go_on.wait(10)
+        return hello(request)
+
+    with serving(handler, bounds=Bounds(connections=2), closed=told.append) as port:
+        answers: list[bytes] = []
+        busy = [threading.Thread(target=lambda: answers.append(talk(port, get("/")))) for _ in range(2)]
+        for thread in busy:
+            thread.start()
+        deadline = time.monotonic() + 10
+        while "full" not in told and time.monotonic() < deadline:  # first the two must have arrived
+            with contextlib.suppress(ConnectionError):
+                assert talk(port, b"") == b""
+        go_on.set()
+        for thread in busy:
+            thread.join(10)
+        assert b" 200 " in talk(port, get("/"))
+    assert "full" in told
+    assert [b" 200 " in it for it in answers] == [True, True]
 
 
 def test_requests_in_flight_are_answered_when_the_server_stops():
