@@ -17,6 +17,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from importlib import resources
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -454,7 +455,7 @@ def init(
         found = [it for it in answers.values() if isinstance(it, HostFound)]
         if twice := [name for name, count in Counter(it.name for it in found).items() if count > 1]:
             raise ConfigError(tuple(f"two of these hosts call themselves {name}" for name in twice))
-        choices = partial(Choices, actuator, port, prometheus, alertmanager)
+        choices = partial(Choices, actuator, port, prometheus, alertmanager, shipped=_shipped())
         _write_site(out, found, choices)
     for sentence in findings(found):
         click.secho(f"to do: {sentence}", fg="yellow")
@@ -463,6 +464,14 @@ def init(
         f" changed on the hosts.\nnext: read {out / 'actuator.yml'}, put the files where docs/first-steps.md"
         " says, then: vmheal-actuator check --live"
     )
+
+
+def _shipped() -> dict[str, str]:
+    """What Prometheus and Alertmanager are told, as rules/ has it."""
+    folder = resources.files("actuator") / "shipped"
+    return {
+        name: (folder / name).read_text(encoding="utf-8") for name in ("prometheus.yml", "alertmanager.yml")
+    }
 
 
 def _write_site(out: Path, found: Sequence[HostFound], choices: Callable[[str], Choices]) -> None:

@@ -6,6 +6,7 @@ files and by ``findings``.
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from actuator.model import DomainState, Parting
 
@@ -44,7 +45,7 @@ class HostFound:
     name: str
     address: str
     libvirt_uri: str
-    """The one that answers; empty: none does."""
+    """The one that answers, else the one that the host's kernel suggests."""
     resources: Mapping[str, ResourceFound]
     domains: Mapping[str, DomainFound]
     bmc: str = ""
@@ -52,6 +53,7 @@ class HostFound:
     problems: tuple[str, ...] = ()
     host_keys: tuple[str, ...] = ()
     """Lines of known_hosts: what it was checked against."""
+    libvirt_answers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Choices:
     alertmanager: str
     public_key: str
     """The actuator's: the line of its .pub file."""
+    shipped: Mapping[str, str]
+    """The text of rules/prometheus.yml and rules/alertmanager.yml, by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +126,8 @@ def _twice(found: Sequence[HostFound]) -> Iterator[str]:
 
 def _of_host(host: HostFound) -> Iterator[str]:
     yield from (f"{host.name}: {problem}" for problem in host.problems)
-    if not host.libvirt_uri:
-        yield f"{host.name}: no libvirt answers there: fill in its libvirt_uri"
+    if not host.libvirt_answers:
+        yield f"{host.name}: no libvirt answers there: its libvirt_uri, {host.libvirt_uri}, is a guess"
     if not host.bmc:
         yield f"{host.name}: no power control was found: without a fence agent a failover waits"
 
@@ -151,7 +155,7 @@ def _of_domains(host: HostFound, protected: Collection[str]) -> Iterator[str]:
 
 _PARTING = {
     None: "what its DRBD does when it loses its peer is not known",
-    Parting.GOES_ON: "its DRBD writes on when it loses its peer, and asks nobody: see drbd-fencing.res",
+    Parting.GOES_ON: "its DRBD writes on when it loses its peer, and asks nobody: see vmheal-fencing.res",
     Parting.LOSES: "protocol A or B: what its VM saw stored last may be lost with its host",
 }
 
@@ -160,15 +164,15 @@ def files(found: Sequence[HostFound], choices: Choices) -> dict[str, str]:
     """By path: what is to be written, secrets apart (see ``secret_files``)."""
     written = {
         "actuator.yml": _actuator(found, choices),
-        "prometheus.yml": _PROMETHEUS.format(actuator=f"{choices.actuator}:{PORT}"),
-        "alertmanager.yml": _ALERTMANAGER.format(actuator=f"{choices.actuator}:{PORT}"),
+        **{name: _with_addresses(text, choices) for name, text in choices.shipped.items()},
         "known_hosts": "".join(f"{line}\n" for host in found for line in host.host_keys),
     }
     for host in found:
-        written[f"hosts/{host.name}/authorized_keys"] = _authorized_keys(choices)
-        written[f"hosts/{host.name}/host.conf"] = _host_conf(host, found)
-        written[f"hosts/{host.name}/fence-peer.conf"] = _fence_peer(host, choices)
-        written[f"hosts/{host.name}/drbd-fencing.res"] = _DRBD
+        here = _folder(host)
+        written[f"{here}/vmheal/authorized_keys"] = _authorized_keys(choices)
+        written[f"{here}/vmheal/host.conf"] = _host_conf(host, found)
+        written[f"{here}/vmheal/fence-peer.conf"] = _fence_peer(host, choices)
+        written[f"{here}/drbd.d/vmheal-fencing.res"] = _DRBD
     return written
 
 
@@ -177,8 +181,21 @@ def secret_files(found: Sequence[HostFound]) -> dict[str, tuple[str, ...]]:
     return {
         "webhook.token": (),
         "operator.token": (),
-        **{f"arbiter-{host.name}.token": (f"hosts/{host.name}/fence-peer.token",) for host in found},
+        **{f"arbiter-{host.name}.token": (f"{_folder(host)}/vmheal/fence-peer.token",) for host in found},
     }
+
+
+def _folder(host: HostFound) -> str:
+    """Laid out as on the host: copied whole, all is in its place."""
+    return f"hosts/{host.name}/etc"
+
+
+def _with_addresses(shipped: str, choices: Choices) -> str:
+    """What is shipped supposes all on one machine; here each is where it is."""
+    alertmanager = urlsplit(choices.alertmanager).netloc
+    return shipped.replace("localhost:9093", alertmanager).replace(
+        f"localhost:{PORT}", f"{choices.actuator}:{PORT}"
+    )
 
 
 def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
@@ -215,7 +232,7 @@ def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
         lines += [
             f"  {host.name}:",
             f"    address: {_quoted(host.address)}",
-            f"    libvirt_uri: {host.libvirt_uri or 'FILL-IN://'}",
+            f"    libvirt_uri: {host.libvirt_uri}",
             f"    arbiter_token_file: {CONFIG}/arbiter-{host.name}.token",
             "    # The strongest proof that a lost host does not write, and the fastest failover.",
             "    # fence:",
@@ -236,12 +253,11 @@ def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
 
 
 def _fence_peer(host: HostFound, choices: Choices) -> str:
-    system = f"{_driver(host)}:///system" if host.libvirt_uri else "FILL-IN:///system"
     return (
         f"# {CONFIG}/fence-peer.conf on {host.name}, with fence-peer.token beside it (mode 0600).\n"
         f"actuator {choices.actuator}:{PORT}\n"
         f"token_file {CONFIG}/fence-peer.token\n"
-        f"libvirt_uri {system}\n"
+        f"libvirt_uri {_driver(host)}:///system\n"
         "# As in actuator.yml, failover.\n"
         "isolation_timeout_seconds 5\n"
         "hard_timeout_seconds 60\n"
@@ -266,8 +282,7 @@ def _host_conf(host: HostFound, found: Sequence[HostFound]) -> str:
     if _driver(host) == "qemu":
         lines.append("# Where a domain may be sent while it runs: as in actuator.yml.")
         for peer in peers:
-            lines += [f"migrate_uri {peer.libvirt_uri}"] if peer.libvirt_uri else []
-            lines.append(f"migrate_uri tcp://{peer.address}")
+            lines += [f"migrate_uri {peer.libvirt_uri}", f"migrate_uri tcp://{peer.address}"]
     if _driver(host) == "lxc":
         lines += [
             "# Where its containers' roots begin. Whoever may define a container is as good as root.",
@@ -305,56 +320,4 @@ common {
         before-resync-source "/usr/bin/vmheal-fence-peer before-resync-source";
     }
 }
-"""
-
-_PROMETHEUS = """\
-# To be put into prometheus.yml, with the rules of share/vmheal/rules beside it. It asks the actuator for the
-# hosts.
-rule_files: [vmheal.yml, health.yml, hardware.yml]
-scrape_configs:
-  - job_name: vmheal-state
-    scrape_interval: 1s
-    scrape_timeout: 1s
-    params:
-      "collect[]": [drbd, libvirt]
-    http_sd_configs: &hosts
-      - url: http://{actuator}/api/v1/targets
-        refresh_interval: 5s
-  - job_name: vmheal-stats
-    scrape_interval: 15s
-    scrape_timeout: 10s
-    params:
-      "collect[]": [libvirt.stats, lvm, host, process]
-    http_sd_configs: *hosts
-  - job_name: vmheal-actuator
-    scrape_interval: 1s
-    scrape_timeout: 1s
-    honor_labels: true
-    static_configs:
-      - targets: ["{actuator}"]
-"""
-
-_ALERTMANAGER = """\
-# To be put into alertmanager.yml. The rest of share/vmheal/rules/alertmanager.yml (who inhibits whom) is
-# worth having too.
-route:
-  receiver: operators # your own
-  routes:
-    - matchers: ['action=~".+"']
-      receiver: vmheal
-      group_by: [alertname, host, domain]
-      group_wait: 0s
-      group_interval: 1s
-      repeat_interval: 1m
-      continue: true
-receivers:
-  - name: operators
-  - name: vmheal
-    webhook_configs:
-      - url: http://{actuator}/alerts
-        send_resolved: true
-        max_alerts: 0 # never truncated
-        http_config:
-          authorization:
-            credentials_file: webhook.token
 """

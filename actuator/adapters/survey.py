@@ -38,9 +38,9 @@ def look_around(access: SshAccess, *, timeout_seconds: float) -> HostFound:
         bmc = _field(_asked(ssh, BMC, deadline), "IP Address")
     problems: list[str] = []
     snapshot, partings = _storage(name, access, deadline, problems)
+    uris = [f"{driver}+ssh://{_bracketed(access.address)}/system" for driver in DRIVERS[is_xen]]
     uri, domains = "", dict[str, DomainFound]()
-    for driver in DRIVERS[is_xen]:
-        tried = f"{driver}+ssh://{_bracketed(access.address)}/system"
+    for tried in uris:
         try:
             found = _domains(name, tried, access, snapshot, deadline)
         except Unanswered as error:
@@ -55,7 +55,17 @@ def look_around(access: SshAccess, *, timeout_seconds: float) -> HostFound:
         )
         for it in snapshot.resources
     }
-    return HostFound(name, access.address, uri, resources, domains, bmc, tuple(problems), _host_keys(access))
+    return HostFound(
+        name,
+        access.address,
+        uri or uris[0],
+        resources,
+        domains,
+        bmc,
+        tuple(problems),
+        _host_keys(access),
+        libvirt_answers=bool(uri),
+    )
 
 
 def _host_keys(access: SshAccess) -> tuple[str, ...]:

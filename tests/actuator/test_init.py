@@ -23,7 +23,10 @@ from tests.actuator.test_program import run
 BOTH = ("v01", "v02")
 ASKS = ResourceFound(BOTH, Parting.ASKS)
 UP, DOWN = DomainState.RUNNING, DomainState.SHUTOFF
-CHOICES = Choices("10.0.0.9", 22, "http://p:9090", "http://a:9093", "ssh-ed25519 AAAA vmheal")
+CHOICES = Choices(
+    "10.0.0.9", 22, "http://p:9090", "http://a:9093", "ssh-ed25519 AAAA vmheal", program._shipped()
+)
+RULES = program.Path(__file__).parents[2] / "rules"
 
 
 def host(name, *, domains=None, resources=None, bmc="10.30.0.1", driver="xen", **more):
@@ -60,7 +63,7 @@ def test_a_vm_is_at_home_where_it_runs():
         ([host("v01")], "voms01: its host v02 was not named"),
         ([host("v01", domains={"cron": DomainFound(UP, ())}), host("v02")], "cron on v01: not protected"),
         ([host("v01", bmc=""), host("v02")], "v01: no power control"),
-        ([replace(host("v01"), libvirt_uri=""), host("v02")], "fill in its libvirt_uri"),
+        ([replace(host("v01"), libvirt_answers=False), host("v02")], "is a guess"),
         ([host("v01", problems=("DRBD on v01: no",)), host("v02")], "v01: DRBD on v01: no"),
         ([host("v01", resources={"voms01": ResourceFound(BOTH, Parting.GOES_ON)})], "writes on when"),
         ([host("v01", resources={"voms01": ResourceFound(BOTH, Parting.LOSES)})], "protocol A or B"),
@@ -90,16 +93,13 @@ def test_what_is_written_is_understood(tmp_path):
     )
     assert (settings.ssh.user, settings.ssh.command) == ("vmheal", "vmheal-host")
     made = files(PAIR, CHOICES)
-    assert "actuator 10.0.0.9:10811\n" in made["hosts/v01/fence-peer.conf"]
-    scraped = yaml.safe_load(made["prometheus.yml"])["scrape_configs"]
-    shipped = yaml.safe_load((program.Path(__file__).parents[2] / "rules/prometheus.yml").read_text())
-    for ours, theirs_ in zip(scraped, shipped["scrape_configs"], strict=True):
-        assert yaml.safe_dump(ours).replace("10.0.0.9", "localhost") == yaml.safe_dump(theirs_)
-    shipped = yaml.safe_load((program.Path(__file__).parents[2] / "rules/alertmanager.yml").read_text())
-    ours = yaml.safe_load(made["alertmanager.yml"])
-    assert ours["route"]["routes"][0] == shipped["route"]["routes"][0]
+    assert "actuator 10.0.0.9:10811\n" in made["hosts/v01/etc/vmheal/fence-peer.conf"]
+    for name in ("prometheus.yml", "alertmanager.yml"):
+        assert "localhost" not in made[name]
+        here = made[name].replace("10.0.0.9:10811", "localhost:10811").replace("a:9093", "localhost:9093")
+        assert here == (RULES / name).read_text()
     assert (
-        made["hosts/v01/drbd-fencing.res"].partition("common {")[2]
+        made["hosts/v01/etc/drbd.d/vmheal-fencing.res"].partition("common {")[2]
         == (
             (program.Path(__file__).parents[2] / "docs/drbd-fencing.res").read_text().partition("common {")[2]
         )
@@ -112,14 +112,14 @@ def test_the_key_may_do_what_is_protected_and_no_more():
     found = [host("v01", domains=more, resources=alone), host("v02", domains=running())]
     made = files(found, CHOICES)
     for it in ("v01", "v02"):
-        config = host_config.parse(made[f"hosts/{it}/host.conf"])
+        config = host_config.parse(made[f"hosts/{it}/etc/vmheal/host.conf"])
         assert (config.resources, config.domains) == ({"voms01"}, {"voms01"}), "where it may come up, too"
         assert config.migrate_uris == frozenset(), "Xen's are not moved while they run"
-        assert made[f"hosts/{it}/authorized_keys"].splitlines()[1:] == [
+        assert made[f"hosts/{it}/etc/vmheal/authorized_keys"].splitlines()[1:] == [
             'restrict,from="10.0.0.9",command="/usr/bin/vmheal-host" ssh-ed25519 AAAA vmheal'
         ]
-    assert "# not protected: resource cron\n" in made["hosts/v01/host.conf"]
-    assert "# not protected: domain old\n" in made["hosts/v01/host.conf"]
+    assert "# not protected: resource cron\n" in made["hosts/v01/etc/vmheal/host.conf"]
+    assert "# not protected: domain old\n" in made["hosts/v01/etc/vmheal/host.conf"]
 
 
 def test_a_live_migration_goes_where_the_actuator_sends_it(tmp_path):
@@ -128,11 +128,11 @@ def test_a_live_migration_goes_where_the_actuator_sends_it(tmp_path):
     made = files(found, CHOICES)
     (tmp_path / "actuator.yml").write_text(made["actuator.yml"])
     peer = load(tmp_path / "actuator.yml").hosts["v02"]
-    assert host_config.parse(made["hosts/v01/host.conf"]).migrate_uris == {
+    assert host_config.parse(made["hosts/v01/etc/vmheal/host.conf"]).migrate_uris == {
         peer.migrate_libvirt_uri or peer.libvirt_uri,
         f"tcp://{peer.migrate_address or peer.address}",
     }
-    assert host_config.parse(made["hosts/v03/host.conf"]) == host_config.Config()
+    assert host_config.parse(made["hosts/v03/etc/vmheal/host.conf"]) == host_config.Config()
 
 
 def test_as_it_is_shipped_the_key_may_touch_nothing():
@@ -177,7 +177,7 @@ def test_a_new_folder_with_tokens_of_their_own(site):
     }
     assert len(set(tokens.values())) == 4
     assert all(len(it.strip()) == 64 for it in tokens.values())
-    assert (out / "hosts/v01/fence-peer.token").read_text() == tokens["arbiter-v01.token"]
+    assert (out / "hosts/v01/etc/vmheal/fence-peer.token").read_text() == tokens["arbiter-v01.token"]
     modes = {it.name: stat.S_IMODE(it.stat().st_mode) for it in out.rglob("*") if it.is_file()}
     assert {mode for name, mode in modes.items() if name.endswith(".token")} == {0o600}
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
@@ -185,7 +185,7 @@ def test_a_new_folder_with_tokens_of_their_own(site):
     paramiko.Ed25519Key.from_private_key_file(str(out / "id_ed25519"))
     public = (out / "id_ed25519.pub").read_text()
     for name in BOTH:
-        assert (out / "hosts" / name / "authorized_keys").read_text().endswith(f" {public}")
+        assert (out / "hosts" / name / "etc/vmheal/authorized_keys").read_text().endswith(f" {public}")
     before = {it: it.read_bytes() for it in out.rglob("*") if it.is_file()}
     status, _, errors = run(*arguments)
     assert (status, "nothing is overwritten" in errors) == (2, True)
@@ -296,7 +296,8 @@ def test_a_host_with_neither_libvirt_nor_drbd_is_a_host(there, monkeypatch):
     monkeypatch.setattr(Host, "status", silent)
     Host.said |= {"cat": "", "ipmitool": ""}
     found = there()
-    assert (found.libvirt_uri, found.bmc, found.domains) == ("", "", {})
+    assert (found.libvirt_uri, found.libvirt_answers) == ("qemu+ssh://10.0.0.1/system", False)
+    assert (found.bmc, found.domains) == ("", {})
     assert len(found.problems) == 3, "DRBD, and both drivers of a host that is not Xen"
 
 

@@ -63,7 +63,11 @@ def test_the_wheel_has_all_and_nothing_else(wheel):
         name for name in code if name.startswith(("actuator/page/static/", "actuator/page/templates/"))
     ]
     assert {Path(name).suffix for name in of_page} == {".css", ".html", ".js", ".svg"}
-    assert {Path(name).suffix for name in set(code) - {*of_page}} == {".py", ".typed"}, "shared is not here"
+    of_init = {f"actuator/shipped/{name}" for name in ("alertmanager.yml", "prometheus.yml")}
+    assert {Path(name).suffix for name in set(code) - {*of_page} - of_init} == {".py", ".typed"}
+    with zipfile.ZipFile(wheel) as archive:
+        for name in of_init:
+            assert archive.read(name) == (REPO / "rules" / Path(name).name).read_bytes()
     rest = [it for it in names if not it.startswith(("exporter/", "actuator/", data))]
     assert all(it.startswith(f"vmheal-{__version__}.dist-info/") for it in rest)
 

@@ -100,7 +100,9 @@ def test_init_writes_what_can_be_used(lab: Lab, vm: Vm, site: Site, tmp_path: Pa
     assert settings.domains[vm.name].host == "v01"
     assert settings.domains[vm.name].hosts == ("v01", "v02")
     assert all(it.libvirt_uri.startswith("xen+ssh://") for it in settings.hosts.values())
-    assert (out / "hosts" / "v02" / "fence-peer.token").read_text() == (out / "arbiter-v02.token").read_text()
+    assert (out / "hosts/v02/etc/vmheal/fence-peer.token").read_text() == (
+        out / "arbiter-v02.token"
+    ).read_text()
     said = (lab.logs / "init.log").read_text()
     assert "asks nobody" not in said, "its DRBD asks the arbiter"
     assert {
