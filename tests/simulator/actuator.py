@@ -9,7 +9,9 @@ from actuator.adapters.sqlite import SqliteJournal
 from actuator.arbitrate import Arbiter
 from actuator.arbitrate import parse as parse_question
 from actuator.config import Settings
-from actuator.model import Event
+from actuator.core.arbiter import Verdict
+from actuator.core.progress import next_index
+from actuator.model import DomainRecord, Event
 from actuator.orders import parse as parse_order
 from actuator.ports import JournalError, Ports
 from actuator.webhook import parse as parse_delivery
@@ -34,6 +36,8 @@ class Journal:
         self.writes = 0
         self.dies_at: float | None = None
         """At this write: n before it, n + 0.5 after it."""
+        self.dies_at_step = ""
+        """After the write that intends a step of this kind."""
         self.full = False
 
     def __getattr__(self, name: str) -> Any:
@@ -64,13 +68,20 @@ class Journal:
             method(*arguments, **more)
             self._world.oracle.written(more.get("authorities", ()), events)
             self._world.reach.wrote(self._world.actuator.starts, events)
-            if self.dies_at == self.writes + 0.5:
+            if self.dies_at == self.writes + 0.5 or self._intends(more.get("record")):
                 self._die("after", events)
 
         return write
 
+    def _intends(self, record: DomainRecord | None) -> bool:
+        """Whether the step at which it dies is now the next one of a plan."""
+        plan = record.open_plan if record is not None and self.dies_at_step else None
+        index = None if plan is None else next_index(plan)
+        return plan is not None and index is not None and plan.steps[index].step.kind == self.dies_at_step
+
     def _die(self, when: str, events: Sequence[Event]) -> None:
         """Its unit starts it again."""
+        self.dies_at_step = ""
         self._world.reach.died(when, events)
         loop = self._world.loop
         loop.call_in(loop.random.uniform(*RESTART_SECONDS), self._world.actuator.start)
@@ -172,6 +183,8 @@ class SimulatedActuator:
             reply = self._arbiter.reply(host, parse_question(body))
         except JournalError as error:
             raise ValueError(f"answered 503: {error}") from None
+        if reply.verdict is Verdict.GRANT and self._world.hosts[host].dies_at_grant:
+            self._world.hosts[host].power_off()
         return {
             "version": reply.version,
             "sentence": reply.sentence,

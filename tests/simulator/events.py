@@ -5,8 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from actuator.model import Step
 from tests.simulator.drbd import PRIMARY, STAND_ALONE, Node
 from tests.simulator.drbd9 import Group, Replica
 from tests.simulator.fibers import Process
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 Action = Callable[..., None]
 ACTIONS: dict[str, Action] = {}
+KINDS = sorted(step.__dataclass_fields__["kind"].default for step in get_args(Step))
+"""Of steps."""
 
 
 def action(call: Action) -> Action:
@@ -76,6 +79,12 @@ def power_off(world: "World", host: str) -> None:
 @action
 def power_on(world: "World", host: str) -> None:
     world.hosts[host].power_on()
+
+
+@action
+def power_off_at_grant(world: "World", host: str) -> None:
+    """As soon as the arbiter has granted it something, before it hears of that."""
+    world.hosts[host].dies_at_grant = True
 
 
 @action
@@ -242,6 +251,14 @@ def actuator_dies_at_write(world: "World", number: str) -> None:
 
 
 @action
+def actuator_dies_at_step(world: "World", kind: str) -> None:
+    """After the write that makes a step of this kind a plan's next one, before its call."""
+    assert kind in KINDS
+    if world.actuator.journal is not None:
+        world.actuator.journal.dies_at_step = kind
+
+
+@action
 def journal_full(world: "World") -> None:
     if world.actuator.journal is not None:
         world.actuator.journal.full = True
@@ -254,10 +271,10 @@ def journal_has_room(world: "World") -> None:
 
 
 @action
-def call_goes_wrong(world: "World", host: str, how: str) -> None:
-    """The next call of the actuator's that changes something there: ports.MISHAPS."""
+def call_goes_wrong(world: "World", host: str, how: str, call: str = "") -> None:
+    """The next call of the actuator's that changes something there, or the next such one: ports.MISHAPS."""
     assert how in MISHAPS
-    world.hosts[host].mishap = how
+    world.hosts[host].mishap = how, call
 
 
 @action
@@ -364,12 +381,13 @@ def mend_everything(world: "World") -> None:
     journal_has_room(world)
     actuator_starts(world)
     if world.actuator.journal is not None:
-        world.actuator.journal.dies_at = None
+        world.actuator.journal.dies_at, world.actuator.journal.dies_at_step = None, ""
     for host in world.hosts.values():
         host.wake()
         host.start_libvirtd()
         host.exporter_works = host.drbd_answers = True
-        host.mishap = ""
+        host.mishap = "", ""
+        host.dies_at_grant = False
         host.power_on()
         for domain in host.domains.values():
             domain.node.holders.discard("a program")
@@ -471,22 +489,23 @@ def by_chance(random: Random, site: Site, most: int) -> tuple[Happening, ...]:
     for _ in range(random.randint(1, most)):
         around = vm if random.random() < 0.9 else random.choice(sorted(site.vms))
         kind = random.choices(list(kinds), weights=list(kinds.values()))[0]
-        found += _fault(random, site, around, at, kind)
+        found += fault(random, site, around, at, kind)
         at += random.choice([random.uniform(0, 3), random.uniform(1, 12), random.uniform(5, 40)])
-    found.append(_line(at + random.choice([random.uniform(0, 10), random.uniform(10, 60)]), "nothing"))
+    found.append(line(at + random.choice([random.uniform(0, 10), random.uniform(10, 60)]), "nothing"))
     return tuple(sorted(found, key=lambda it: it.at))
 
 
-def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Happening]:  # noqa: PLR0911  a table
+def fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Happening]:  # noqa: PLR0911  a table
+    """One of a kind of ``WEIGHTS``, or that only an aim has (``pointed``), and its end."""
     one, other = random.sample(site.replicas(vm), 2)
     host = one
     lasts = random.choice([random.uniform(0.2, 4), random.uniform(3, 30), random.uniform(20, 90)])
 
     def pair(begin: str, end: str, *words: str) -> list[Happening]:
-        return [_line(at, begin, *words), _line(at + lasts, end, *words)]
+        return [line(at, begin, *words), line(at + lasts, end, *words)]
 
     def until_healed(name: str, *words: str) -> list[Happening]:
-        return [_line(at, name, *words), _line(at + lasts, "heal-networks")]
+        return [line(at, name, *words), line(at + lasts, "heal-networks")]
 
     match kind:
         case "power":
@@ -510,9 +529,9 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
         case "disk":
             return pair("disk-fails", "disk-mended", other if one == site.ties.get(vm) else one, vm)
         case "crash":
-            return [_line(at, "vm-crashes", vm)]
+            return [line(at, "vm-crashes", vm)]
         case "crashes":
-            return [_line(at + number * 25, "vm-crashes", vm) for number in range(5)]
+            return [line(at + number * 25, "vm-crashes", vm) for number in range(5)]
         case "actuator":
             return pair("actuator-dies", "actuator-starts")
         case "write":  # in what comes next
@@ -520,10 +539,16 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
             then = random.choice(
                 ["power", "crash", "replication", "off", "migrate", "disk", "freeze", "drain"]
             )
-            dies = _line(at, "actuator-dies-at-write", f"{number:g}")
-            return [dies, *_fault(random, site, vm, at + 0.1, then)]
+            dies = line(at, "actuator-dies-at-write", f"{number:g}")
+            return [dies, *fault(random, site, vm, at + 0.1, then)]
+        case "step":
+            dies = line(at, "actuator-dies-at-step", random.choice(KINDS))
+            return [dies, *fault(random, site, vm, at + 0.1, random.choice(["power", "crash", "migrate"]))]
+        case "grant":
+            ends = [line(at + lasts, "power-on", other), line(at + lasts, "power-on", one)]
+            return [line(at, "power-off-at-grant", other), line(at + 0.1, "power-off", one), *ends]
         case "deaf":
-            return [_line(at, "guest-is-deaf", vm), *_fault(random, site, vm, at + 0.1, "migrate")]
+            return [line(at, "guest-is-deaf", vm), *fault(random, site, vm, at + 0.1, "migrate")]
         case "drbd":
             return pair("drbd-hangs", "drbd-answers", host)
         case "libvirtd":
@@ -531,28 +556,28 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
         case "exporter":
             return pair("exporter-dies", "exporter-starts", host)
         case "lost":
-            return [_line(at, "alerts-lost", "0.5")]
+            return [line(at, "alerts-lost", "0.5")]
         case "doubled":
-            return [_line(at, "alerts-doubled", "0.7")]
+            return [line(at, "alerts-doubled", "0.7")]
         case "late":
-            return [_line(at, "alerts-late", f"{random.choice([2, 20, 60])}")]
+            return [line(at, "alerts-late", f"{random.choice([2, 20, 60])}")]
         case "ended":
-            return [_line(at + lasts, "alerts-said-to-have-ended")]
+            return [line(at + lasts, "alerts-said-to-have-ended")]
         case "prometheus" | "alertmanager" as name:
             return pair(f"{name}-dies", f"{name}-starts")
         case "call":
-            return [_line(at, "call-goes-wrong", host, random.choice(MISHAPS))]
+            return [line(at, "call-goes-wrong", host, random.choice(MISHAPS))]
         case "full":
             return pair("journal-full", "journal-has-room")
         case "migrate":
-            return [_line(at, "order", "migrate", f"domain={vm}")]
+            return [line(at, "order", "migrate", f"domain={vm}")]
         case "drain":
             return [
-                _line(at, "order", "drain", f"host={host}"),
-                _line(at + lasts, "order", "undrain", f"host={host}"),
+                line(at, "order", "drain", f"host={host}"),
+                line(at + lasts, "order", "undrain", f"host={host}"),
             ]
         case "clock":
-            return [_line(at, "clock-jumps", f"{random.choice([-3600, -30, 30, 3600])}")]
+            return [line(at, "clock-jumps", f"{random.choice([-3600, -30, 30, 3600])}")]
         case _:
             verb = random.choice(
                 [
@@ -569,9 +594,10 @@ def _fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Ha
                 ]
             )
             if verb == "open":
-                return [_line(at, "by-hand", host, verb, vm), _line(at + lasts, "by-hand", host, "close", vm)]
-            return [_line(at, "by-hand", random.choice(site.vms[vm]), verb, vm)]
+                return [line(at, "by-hand", host, verb, vm), line(at + lasts, "by-hand", host, "close", vm)]
+            return [line(at, "by-hand", random.choice(site.vms[vm]), verb, vm)]
 
 
-def _line(at: float, name: str, *words: str) -> Happening:
+def line(at: float, name: str, *words: str) -> Happening:
+    """To the hundredth of a second."""
     return Happening(round(at, 2), name, words)

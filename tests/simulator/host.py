@@ -60,8 +60,10 @@ class Host:
         self.exporter_works = True
         self.drbd_answers = True
         """drbdadm and drbdsetup come back."""
-        self.mishap = ""
-        """What becomes of the next call that changes something here (ports.MISHAPS)."""
+        self.mishap = "", ""
+        """What becomes of the next call that changes something here (ports.MISHAPS); of this one, if one is said."""
+        self.dies_at_grant = False
+        """Its power ends once it is granted something, before it hears of it."""
         self.clock_rate = 1.0
         """How fast its clock runs."""
         self._start()

@@ -110,8 +110,11 @@ class _OnHosts:
         lost: Callable[[], bool] | None = None,
     ) -> CallOutcome:
         there = self._world.hosts[host]
-        mishap, there.mishap = there.mishap, ""
+        mishap, call = there.mishap
+        if call and call != what.replace(" ", "-"):
+            mishap = ""
         if mishap:
+            there.mishap = "", ""
             self._world.log(f"{what} on {host}: the call {mishap.replace('-', ' ')}")
         match mishap:
             case "fails-before":

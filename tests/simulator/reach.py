@@ -7,18 +7,16 @@ reached at all is said; what cannot be reached here has its reason in ``NOT_HERE
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
-from typing import get_args
 
 from actuator.core.arbiter import Verdict
-from actuator.model import Event, Refusal, Step
+from actuator.model import Event, Refusal
 from exporter.fence_peer import HOOKS
-from tests.simulator.events import BEGINNINGS, Happening
+from tests.simulator.events import BEGINNINGS, KINDS, Happening
 from tests.simulator.teeth import GUARDS
 
 NEAR_SECONDS = 20.0
 """Faults that begin within it count as a pair."""
 OUTCOMES = ("done", "failed", "indeterminate")
-KINDS = sorted(step.__dataclass_fields__["kind"].default for step in get_args(Step))
 LOOKED_FOR = {"confirm", "outlast"}
 """Steps that are not called."""
 

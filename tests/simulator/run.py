@@ -17,7 +17,7 @@ from random import Random
 
 import click
 
-from tests.simulator import events
+from tests.simulator import events, pointed
 from tests.simulator import site as sites
 from tests.simulator.events import Happening
 from tests.simulator.reach import missing, report
@@ -56,8 +56,11 @@ def simulate(
 ) -> Outcome:
     """Run one schedule to its end; without one, one by chance. The site is the seed's."""
     site = sites.by_chance(Random(f"site {seed}"))
+    chance = Random(f"schedule {seed}")
+    if aim := pointed.aim(seed):
+        site = pointed.site_for(aim, site)
     if schedule is None:
-        schedule = events.by_chance(Random(f"schedule {seed}"), site, most)
+        schedule = pointed.schedule(aim, chance, site) if aim else events.by_chance(chance, site, most)
     return replace(play(Random(seed), site, schedule, tell=tell), seed=seed)
 
 

@@ -151,11 +151,13 @@ CHANGES: Mapping[str, str] = {
     "a step is not judged again": "a_promotion_that_fails_after_its_effect",
     "a start is not judged again": "a_promotion_that_lies",
     "the release does not end the VM first": "a_host_stands_still_and_wakes",
+    "guard authority_is_held": "the_authority_leaves_while_a_move_waits",
     "guard authority_may_be_taken": "a_returning_host_is_no_target_before_it_is_admitted",
     "guard disk_is_up_to_date": "both_disks_fail",
     "guard disks_are_on_drbd": "two_of_three_hosts_go_dark",
     "guard drbd_answers": "drbd_hangs_when_a_vm_crashes",
     "guard is_down": "both_disks_fail",
+    "guard is_not_standalone": "a_replica_has_given_its_connection_up",
     "guard is_mirrored_here": "the_link_is_cut_in_a_live_migration",
     "guard is_primary_here": "a_promotion_that_lies",
     "guard libvirt_answers": "libvirtd_is_dead_on_the_source_of_a_move",
@@ -168,15 +170,12 @@ refuse too, the next guard, or the arbiter, whose rules are each found alone by 
 
 _NOT_HERE = "not in this world, where DRBD 8.4 always asks the arbiter and DRBD 9 its quorum; see tests/core"
 ARGUED: Mapping[str, str] = {
-    "guard authority_is_held": "the intent takes the authority in the write before; what comes between is refused"
-    " by its version (R2), or by authority_may_be_taken",
     "guard drbd_is_understood": _NOT_HERE,
     "guard evidence_is_fresh": "a look that takes longer than it may be old counts as not answered here",
     "guard has_quorum": "DRBD refuses the promotion itself",
     "guard io_flows": "DRBD holds the I/O of a VM that is started on a frozen disk: it hangs until that thaws",
     "guard is_defined_or_kept": "definitions are kept from the first look on",
     "guard is_in_sync": "nobody runs a verify here, which finds what differs; see tests/core",
-    "guard is_not_standalone": "who was left in order is Outdated (disk_is_up_to_date)",
     "guard is_open_nowhere_else": "who has it open is Primary there (peer_is_not_primary)",
     "guard link_to_source_is_lost": "who is connected to a Primary says so (peer_is_not_primary)",
     "guard may_be_promoted": "DRBD refuses the promotion itself",
