@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -58,7 +58,7 @@ from actuator.commands import (
     time_text,
     url_option,
 )
-from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load, read_secret
+from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load
 from actuator.initial import KEY, Choices, HostFound, chosen, files, findings, secret_files
 from actuator.model import Event
 from actuator.page.pages import Page
@@ -67,12 +67,15 @@ from actuator.receive import Parts, Server
 from actuator.rehearse import table
 from actuator.reload import NotAtRestError, Reloader, fixed, orphans
 from actuator.report import Report, WatchedJournal, status
+from actuator.rights import Holder, Right, Rights
 from actuator.serve import Actuator
 from actuator.signals import Signals
 from actuator.story import story_of
 from actuator.targets import targets
+from actuator.tokens import TokenFiles
 from exporter import __version__
 from exporter.notify import notify, reloading, watchdog_seconds
+from exporter.web_config import WebConfigError, WebConfigFile
 
 T = TypeVar("T")
 
@@ -150,7 +153,7 @@ class _Serving:
         self._site = _Site(settings, journal, report)
         try:
             self._site.start()
-            self.server = Server(settings.listen_address, self._parts(self._site))
+            self.server = Server(settings.listen_address, self._parts(self._site), _web_config(settings))
         except BaseException:
             self._site.stop()
             raise
@@ -190,6 +193,7 @@ class _Serving:
         old = self._site
         if problems := (*fixed(old.settings, settings), *orphans(self._journal.records(), settings)):
             raise ConfigError(problems)
+        _web_config(settings)
         new = _Site(settings, self._journal, self._report)
         try:
             new.actuator.check()
@@ -214,9 +218,8 @@ class _Site:
     def __init__(self, settings: Settings, journal: Journal, report: Report) -> None:
         self.settings = settings
         self._report = report
-        token, hooks = read_secret(settings.webhook.token_file), _hook_tokens(settings)
-        operator = _operator_token(settings, {token, *hooks})
         stopping = threading.Event()
+        rights = _rights(settings)
         tasks = ThreadTasks()
         with ExitStack() as opened:
             self._world = _reach(settings, opened)
@@ -236,8 +239,7 @@ class _Site:
         self.parts = Parts(
             journal=ports.journal,
             clock=ports.clock,
-            token=token,
-            hooks=hooks,
+            rights=rights,
             arbiter=Arbiter(ports.journal, ports.clock, self.actuator.contacts),
             webhook=settings.webhook,
             wake=self.actuator.wake,
@@ -246,9 +248,8 @@ class _Site:
             explain=self.actuator.explainer.explain,
             ready=lambda: table(self.actuator.rehearser.last(), settings.domains),
             targets=partial(targets, settings),
-            operator=operator,
             orders=self.actuator.orders,
-            page=Page(self.actuator.site, ports.journal, ports.clock, operator, self.actuator.orders),
+            page=Page(self.actuator.site, ports.journal, ports.clock, rights, self.actuator.orders),
         )
 
     def start(self) -> None:
@@ -287,38 +288,63 @@ def _status(settings: Settings, actuator: Actuator, ports: Ports) -> Mapping[str
     )
 
 
-def _operator_token(settings: Settings, others: Collection[str]) -> str:
-    """Read the operators' token; empty when no orders are to be taken.
+def _rights(settings: Settings) -> Rights:
+    """Who may do what.
 
     Raises:
-        ConfigError: it cannot be read, or lets Alertmanager or a host give orders.
+        ConfigError: a file of tokens cannot be used, or lets somebody do what is for others.
     """
-    file = settings.operator.token_file
-    if file is None:
-        return ""
-    token = read_secret(file)
-    if token in others:
-        raise ConfigError((f"operator.token_file: {file}: the same token as the webhook's, or as a host's",))
-    return token
-
-
-def _hook_tokens(settings: Settings) -> dict[str, str]:
-    """Read the tokens of the hosts' hooks; host by token.
-
-    Raises:
-        ConfigError: one cannot be read, or two hosts have the same.
-    """
-    files = {
-        name: host.arbiter_token_file for name, host in settings.hosts.items() if host.arbiter_token_file
+    hosts = settings.hosts.items()
+    holders = {
+        "webhook": (
+            Right.DELIVER,
+            "Alertmanager",
+            settings.webhook.token_file,
+            settings.webhook.client_names,
+        ),
+        **{
+            f"hosts.{name}": (Right.ARBITRATE, name, it.arbiter_token_file, it.arbiter_client_names)
+            for name, it in hosts
+        },
+        "operator": (Right.ORDER, "operator", settings.operator.token_file, settings.operator.client_names),
+        "read": (Right.READ, "reader", settings.read.token_file, settings.read.client_names),
     }
-    hosts: dict[str, str] = {}
-    for name, file in files.items():
-        other = hosts.setdefault(read_secret(file), name)
-        if other != name:
-            raise ConfigError(
-                (f"hosts.{name}.arbiter_token_file: {file}: the same token as that of {other}",)
-            )
-    return hosts
+    keys = {
+        name: f"{name}.{'arbiter_' if right is Right.ARBITRATE else ''}token_file"
+        for name, (right, *_) in holders.items()
+    }
+    files = TokenFiles({keys[name]: file for name, (_, _, file, _) in holders.items() if file})
+    return Rights(
+        [
+            Holder(right, who, partial(files.of, keys[name]) if file else tuple, frozenset(names))
+            for name, (right, who, file, names) in holders.items()
+            if file or names
+        ]
+    )
+
+
+def _web_config(settings: Settings) -> WebConfigFile:
+    """TLS, and what else there is of it for the actuator.
+
+    Raises:
+        ConfigError: it cannot be used.
+    """
+    try:
+        file = WebConfigFile(settings.web.config_file)
+        config = file.current()
+    except WebConfigError as error:
+        raise ConfigError((f"web.config_file: {error}",)) from error
+    if config.users is not None:
+        raise _unfit(settings, "basic_auth_users is not for the actuator: see its own token files")
+    sections = (settings.webhook, settings.operator, settings.read)
+    named = [it.client_names for it in sections] + [it.arbiter_client_names for it in settings.hosts.values()]
+    if any(named) and not config.asks_clients:
+        raise _unfit(settings, "client_names needs client_auth_type and client_ca_file there")
+    return file
+
+
+def _unfit(settings: Settings, why: str) -> ConfigError:
+    return ConfigError((f"web.config_file: {settings.web.config_file}: {why}",))
 
 
 def _open_journal(settings: Settings) -> SqliteJournal:
@@ -533,7 +559,8 @@ def check(config_path: Path, vms: tuple[str, ...], live: bool, url: str | None, 
     """
     with faults_are_said():
         settings = load(config_path)
-        _operator_token(settings, {read_secret(settings.webhook.token_file), *_hook_tokens(settings)})
+        _rights(settings)
+        _web_config(settings)
         if unknown := [name for name in vms if name not in settings.domains]:
             raise ConfigError((f"{config_path}: {', '.join(unknown)}: not in domains",))
         answers = _ask_everybody(settings) if live else {}

@@ -20,7 +20,7 @@ from urllib.parse import quote
 import click
 import requests
 
-from actuator.config import ConfigError, Mode, Settings, load, read_secret
+from actuator.config import ConfigError, Mode, Settings, load, read_tokens
 from actuator.ports import JournalError
 
 DEFAULT_CONFIG = "/etc/vmheal/actuator.yml"
@@ -91,22 +91,60 @@ def time_text(at: float | None) -> str:
 
 
 def _url(settings: Settings) -> str:
+    if settings.web.url is not None:
+        return settings.web.url
     host, port = settings.listen_address
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "https" if settings.web.config_file else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _exchange(
-    url: str, path: str, *, timeout_seconds: float = ASK_SECONDS, **order: Any
+    settings: Settings, url: str | None, path: str, *, timeout_seconds: float = ASK_SECONDS, **order: Any
 ) -> requests.Response:
-    """Ask, or with ``data`` and ``headers`` order; proxies and ``.netrc`` are not to touch the token."""
+    """Ask, or with ``data`` order; proxies and ``.netrc`` are not to touch the token.
+
+    Raises:
+        ConfigError: the token cannot be read.
+    """
+    url, web = (url or _url(settings)).rstrip("/"), settings.web
     try:
         with requests.Session() as session:
             session.trust_env = False
-            method = "POST" if order else "GET"
-            return session.request(method, url.rstrip("/") + path, timeout=timeout_seconds, **order)
-    except requests.RequestException as error:
+            return session.request(
+                "POST" if order else "GET",
+                url + path,
+                timeout=timeout_seconds,
+                headers=_credentials(settings, to_order=bool(order)),
+                verify=str(web.ca_file) if web.ca_file else True,
+                cert=(str(web.client_cert_file), str(web.client_key_file)) if web.client_cert_file else None,
+                allow_redirects=False,
+                **order,
+            )
+    except (requests.RequestException, OSError) as error:  # a ca_file that is not there is an OSError
         raise click.ClickException(f"{url}: {error}") from error
+
+
+def _credentials(settings: Settings, *, to_order: bool) -> dict[str, bytes]:
+    """The headers that open the right; a certificate may open it without a token.
+
+    Raises:
+        ConfigError: none of the files with a token can be read.
+    """
+    headers = {"Content-Type": b"application/json"} if to_order else {}
+    files = [settings.operator.token_file]
+    if not to_order:
+        read = settings.read
+        files = [read.token_file, *files] if read.token_file or read.client_names else []
+    unreadable: list[str] = []
+    for file in filter(None, files):
+        try:
+            return headers | {"Authorization": f"Bearer {read_tokens(file)[0]}".encode()}
+        except ConfigError as error:
+            unreadable += error.problems
+    if unreadable and settings.web.client_cert_file is None:
+        raise ConfigError(tuple(unreadable))
+    return headers
 
 
 def _answer(response: requests.Response) -> dict[str, Any]:
@@ -134,8 +172,7 @@ def show_status(config_path: Path, url: str | None, as_json: bool) -> None:
     a pause, a host that the VM is not sent back to.
     """
     with faults_are_said():
-        url = url or _url(load(config_path))
-        answer = _answer(_exchange(url, "/api/v1/status"))
+        answer = _answer(_exchange(load(config_path), url, "/api/v1/status"))
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
@@ -209,9 +246,8 @@ def explain(name: str, config_path: Path, url: str | None, as_json: bool) -> Non
     or what stands against them, and for each other host whether the VM could go there now, or why not.
     """
     with faults_are_said():
-        url = url or _url(load(config_path))
         path = f"/api/v1/explain/{quote(name, safe='')}"
-        answer = _answer(_exchange(url, path, timeout_seconds=EXPLAIN_SECONDS))
+        answer = _answer(_exchange(load(config_path), url, path, timeout_seconds=EXPLAIN_SECONDS))
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     elif "domains" in answer:
@@ -271,7 +307,7 @@ RESTART_WIDTH = len("ready 12.3 s")
 def ask_readiness(settings: Settings, url: str | None) -> Mapping[str, Any]:
     """What the running actuator last rehearsed; ``unanswered`` says why it does not tell."""
     try:
-        return _answer(_exchange(url or _url(settings), "/api/v1/ready"))
+        return _answer(_exchange(settings, url, "/api/v1/ready"))
     except click.ClickException as error:
         return {"unanswered": error.message}
 
@@ -305,14 +341,12 @@ def next_step(settings: Settings, ready: Mapping[str, Any], answers: Mapping[str
 
 
 def _next_mode(settings: Settings) -> str:
-    bare = [
-        name
-        for name, host in settings.hosts.items()
-        if host.fence is None and host.arbiter_token_file is None
-    ]
+    bare = [name for name, host in settings.hosts.items() if host.fence is None and not host.arbitrates]
     if settings.mode is Mode.ENFORCE:
         said = "nothing: vmheal acts by itself"
-    elif settings.mode is Mode.OBSERVE and settings.operator.token_file is None:
+    elif settings.mode is Mode.OBSERVE and not (
+        settings.operator.token_file or settings.operator.client_names
+    ):
         said = "operator.token_file: in mode approve a person releases each plan, and needs it"
     elif settings.mode is Mode.OBSERVE:
         said = (
@@ -388,23 +422,17 @@ def reload_config(config_path: Path, url: str | None) -> None:
     """
     with faults_are_said():
         settings = load(config_path)
-        response = _exchange(
-            url or _url(settings),
-            "/-/reload",
-            timeout_seconds=RELOAD_SECONDS,
-            headers={"Authorization": _bearer(config_path, settings)},
-            data=b"",
-            allow_redirects=False,
-        )
+        _may_order(config_path, settings)
+        response = _exchange(settings, url, "/-/reload", timeout_seconds=RELOAD_SECONDS, data=b"")
     if not response.ok:
         raise click.ClickException(f"nothing was reloaded: {response.text.strip()}")
     click.echo("reloaded")
 
 
-def _bearer(config_path: Path, settings: Settings) -> bytes:
-    if settings.operator.token_file is None:
+def _may_order(config_path: Path, settings: Settings) -> None:
+    operator = settings.operator
+    if operator.token_file is None and not operator.client_names:
         raise ConfigError((f"{config_path}: no orders are taken without operator.token_file",))
-    return f"Bearer {read_secret(settings.operator.token_file)}".encode()
 
 
 # ---- orders -----------------------------------------------------------------------------------------------
@@ -464,16 +492,8 @@ def _order_command(name: str) -> Callable[[Callable[..., dict[str, object]]], cl
 def _give(order: Mapping[str, object], config_path: Path, url: str | None, as_json: bool) -> None:
     with faults_are_said():
         settings = load(config_path)
-        response = _exchange(
-            url or _url(settings),
-            "/api/v1/orders",
-            data=json.dumps(order).encode(),
-            headers={
-                "Authorization": _bearer(config_path, settings),
-                "Content-Type": "application/json",
-            },
-            allow_redirects=False,
-        )
+        _may_order(config_path, settings)
+        response = _exchange(settings, url, "/api/v1/orders", data=json.dumps(order).encode())
     taken = response.status_code != HTTPStatus.CONFLICT
     sentence = _answer(response)["sentence"] if taken else response.text.strip()
     if as_json:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Self, get_args
 
 import yaml
 from pydantic import (
@@ -33,6 +33,8 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_SERVERS = 8
+MAX_TOKENS = 10
+MAX_TOKENS_BYTES = 64 * 1024
 
 
 class ConfigError(Exception):
@@ -75,14 +77,41 @@ def _urls(value: object) -> object:
     return tuple(urls)
 
 
+def _texts(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
 ModeWord = Annotated[Mode, BeforeValidator(_mode)]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_urls), Field(min_length=1, max_length=MAX_SERVERS)]
 """One server, or several that do the same."""
+ClientNames = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:/@-]{1,253}$")], ...],
+    BeforeValidator(_texts),
+    Field(max_length=100),
+]
+"""Subject alternative names of client certificates."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class _Client(_Section):
+    """How we ask a server over TLS."""
+
+    ca_file: AbsolutePath | None = None
+    """What its certificate is verified by; else the system's authorities."""
+    client_cert_file: AbsolutePath | None = None
+    """The certificate that it is shown, where it asks for one."""
+    client_key_file: AbsolutePath | None = None
+    """Its key."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        if (self.client_cert_file is None) != (self.client_key_file is None):
+            raise ValueError("client_cert_file and client_key_file go together")
+        return self
 
 
 class JournalSettings(_Section):
@@ -98,11 +127,24 @@ class JournalSettings(_Section):
     """The longest that a write may take, waiting included; the webhook answers 503 then."""
 
 
-class WebhookSettings(_Section):
-    """What Alertmanager must bring along."""
+class WebSettings(_Client):
+    """The actuator's own HTTP side, for all who come; and how its own commands come."""
 
-    token_file: AbsolutePath
-    """Holds the bearer token, alone, one line."""
+    config_file: AbsolutePath | None = None
+    """TLS, in the format of the exporter's `--web.config.file`; certificates are read again when they
+    change."""
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^/\s@]+/?$")] | None = None
+    """Where the actuator's own commands find it, by a name that its certificate has; else `listen`, on this
+    machine."""
+
+
+class WebhookSettings(_Section):
+    """What Alertmanager must bring along: a token, or a client certificate."""
+
+    token_file: AbsolutePath | None = None
+    """Holds bearer tokens, one a line: any of them opens."""
+    client_names: ClientNames = ()
+    """Or the certificate has one of these names."""
     max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, le=256 * 1024 * 1024)
     """A larger delivery is refused."""
     max_alerts: int = Field(default=10_000, ge=1, le=1_000_000)
@@ -110,13 +152,30 @@ class WebhookSettings(_Section):
     request_timeout_seconds: Seconds = 10.0
     """From a request's first byte to its last."""
 
+    @model_validator(mode="after")
+    def _somebody(self) -> "WebhookSettings":
+        if self.token_file is None and not self.client_names:
+            raise ValueError("token_file is missing, or client_names")
+        return self
+
 
 class OperatorSettings(_Section):
     """Whose orders are taken."""
 
     token_file: AbsolutePath | None = None
-    """Holds the bearer token, alone, one line, that an operator's order must bring; without it none is
-    taken."""
+    """Holds bearer tokens, one a line, one of which an operator's order must bring; the commands bring the
+    first. Without it, and without `client_names`, none is taken."""
+    client_names: ClientNames = ()
+    """Or a client certificate has one of these names. The page's login takes tokens only."""
+
+
+class ReadSettings(_Section):
+    """Who may look: pages, status, explanations, targets, metrics. Who gives orders may, too."""
+
+    token_file: AbsolutePath | None = None
+    """Holds bearer tokens, one a line; with neither this nor `client_names` everybody may."""
+    client_names: ClientNames = ()
+    """Or a client certificate has one of these names."""
 
 
 class ServerSettings(_Section):
@@ -192,8 +251,15 @@ class HostSettings(_Section):
     fence: FenceSettings | None = None
     """How the host is powered off; without it there is no proof ``power``."""
     arbiter_token_file: AbsolutePath | None = None
-    """Holds the bearer token, alone, one line, with which this host's DRBD hooks ask the arbiter; no other
-    host has the same. Without it the host's hooks are not answered."""
+    """Holds bearer tokens, one a line, with one of which this host's DRBD hooks ask the arbiter; no other
+    host has the same. Without it, and without `arbiter_client_names`, they are not answered."""
+    arbiter_client_names: ClientNames = ()
+    """Or their client certificate has one of these names; no other host's has."""
+
+    @property
+    def arbitrates(self) -> bool:
+        """Whether its hooks are answered."""
+        return self.arbiter_token_file is not None or bool(self.arbiter_client_names)
 
 
 class DomainSettings(_Section):
@@ -367,8 +433,12 @@ class Settings(_Section):
     """Where Alertmanager, Prometheus, the hosts' hooks and operators come, as HOST:PORT."""
     journal: JournalSettings
     """The durable memory."""
+    web: WebSettings = WebSettings()
+    """TLS, and how the actuator's own commands reach it."""
     webhook: WebhookSettings
     """Alertmanager's deliveries."""
+    read: ReadSettings = ReadSettings()
+    """Looking."""
     operator: OperatorSettings = OperatorSettings()
     """Orders of people."""
     alertmanager: ServerSettings
@@ -419,6 +489,33 @@ class Settings(_Section):
             for other in domain.apart
             if other == name or other not in self.domains
         ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_of_one(self) -> "Settings":
+        named = [
+            (f"{key}: {name!r}", key, name)
+            for key, names in {
+                "webhook.client_names": self.webhook.client_names,
+                "operator.client_names": self.operator.client_names,
+                "read.client_names": self.read.client_names,
+                **{
+                    f"hosts.{it}.arbiter_client_names": host.arbiter_client_names
+                    for it, host in self.hosts.items()
+                },
+            }.items()
+            for name in names
+        ]
+        owners: dict[str, str] = {}
+        problems = [
+            f"{said} is in {owner} too"
+            for said, key, name in named
+            if (owner := owners.setdefault(name, key)) != key
+        ]
+        if not problems and named and self.web.config_file is None:
+            problems = [f"{named[0][1]}: without TLS there are no certificates: see web.config_file"]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -505,6 +602,30 @@ def read_secret(path: Path) -> str:
     if not lines[0].strip() or any(line.strip() for line in lines[1:]):
         raise ConfigError((f"{path}: must hold the secret alone, on one line",))
     return lines[0].strip()
+
+
+def read_tokens(path: Path, key: str = "") -> tuple[str, ...]:
+    """Read a file of bearer tokens, one a line.
+
+    Args:
+        path: where it is.
+        key: of the configuration that names it, for the sentence.
+
+    Raises:
+        ConfigError: it cannot be read, has no token, or what cannot be one.
+    """
+    where = f"{key}: {path}" if key else str(path)
+    try:
+        with path.open("rb") as file:
+            lines = file.read(MAX_TOKENS_BYTES).decode("ascii").splitlines()
+    except OSError as error:
+        raise ConfigError((f"{where}: {error.strerror}",)) from error
+    except UnicodeDecodeError:
+        raise ConfigError((f"{where}: must hold tokens, one a line, in ASCII",)) from None
+    tokens = tuple(token for line in lines if (token := line.strip()))
+    if not tokens or len(tokens) > MAX_TOKENS or any(len(token.split()) > 1 for token in tokens):
+        raise ConfigError((f"{where}: must hold tokens, one a line, 1 to {MAX_TOKENS}",))
+    return tokens
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -6,8 +6,7 @@ Alertmanager sends again at once, after a 4xx only with the group's next notific
 answered 503 may have been stored all the same: it comes again, and takes its own place.
 """
 
-import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
@@ -30,6 +29,7 @@ from werkzeug.exceptions import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from werkzeug.wrappers import Response as AnyResponse
 
 from actuator.arbitrate import Arbiter, MalformedQuestionError
 from actuator.arbitrate import parse as parse_question
@@ -40,10 +40,11 @@ from actuator.orders import parse as parse_order
 from actuator.page.pages import Page
 from actuator.ports import Clock, Journal, JournalError
 from actuator.reload import NotAtRestError
-from actuator.web import WebServer
+from actuator.rights import NotAllowedError, Right, Rights
+from actuator.web import CERTIFICATE, WebServer
 from actuator.webhook import Delivery, MalformedError, TooManyAlertsError, parse
 from exporter.web import Request
-from exporter.web_config import WebConfigFile
+from exporter.web_config import WebConfigFile, names_of
 
 log = structlog.get_logger()
 
@@ -71,12 +72,10 @@ class Parts:
     """Where notifications go."""
     clock: Clock
     """For the time of receipt."""
-    token: str
-    """The bearer token that a delivery must bring."""
-    hooks: Mapping[str, str]
-    """Host by the bearer token that its hooks bring."""
+    rights: Rights
+    """Who may do what."""
     arbiter: Arbiter
-    """Answers them."""
+    """Answers the hosts' hooks."""
     webhook: WebhookSettings
     """Its limits."""
     wake: Callable[[], None]
@@ -91,20 +90,18 @@ class Parts:
     """Likewise for what would work now, under ``/api/v1/ready``."""
     targets: Callable[[], Sequence[Mapping[str, object]]] = list
     """Likewise for the exporters that Prometheus scrapes, under ``/api/v1/targets``."""
-    operator: str = ""
-    """The bearer token that an operator's order brings; empty: none is taken."""
     orders: Orders | None = None
-    """Takes them."""
+    """Takes them from operators."""
     reload: Callable[[], None] | None = None
     """Takes the configuration file up as it is now; see ``actuator.reload``."""
     page: Page | None = None
     """For people."""
 
-    @property
-    def takers(self) -> Mapping[str, Mapping[str, str]]:
-        """By path that takes a body: whose token it wants."""
-        operators = {self.operator: "operator"} if self.operator else {}
-        return {ALERTS: {self.token: "Alertmanager"}, ARBITRATE: self.hooks, ORDERS: operators}
+
+TAKERS = {ALERTS: Right.DELIVER, ARBITRATE: Right.ARBITRATE, ORDERS: Right.ORDER}
+"""Paths that take a body, and the right that it takes."""
+OPEN = {*TAKERS, RELOAD, "/-/healthy", "/-/ready"}
+"""Paths that have a right of their own, or say nothing that matters; for all others it is ``Right.READ``."""
 
 
 class Server:
@@ -136,20 +133,26 @@ class Server:
 
     def use(self, parts: Parts) -> None:
         """Answer with these parts from now on; the registry and the limits of the connections stay."""
-        self._takers, self._page = parts.takers, parts.page
+        self._rights, self._page = parts.rights, parts.page
         self._app = create_app(parts, self._refusals, self._counters)
 
     def _answer(self, environ: Any, start_response: Any) -> Any:
         return self._app(environ, start_response)
 
     def _wants_body(self, asked: Request) -> bool:
-        takers, page, headers = self._takers, self._page, asked.headers
+        rights, page, headers = self._rights, self._page, asked.headers
         if asked.method != "POST":
             return False
-        if asked.path not in takers:
+        if asked.path not in TAKERS:
             return page is not None and page.wants_form(asked.path, headers)
         try:
-            _check_head(takers[asked.path], headers.get("authorization", ""), headers.get("content-type", ""))
+            _check_right(
+                rights,
+                TAKERS[asked.path],
+                headers.get("authorization", ""),
+                names_of(asked.peer_certificate),
+            )
+            _check_type(headers.get("content-type", ""))
         except HTTPException:
             return False
         return True
@@ -238,13 +241,12 @@ class _Receiver:
     def __init__(self, parts: Parts, counters: Counters) -> None:
         self._parts = parts
         self._counters = counters
-        self._tokens = parts.takers[ALERTS]
         self.problem = ""
         """Why the last delivery could not be stored; empty when it could."""
 
     def take(self) -> Response:
         """Answer the request, or raise the answer."""
-        _check_head(self._tokens, request.headers.get("Authorization", ""), request.content_type or "")
+        _check_head(self._parts.rights, Right.DELIVER)
         limits = self._parts.webhook
         if (request.content_length or 0) > limits.max_body_bytes:
             raise RequestEntityTooLarge(f"the body is larger than {limits.max_body_bytes} bytes")
@@ -285,18 +287,18 @@ class _Receiver:
 class _Hooks:
     """What stands behind ``/api/v1/arbitrate``."""
 
-    def __init__(self, hosts: Mapping[str, str], arbiter: Arbiter) -> None:
-        self._hosts = hosts
+    def __init__(self, rights: Rights, arbiter: Arbiter) -> None:
+        self._rights = rights
         self._arbiter = arbiter
 
     def whose(self) -> Response:
-        """Say whose token a hook brings; asked by ``vmheal-fence-peer check``, and written down nowhere."""
-        host = _check_head(self._hosts, request.headers.get("Authorization", ""), "application/json")
+        """Say as whom a hook is known; asked by ``vmheal-fence-peer check``, and written down nowhere."""
+        host = _check(self._rights, Right.ARBITRATE)
         return Response(to_json({"host": host}), content_type="application/json")
 
     def answer(self) -> Response:
         """Answer the request, or raise the answer."""
-        host = _check_head(self._hosts, request.headers.get("Authorization", ""), request.content_type or "")
+        host = _check_head(self._rights, Right.ARBITRATE)
         if (request.content_length or 0) > MAX_QUESTION_BYTES:
             raise RequestEntityTooLarge(f"the body is larger than {MAX_QUESTION_BYTES} bytes")
         try:
@@ -309,15 +311,15 @@ class _Hooks:
 class _Operators:
     """What stands behind ``POST /api/v1/orders``."""
 
-    def __init__(self, tokens: Mapping[str, str], orders: Orders | None) -> None:
-        self._tokens = tokens
+    def __init__(self, rights: Rights, orders: Orders | None) -> None:
+        self._rights = rights
         self._orders = orders
 
     def take(self) -> Response:
         """Answer the request, or raise the answer."""
-        if self._orders is None or not self._tokens:
+        if self._orders is None or not self._rights.held(Right.ORDER):
             raise NotFound("no orders are taken: operator.token_file is not in the configuration")
-        _check_head(self._tokens, request.headers.get("Authorization", ""), request.content_type or "")
+        _check_head(self._rights, Right.ORDER)
         if (request.content_length or 0) > MAX_ORDER_BYTES:
             raise RequestEntityTooLarge(f"the body is larger than {MAX_ORDER_BYTES} bytes")
         try:
@@ -333,15 +335,15 @@ class _Operators:
 class _Reloads:
     """What stands behind ``POST /-/reload``."""
 
-    def __init__(self, tokens: Mapping[str, str], reload: Callable[[], None] | None) -> None:
-        self._tokens = tokens
+    def __init__(self, rights: Rights, reload: Callable[[], None] | None) -> None:
+        self._rights = rights
         self._reload = reload
 
     def answer(self) -> Response:
         """Answer the request, or raise the answer."""
-        if self._reload is None or not self._tokens:
+        if self._reload is None or not self._rights.held(Right.ORDER):
             raise NotFound("no orders are taken: operator.token_file is not in the configuration")
-        _check_token(self._tokens, request.headers.get("Authorization", ""))
+        _check(self._rights, Right.ORDER)
         try:
             self._reload()
         except ConfigError as error:
@@ -372,20 +374,26 @@ def create_app(parts: Parts, refusals: Refusals, counters: Counters) -> Flask:
     """Make the WSGI application, which adds to `refusals` what it does not take."""
     app = Flask("vmheal-actuator", static_folder=None)
     receiver = _Receiver(parts, counters)
+
+    @app.before_request
+    def begin() -> None:
+        g.begun = parts.clock.monotonic()
+
     _answer_errors(app, refusals)
+    _only_to_readers(app, parts.rights, parts.page)
 
     if parts.page is not None:
         app.register_blueprint(parts.page.blueprint(refusals.add))
 
     app.post(ALERTS)(receiver.take)
 
-    hooks = _Hooks(parts.hooks, parts.arbiter)
+    hooks = _Hooks(parts.rights, parts.arbiter)
     app.post(ARBITRATE)(hooks.answer)
     app.get(ARBITRATE)(hooks.whose)
 
-    app.post(ORDERS, endpoint="orders")(_Operators(parts.takers[ORDERS], parts.orders).take)
+    app.post(ORDERS, endpoint="orders")(_Operators(parts.rights, parts.orders).take)
 
-    app.post(RELOAD, endpoint="reload")(_Reloads(parts.takers[ORDERS], parts.reload).answer)
+    app.post(RELOAD, endpoint="reload")(_Reloads(parts.rights, parts.reload).answer)
 
     app.get(EXPLAIN, endpoint="explain")(_Explanations(parts.explain).answer)
 
@@ -407,10 +415,6 @@ def create_app(parts: Parts, refusals: Refusals, counters: Counters) -> Flask:
             raise ServiceUnavailable(f"the last delivery could not be stored: {receiver.problem}")
         return _text("ready")
 
-    @app.before_request
-    def begin() -> None:
-        g.begun = parts.clock.monotonic()
-
     @app.after_request
     def count(response: Response) -> Response:
         if request.path == ALERTS:
@@ -418,6 +422,25 @@ def create_app(parts: Parts, refusals: Refusals, counters: Counters) -> Flask:
         return response
 
     return app
+
+
+def _only_to_readers(app: Flask, rights: Rights, page: Page | None) -> None:
+    """Whatever is shown is shown to who may read; a person without a login is sent there."""
+
+    @app.before_request
+    def may_read() -> AnyResponse | None:
+        if request.path in OPEN:
+            return None
+        shown = page if (request.endpoint or "").startswith("page.") else None
+        if shown is not None and shown.is_open_to_this():
+            return None
+        try:
+            _check(rights, Right.READ)
+        except Unauthorized:
+            if shown is not None and (login := shown.login_instead()):
+                return login
+            raise
+        return None
 
 
 def _answer_errors(app: Flask, refusals: Refusals) -> None:
@@ -443,38 +466,38 @@ def _answer_errors(app: Flask, refusals: Refusals) -> None:
         return _text("an unexpected error; the actuator's log has it", 500)
 
 
-def _check_head(tokens: Mapping[str, str], authorization: str, content_type: str) -> str:
-    """Check what a request's head must have, before its body is read and again before it is used.
+def _check_head(rights: Rights, right: Right) -> str:
+    """Check what the head of a request with a body must have, before the body is used.
 
     Returns:
-        Whose token it is.
+        Who asks.
 
     Raises:
-        Unauthorized: no bearer token, or none of these.
+        Unauthorized: nobody who may.
         UnsupportedMediaType: the body is not said to be JSON.
     """
-    who = _check_token(tokens, authorization)
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise UnsupportedMediaType("the content type is not application/json")
+    who = _check(rights, right)
+    _check_type(request.content_type or "")
     return who
 
 
-def _check_token(tokens: Mapping[str, str], authorization: str) -> str:
-    """Whose bearer token it is.
+def _check_type(content_type: str) -> None:
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise UnsupportedMediaType("the content type is not application/json")
 
-    Raises:
-        Unauthorized: no bearer token, or none of these.
-    """
-    scheme, _, given = authorization.partition(" ")
-    challenge = WWWAuthenticate("bearer", {"realm": "vmheal"})
-    if scheme.lower() != "bearer":
-        raise Unauthorized("no bearer token", www_authenticate=challenge)
-    secret = given.strip().encode("latin-1", "replace")
-    # All are compared: the time taken does not tell which came near.
-    found = [who for token, who in tokens.items() if hmac.compare_digest(secret, token.encode())]
-    if not found:
-        raise Unauthorized("the bearer token is not the right one", www_authenticate=challenge)
-    return found[0]
+
+def _check(rights: Rights, right: Right) -> str:
+    """Who asks, of those who have the right; else Unauthorized is raised."""
+    names = names_of(request.environ.get(CERTIFICATE))
+    return _check_right(rights, right, request.headers.get("Authorization", ""), names)
+
+
+def _check_right(rights: Rights, right: Right, authorization: str, names: Collection[str]) -> str:
+    try:
+        return rights.check(right, authorization, names)
+    except NotAllowedError as error:
+        challenge = WWWAuthenticate("bearer", {"realm": "vmheal"})
+        raise Unauthorized(str(error), www_authenticate=challenge) from None
 
 
 def _as_json(ask: Callable[[], object]) -> Response:

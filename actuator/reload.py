@@ -27,6 +27,7 @@ def fixed(before: Settings, after: Settings) -> tuple[str, ...]:
     """What has changed and counts only after a restart, one sentence each."""
     pairs = {
         "listen": (before.listen, after.listen),
+        "web.config_file": (before.web.config_file, after.web.config_file),
         "journal": (before.journal, after.journal),
         "webhook.max_body_bytes": (before.webhook.max_body_bytes, after.webhook.max_body_bytes),
         "webhook.request_timeout_seconds": (

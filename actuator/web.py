@@ -4,6 +4,7 @@ Requests with a body, which wait for a disk, have threads of their own: pages ar
 """
 
 import asyncio
+import contextlib
 import functools
 import io
 import socket
@@ -108,8 +109,10 @@ class WebServer:
 
     def stop(self) -> None:
         """Accept nothing more, answer what is in hand within ``GRACE_SECONDS``, and close."""
-        self._loop.call_soon_threadsafe(self._stopping.set)
-        self._thread.join(2 * GRACE_SECONDS)
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread.is_alive():
+            self._thread.join(2 * GRACE_SECONDS)
 
     def _run(self) -> None:
         try:

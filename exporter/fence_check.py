@@ -107,9 +107,9 @@ def _virsh(config: Config) -> Iterator[str]:
 def _arbiter(config: Config) -> tuple[str, str]:
     """Whom the first actuator that answers takes this host for; else what each said."""
     said = []
-    for address in config.actuators:
+    for actuator in config.actuators:
         try:
-            return str(exchange(address, config.token, None)["host"]), ""
+            return str(exchange(actuator, config.token, None)["host"]), ""
         except (OSError, ValueError, KeyError, TypeError) as error:
-            said.append(f"{address[0]}:{address[1]}: {error}")
+            said.append(f"{actuator}: {error}")
     return "", "; ".join(said)

@@ -28,7 +28,10 @@ import sys
 import syslog
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import ssl
 
 CONFIG = "/etc/vmheal/fence-peer.conf"
 PROC = "/proc/drbd"
@@ -51,6 +54,7 @@ UNKNOWN_ROLE_SECONDS = 60.0
 """How long fence-peer asks when DRBD does not say whether this is a frozen Primary."""
 MAX_ANSWER_BYTES = 65536
 MAX_SECONDS = 86400.0
+HTTPS = "https://"
 NOT_CONNECTED = {
     *("StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure"),
     *("ProtocolError", "TearDown", "WFConnection", "WFReportParams", "Unconfigured"),
@@ -62,11 +66,33 @@ class HookError(Exception):
     """It cannot be asked; the message is a sentence for syslog."""
 
 
+class Tls(NamedTuple):
+    """How an actuator is asked by https. Its certificate and its name are always verified."""
+
+    ca_file: str = ""
+    """By these authorities; empty: by the system's."""
+    client_cert_file: str = ""
+    client_key_file: str = ""
+
+
+class Actuator(NamedTuple):
+    """Whom to ask."""
+
+    host: str
+    port: int
+    tls: Tls | None = None
+    """None: plain HTTP."""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
 class Config(NamedTuple):
     """`key value` lines; `actuator`, `libvirt_uri` and `witness` may be there several times."""
 
-    actuators: tuple[tuple[str, int], ...]
+    actuators: tuple[Actuator, ...]
     token: str
+    """Empty: the client's certificate says who this is."""
     libvirt_uris: tuple[str, ...] = ()
     """Where the VMs of this host are found, to be ended."""
     witnesses: tuple[tuple[str, int], ...] = ()
@@ -250,9 +276,9 @@ def ask_anyone(
     except (HookError, OSError) as error:
         return "", str(error)
     verdict, sentence = "", ""
-    for address in config.actuators:
+    for actuator in config.actuators:
         asked_at = boot_time()
-        verdict, sentence = ask(address, config.token, question, look)
+        verdict, sentence = ask(actuator, config.token, question, look)
         if verdict:
             if heard is not None:
                 heard(asked_at)
@@ -261,35 +287,36 @@ def ask_anyone(
 
 
 def ask(
-    address: tuple[str, int], token: str, question: Mapping[str, Any], look: Callable[[], State]
+    actuator: Actuator, token: str, question: Mapping[str, Any], look: Callable[[], State]
 ) -> tuple[str, str]:
     """Say who asks, look, and ask; the verdict ("" without one), and a sentence."""
     try:
-        reply = exchange(address, token, question)
+        reply = exchange(actuator, token, question)
         seen = {} if question["hook"] == "attach" else look()._asdict()
         if question["hook"] == "fence-peer" and seen["connected"]:
             return "", "connected again"
-        reply = exchange(address, token, {**question, "version": reply["version"], **seen})
+        reply = exchange(actuator, token, {**question, "version": reply["version"], **seen})
         return str(reply["verdict"]), f"{reply['verdict']}: {reply['sentence']}"
     except Exception as error:  # noqa: BLE001  an answer may be anything: a frozen VM waits for the next one
-        return "", f"{address[0]}:{address[1]}: {str(error) or type(error).__name__}"
+        return "", f"{actuator}: {str(error) or type(error).__name__}"
 
 
-def exchange(address: tuple[str, int], token: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+def exchange(actuator: Actuator, token: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
     """One question over HTTP; without a body only who is asking.
 
     Raises:
-        OSError: no answer in time.
+        OSError: no answer in time, or by https not from the actuator.
         ValueError: another answer than 200 with JSON in it.
     """
     deadline = time.monotonic() + ASK_SECONDS
     method, content = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
     head = (
-        f"{method} /api/v1/arbitrate HTTP/1.0\r\nHost: {address[0]}\r\nAuthorization: Bearer {token}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+        f"{method} /api/v1/arbitrate HTTP/1.0\r\nHost: {actuator.host}\r\n"
+        + (f"Authorization: Bearer {token}\r\n" if token else "")
+        + f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
     received = b""
-    with socket.create_connection(address, timeout=ASK_SECONDS) as connection:
+    with _connect(actuator, deadline) as connection:
         connection.sendall(head.encode() + content)
         while chunk := _receive(connection, deadline):
             received += chunk
@@ -301,6 +328,40 @@ def exchange(address: tuple[str, int], token: str, body: Mapping[str, Any] | Non
         raise ValueError(f"answered {status_line!r}: {answer[:200].decode(errors='replace').strip()}")
     reply: dict[str, Any] = json.loads(answer)
     return reply
+
+
+def _connect(actuator: Actuator, deadline: float) -> socket.socket:
+    plain = socket.create_connection((actuator.host, actuator.port), timeout=ASK_SECONDS)
+    if actuator.tls is None:
+        return plain
+    try:
+        context = _context(actuator.tls)
+        plain.settimeout(max(0.001, deadline - time.monotonic()))
+        return context.wrap_socket(plain, server_hostname=actuator.host)
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _context(tls: Tls) -> "ssl.SSLContext":
+    """Read anew each time: certificates are renewed while a frozen Primary asks."""
+    import ssl  # noqa: PLC0415  plain HTTP does not wait for it
+
+    for file in filter(None, tls):
+        read_text(file)  # OpenSSL does not say which file is missing
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if tls.ca_file:
+            context.load_verify_locations(tls.ca_file)
+        else:
+            context.load_default_certs()
+        if tls.client_cert_file:
+            # An empty password, so that an encrypted key is an error and not a question on a terminal.
+            context.load_cert_chain(tls.client_cert_file, tls.client_key_file, password="")
+    except ssl.SSLError as error:
+        raise OSError(f"{', '.join(filter(None, tls))}: {error}") from error
+    return context
 
 
 def _receive(connection: socket.socket, deadline: float) -> bytes:
@@ -315,39 +376,63 @@ def read_config(path: str) -> Config:
         HookError: a line is not understood, or something is missing.
         OSError: it cannot be read.
     """
-    addresses: dict[str, list[tuple[str, int]]] = {"actuator": [], "witness": []}
-    seconds: dict[str, float] = {}
-    uris: list[str] = []
-    token_file = ""
+    said: dict[str, list[str]] = {key: [] for key in _KEYS}
     for number, line in enumerate(read_text(path).splitlines(), 1):
         key, _, value = line.partition("#")[0].strip().partition(" ")
         value = value.strip()
-        if key in addresses and (address := _address(value)) and (key != "witness" or _is_number(address[0])):
-            addresses[key].append(address)
-        elif key in {"isolation_timeout_seconds", "hard_timeout_seconds"} and (duration := _seconds(value)):
-            seconds[key] = duration
-        elif key == "libvirt_uri" and value:
-            uris.append(value)
-        elif key == "token_file" and value:
-            token_file = value
+        if key in _KEYS and _is_good(key, value):
+            said[key].append(value)
         elif key:
-            raise HookError(
-                f"{path}:{number}: must be 'actuator HOST:PORT', 'token_file PATH', 'libvirt_uri URI',"
-                " 'witness IP:PORT', 'isolation_timeout_seconds N' or 'hard_timeout_seconds N',"
-                f" not {line!r}"
-            )
-    if not addresses["actuator"] or not token_file:
-        raise HookError(f"{path}: must have 'actuator HOST:PORT' and 'token_file PATH'")
+            known = ", ".join(f"'{key} {words}'" for key, words in _KEYS.items())
+            raise HookError(f"{path}:{number}: must be one of {known}; not {line!r}")
+    last = {key: values[-1] for key, values in said.items() if values}
+    tls = Tls(*(last.get(key, "") for key in Tls._fields))
+    actuators = tuple(
+        Actuator(*address, tls if value.startswith(HTTPS) else None)
+        for value in said["actuator"]
+        if (address := _address(value.removeprefix(HTTPS)))
+    )
+    if bool(tls.client_cert_file) != bool(tls.client_key_file):
+        raise HookError(f"{path}: client_cert_file and client_key_file go together")
+    if any(tls) and not any(it.tls for it in actuators):
+        raise HookError(f"{path}: ca_file and client_cert_file need 'actuator {HTTPS}HOST:PORT'")
+    if not actuators or not (tls.client_cert_file or "token_file" in last):
+        raise HookError(
+            f"{path}: must have 'actuator HOST:PORT' and 'token_file PATH'; by https 'client_cert_file PATH'"
+            " will do for it"
+        )
     config = Config(
-        tuple(addresses["actuator"]),
-        read_text(token_file).strip(),
-        tuple(uris),
-        tuple(addresses["witness"]),
-        **seconds,
+        actuators,
+        read_text(last["token_file"]).strip() if "token_file" in last else "",
+        tuple(said["libvirt_uri"]),
+        tuple(address for it in said["witness"] if (address := _address(it))),
+        **{key: float(last[key]) for key in _SECONDS if key in last},
     )
     if config.hard_timeout_seconds < config.isolation_timeout_seconds:
         raise HookError(f"{path}: hard_timeout_seconds must not be below isolation_timeout_seconds")
     return config
+
+
+_SECONDS = ("isolation_timeout_seconds", "hard_timeout_seconds")
+_KEYS = {
+    "actuator": f"[{HTTPS}]HOST:PORT",
+    "token_file": "PATH",
+    "ca_file": "PATH",
+    "client_cert_file": "PATH",
+    "client_key_file": "PATH",
+    "libvirt_uri": "URI",
+    "witness": "IP:PORT",
+    **dict.fromkeys(_SECONDS, "N"),
+}
+
+
+def _is_good(key: str, value: str) -> bool:
+    if key == "actuator":
+        return _address(value.removeprefix(HTTPS)) is not None
+    if key == "witness":
+        address = _address(value)
+        return address is not None and _is_number(address[0])
+    return _seconds(value) is not None if key in _SECONDS else bool(value)
 
 
 def _address(value: str) -> tuple[str, int] | None:

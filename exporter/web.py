@@ -398,7 +398,8 @@ class Server:
                 self._refused(HTTPStatus.BAD_REQUEST, f"TLS: {_tls_reason(error)}", remote)
             log.debug("a connection ended before its first request", error=str(error))
             return
-        transport.set_write_buffer_limits(high=0)  # drain() means: the client's kernel has it all
+        # drain() means: the client's kernel has it all. To asyncio's TLS a buffer of 0 bytes is full at 0.
+        transport.set_write_buffer_limits(high=1 if context else 0)
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         try:
             await self._requests(_Client(reader, writer, remote, self._bounds))

@@ -88,6 +88,7 @@ class WebConfig:
     allowed_sans: frozenset[str] = frozenset()  # empty: any client that the CA signed
     users: Mapping[str, bytes] | None = None  # name to bcrypt hash; None: nobody is asked
     headers: tuple[tuple[str, str], ...] = ()
+    asks_clients: bool = False  # for certificates
     files: tuple[Path, ...] = ()  # what it was read from
 
 
@@ -210,6 +211,7 @@ def _read(document: _Section, path: Path) -> WebConfig:
         frozenset(sans),
         {name: value.encode() for name, value in users.items()} if users else None,
         tuple(headers.items()),
+        context is not None and context.verify_mode is not ssl.CERT_NONE,
         (path, *files),
     )
 
@@ -332,7 +334,7 @@ class Guard:
     def quick(self, request: Request) -> bool | None:
         """Answer without bcrypt; None means that `verify` must find out."""
         config = self._current()
-        if config.allowed_sans and not config.allowed_sans & _sans(request.peer_certificate):
+        if config.allowed_sans and not config.allowed_sans & names_of(request.peer_certificate):
             return False
         if config.users is None:
             return True
@@ -373,5 +375,6 @@ def _credentials(request: Request) -> tuple[str, bytes] | None:
         return None
 
 
-def _sans(certificate: Mapping[str, Any] | None) -> set[str]:
+def names_of(certificate: Mapping[str, Any] | None) -> set[str]:
+    """Return the alternative names in a client's certificate, as `ssl` tells it; none without one."""
     return {value for _kind, value in (certificate or {}).get("subjectAltName", ())}

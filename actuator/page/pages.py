@@ -36,6 +36,7 @@ from actuator.orders import parse as parse_order
 from actuator.page.sessions import ATTEMPT_SECONDS, Session, Sessions, TooManyAttemptsError
 from actuator.page.site import Site
 from actuator.ports import Clock, Journal, JournalError
+from actuator.rights import Right, Rights
 from actuator.story import story_of
 from exporter import __version__
 
@@ -89,19 +90,21 @@ class Page:
         site: what there is, at this moment.
         journal: for what was.
         clock: for sessions.
-        token: the operators'; empty: the page is for reading only.
+        rights: who may look, and who may order.
         orders: takes them.
     """
 
     def __init__(
-        self, site: Callable[[], Site], journal: Journal, clock: Clock, token: str, orders: Orders
+        self, site: Callable[[], Site], journal: Journal, clock: Clock, rights: Rights, orders: Orders
     ) -> None:
         self._site = site
         self._journal = journal
         self._clock = clock
-        self._may_order = bool(token)
+        self._may_order = rights.has_token(Right.ORDER)
+        self._may_log_in = self._may_order or rights.has_token(Right.READ)
+        self._is_public = not rights.held(Right.READ)
         self._orders = orders
-        self._sessions = Sessions(token, clock)
+        self._sessions = Sessions(rights.of_token, clock)
         self._looking = Lock()
         self._seen: tuple[float, Site] | None = None
         """When (monotonic), and what there was."""
@@ -149,6 +152,16 @@ class Page:
             return response
 
         return page
+
+    def is_open_to_this(self) -> bool:
+        """Whether who makes this request may see the page for having logged in, or is about to."""
+        return request.endpoint in {"page.static", "page.show_login", "page.log_in"} or bool(self._session())
+
+    def login_instead(self) -> AnyResponse | None:
+        """The way to the login, for who may not look; None where there is none."""
+        if not self._may_log_in or request.method not in {"GET", "HEAD"}:
+            return None
+        return self._to_login()
 
     def _now(self) -> Site:
         """What there is: worked out once for all who look at the same time."""
@@ -254,18 +267,28 @@ class Page:
 
     def show_login(self, problem: str = "", code: int = 200) -> AnyResponse:
         """Answer with the form."""
-        if not self._may_order:
+        if not self._may_log_in:
             raise NotFound("no orders are taken: operator.token_file is not in the configuration")
         onward = request.values.get("next", "") if request.method == "GET" else request.form.get("next", "")
         name = request.form.get("name", "") if request.method == "POST" else ""
         return self._render(
-            "login.html", code, title="Log in", onward=_onward(onward), problem=problem, name=name
+            "login.html",
+            code,
+            title="Log in",
+            onward=_onward(onward),
+            problem=problem,
+            name=name,
+            is_public=self._is_public,
         )
+
+    def _to_login(self) -> AnyResponse:
+        onward = quote(request.full_path.rstrip("?"))
+        return redirect(f"{url_for('page.show_login')}?next={onward}", HTTPStatus.SEE_OTHER)
 
     def log_in(self) -> AnyResponse:
         """Begin a session, and go on to where the person wanted to go."""
         self._check_head("/login", _header)
-        if not self._may_order:
+        if not self._may_log_in:
             raise NotFound("no orders are taken: operator.token_file is not in the configuration")
         name, address = request.form.get("name", "").strip(), request.remote_addr or ""
         if not is_name(name):
@@ -283,7 +306,7 @@ class Page:
         log.info("logged in at the page", by=name, remote=address)
         response = redirect(_onward(request.form.get("next", "")), HTTPStatus.SEE_OTHER)
         # Whether a proxy speaks TLS with the browser only the browser can tell.
-        secure = _header("Origin").startswith("https:")
+        secure = request.is_secure or _header("Origin").startswith("https:")
         response.set_cookie(COOKIE, key, httponly=True, samesite="Strict", secure=secure)
         return response
 
@@ -308,6 +331,8 @@ class Page:
         given = request.form.get("form_token", "")
         if session is None or not hmac.compare_digest(given.encode(), session.form_token.encode()):
             raise Forbidden("the form is not of this session: load the page anew, and send it again")
+        if path == "/order" and not session.may_order:
+            raise Forbidden("you are logged in for reading only")
         return session
 
     def _check_head(self, path: str, header: Callable[[str], str]) -> Session | None:
@@ -335,9 +360,9 @@ class Page:
 
     def show_order(self) -> AnyResponse:
         """Answer with what an order would do, and the button that gives it."""
-        if self._session() is None:
-            onward = quote(request.full_path.rstrip("?"))
-            return redirect(f"{url_for('page.show_login')}?next={onward}", HTTPStatus.SEE_OTHER)
+        session = self._session()
+        if session is None or not session.may_order:
+            return self._to_login()
         return self._order_form(request.args)
 
     def order(self) -> AnyResponse:
@@ -392,7 +417,8 @@ class Page:
                 template,
                 session=session,
                 said=session.news(self._clock.monotonic()) if session else "",
-                may_order=self._may_order,
+                may_order=self._may_order and (session is None or session.may_order),
+                may_log_in=self._may_log_in,
                 version=__version__,
                 **words,
             ),

@@ -1,13 +1,14 @@
 """Who is logged in to the page, and how often a wrong token may be tried. Nothing survives a restart."""
 
-import hmac
 import secrets
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Lock
 from typing import TypeVar
 
 from actuator.ports import Clock
+from actuator.rights import Right
 
 T = TypeVar("T")
 
@@ -27,10 +28,12 @@ SAID_SECONDS = 60.0
 
 @dataclass(slots=True)
 class Session:
-    """One browser of a person who has shown the operators' token."""
+    """One browser of a person who has shown a token."""
 
     name: str
     """Who it is, in their own words."""
+    may_order: bool
+    """It was the operators'; else one for reading."""
     form_token: str
     """Every form brings it: another site's pages cannot know it."""
     began_at: float
@@ -61,12 +64,12 @@ class Sessions:
     """Safe to use from several threads at once.
 
     Args:
-        token: the operators'; empty: nobody can log in.
+        right: what a token is good for; None: nothing.
         clock: for when a session is over.
     """
 
-    def __init__(self, token: str, clock: Clock) -> None:
-        self._token = token.encode()
+    def __init__(self, right: Callable[[str], Right | None], clock: Clock) -> None:
+        self._right = right
         self._clock = clock
         self._lock = Lock()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
@@ -85,13 +88,13 @@ class Sessions:
             failures = self._failures.get(address, deque(maxlen=MAX_ATTEMPTS))
             if len(failures) == MAX_ATTEMPTS and now - failures[0] < ATTEMPT_SECONDS:
                 raise TooManyAttemptsError
-            if not self._token or not hmac.compare_digest(token.encode(), self._token):
+            if (right := self._right(token)) is None:
                 failures.append(now)
                 _put(self._failures, address, failures, MAX_ADDRESSES)
                 return None
             self._failures.pop(address, None)
             key = secrets.token_urlsafe(32)
-            session = Session(name, secrets.token_urlsafe(32), now, now)
+            session = Session(name, right is Right.ORDER, secrets.token_urlsafe(32), now, now)
             _put(self._sessions, key, session, MAX_SESSIONS)
             return key
 

@@ -105,6 +105,8 @@ def _docstrings() -> dict[str, dict[str, str]]:
     for node in ast.parse(inspect.getsource(config)).body:
         if isinstance(node, ast.ClassDef):
             fields = found.setdefault(node.name, {})
+            for base in node.bases:
+                fields |= found.get(getattr(base, "id", ""), {})
             for it, below in zip(node.body, node.body[1:], strict=False):
                 match it, below:
                     case (

@@ -20,6 +20,7 @@ from actuator.contact import Contacts
 from actuator.model import Notification
 from actuator.ports import Journal
 from actuator.receive import Parts, Server
+from actuator.rights import Holder, Right, Rights
 
 TOKEN = "not-a-real-secret"
 HOOKS = {"a-token-of-v01": "v01", "a-token-of-v02": "v02"}
@@ -117,13 +118,20 @@ class Served:
         return self.registry.get_sample_value(sample, labels) or 0.0
 
 
+def rights(operator: str = "", read: str = "") -> Rights:
+    """Who may do what here: Alertmanager, two hosts, and whom the tokens are given for."""
+    tokens = {TOKEN: (Right.DELIVER, "Alertmanager")}
+    tokens |= {token: (Right.ARBITRATE, host) for token, host in HOOKS.items()}
+    tokens |= {operator: (Right.ORDER, "operator"), read: (Right.READ, "reader")}
+    return Rights([Holder(*it, lambda token=token: (token,)) for token, it in tokens.items() if token])
+
+
 def parts(journal: Journal, **limits: float) -> Parts:
     """What a server works with here, with a registry of its own."""
     return Parts(
         journal=journal,
         clock=SystemClock(threading.Event()),
-        token=TOKEN,
-        hooks=HOOKS,
+        rights=rights(),
         arbiter=Arbiter(journal, SystemClock(threading.Event()), Contacts(0.0)),
         webhook=WebhookSettings(token_file="/unused", **limits),
         wake=lambda: None,

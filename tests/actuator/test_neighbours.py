@@ -66,7 +66,9 @@ def test_a_handler_understands_an_actuator_of_0_1_and_of_a_newer_one(reply):
         try:
             question = json.loads(QUESTIONS[0])
             state = fence_peer.State("Primary", up_to_date=True, connected=False, peer_up_to_date=False)
-            verdict, _ = fence_peer.ask(server.server_address, "token", question, lambda: state)
+            verdict, _ = fence_peer.ask(
+                fence_peer.Actuator(*server.server_address), "token", question, lambda: state
+            )
         finally:
             server.shutdown()
     assert verdict == REPLIES[reply]

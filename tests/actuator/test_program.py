@@ -24,6 +24,7 @@ from actuator.adapters.sqlite import SqliteJournal
 from actuator.model import Authority, Event
 from exporter import fence_peer
 from tests.actuator.world import settings
+from tests.exporter.certificates import Authority as CertificateAuthority
 
 TOKEN = "s3cret"
 OPERATOR = "another-s3cret"
@@ -77,6 +78,8 @@ def url_of(config) -> str:
 
 
 class Program:
+    verify = True
+
     def __init__(self, config) -> None:
         self.url = url_of(config)
         argv = [sys.executable, "-m", "actuator", "serve", "--config", str(config), "--log-format", "json"]
@@ -86,7 +89,7 @@ class Program:
         deadline = time.monotonic() + READY_SECONDS
         while True:
             try:
-                if requests.get(f"{self.url}/-/ready", timeout=5).ok:
+                if requests.get(f"{self.url}/-/ready", timeout=5, verify=self.verify).ok:
                     return
             except requests.ConnectionError:
                 assert self.process.poll() is None, self.process.stderr.read()
@@ -191,14 +194,18 @@ def test_drbds_handler_asks_the_running_program(serve, config, tmp_path):
 
 
 def test_two_hosts_with_the_same_token_are_refused(config, tmp_path):
+    (tmp_path / "shared").write_text("of-both")
     document = yaml.safe_load(config.read_text())
     for host in ("v01", "v02"):
-        document["hosts"][host]["arbiter_token_file"] = str(tmp_path / "token")
+        document["hosts"][host]["arbiter_token_file"] = str(tmp_path / "shared")
     config.write_text(yaml.safe_dump(document))
     status, _, errors = run("check", "--config", config)
     assert status == 2
-    assert f"hosts.v02.arbiter_token_file: {tmp_path / 'token'}: the same token as that of v01" in errors
-    assert TOKEN not in errors
+    assert (
+        f"hosts.v02.arbiter_token_file: {tmp_path / 'shared'}: the same token as hosts.v01.arbiter_token_file"
+        in errors
+    )
+    assert "of-both" not in errors
 
 
 def test_killed_it_goes_on_where_it_was(serve, config, tmp_path):
@@ -507,10 +514,76 @@ def test_orders_need_a_token_in_the_configuration(serve, config):
 def test_a_token_that_the_running_program_does_not_know(serve, operated, tmp_path):
     program = serve(operated)
     program.wait_ready()
-    (tmp_path / "operator").write_text("newer")
-    status, _, err = run("pause", "all", "--config", operated)
+    (tmp_path / "another").write_text("newer")
+    document = yaml.safe_load(operated.read_text())
+    document["operator"]["token_file"] = str(tmp_path / "another")
+    (tmp_path / "another.yml").write_text(yaml.safe_dump(document))
+    status, _, err = run("pause", "all", "--config", tmp_path / "another.yml")
     assert (status, "the bearer token is not the right one" in err) == (1, True)
     assert "newer" not in err
+
+
+@pytest.fixture
+def secured(operated, tmp_path):
+    """Served by https, and read by those alone who have the token for it."""
+    ca = CertificateAuthority(tmp_path)
+    ca.issue("server", dns="monitor.example", ip="127.0.0.1")
+    web = {"tls_server_config": {"cert_file": "server.pem", "key_file": "server.key"}}
+    (tmp_path / "web.yml").write_text(yaml.safe_dump(web))
+    (tmp_path / "read").write_text("to-read")
+    document = yaml.safe_load(operated.read_text())
+    document["web"] = {"config_file": str(tmp_path / "web.yml"), "ca_file": str(ca.file)}
+    document["read"] = {"token_file": str(tmp_path / "read")}
+    operated.write_text(yaml.safe_dump(document))
+    return operated
+
+
+def test_by_https_with_rights_apart(serve, secured, tmp_path):
+    program = serve(secured)
+    program.url = program.url.replace("http:", "https:")
+    program.verify = str(tmp_path / "ca.pem")
+    program.wait_ready()
+    assert requests.get(f"{program.url}/metrics", verify=program.verify, timeout=10).status_code == 401
+    assert run("status", "--config", secured)[0] == 0
+    assert run("pause", "voms01", "--config", secured)[0] == 0
+    assert run("reload", "--config", secured)[0] == 0
+    (tmp_path / "read").write_text(
+        "to-read\nnewer"
+    )  # the running actuator takes both, the commands the first
+    assert run("status", "--config", secured)[0] == 0
+    (tmp_path / "read").unlink()  # and those who may not read that file have the operators' token
+    assert run("status", "--config", secured)[0] == 0
+    document = yaml.safe_load(secured.read_text())
+    for key, value, said in (
+        ("ca_file", str(tmp_path / "server.key"), ""),
+        ("ca_file", None, "certificate verify failed"),
+        ("url", program.url.replace("127.0.0.1", "localhost"), "Hostname mismatch"),
+    ):
+        changed = document | {"web": document["web"] | {key: value}}
+        (tmp_path / "changed.yml").write_text(yaml.safe_dump(changed))
+        status, out, err = run("status", "--config", tmp_path / "changed.yml")
+        assert (status, out) == (1, "")
+        assert said in err
+    _, errors = program.end(signal.SIGTERM)
+    assert "Traceback" not in errors
+    assert [it for it in (OPERATOR, "to-read", "newer") if it in errors] == []
+
+
+@pytest.mark.parametrize(
+    ("web", "more", "said"),
+    [
+        ({"basic_auth_users": {"a": f"$2y$10${'a' * 53}"}}, {}, "basic_auth_users is not for the actuator"),
+        ({}, {"client_names": ["a.example"]}, "client_names needs client_auth_type and client_ca_file"),
+        ({"tls_server_config": {"cert_file": "none"}}, {}, "web.config_file: .*web.yml: "),
+    ],
+)
+def test_a_web_configuration_that_does_not_fit(secured, tmp_path, web, more, said):
+    (tmp_path / "web.yml").write_text(yaml.safe_dump(web))
+    document = yaml.safe_load(secured.read_text())
+    document["read"] |= more
+    secured.write_text(yaml.safe_dump(document))
+    status, _, err = run("check", "--config", secured)
+    assert (status, bool(re.search(said, err))) == (2, True), err
 
 
 @pytest.mark.parametrize("same", ["webhook", "hook"])

@@ -29,6 +29,7 @@ from tests.actuator.deliveries import (
     parts,
     patient_journal,
     request,
+    rights,
     served,
 )
 
@@ -313,7 +314,7 @@ class Commander:
 
 @contextlib.contextmanager
 def commanded(journal, commander, operator="the-operators-token", **more):
-    given = replace(parts(journal), orders=commander, operator=operator, **more)
+    given = replace(parts(journal), orders=commander, rights=rights(operator), **more)
     with Server(("127.0.0.1", 0), given) as server:
         yield f"http://127.0.0.1:{server.port}"
 

@@ -29,7 +29,7 @@ from actuator.receive import Server
 from actuator.rehearse import Rehearsal
 from actuator.rehearse import table as readiness
 from actuator.report import status
-from tests.actuator.deliveries import parts
+from tests.actuator.deliveries import parts, rights
 from tests.actuator.mesh import fill
 from tests.bench.scale import Run
 
@@ -141,7 +141,7 @@ class Shown(Run):
     def served(self) -> Iterator[str]:
         """Its address."""
         actuator = self.actuator
-        page = Page(actuator.site, self.journal, self.clock, "the-operators-token", actuator.orders)
+        page = Page(actuator.site, self.journal, self.clock, rights("the-operators-token"), actuator.orders)
         ready = partial(readiness, actuator.rehearser.last(), actuator._settings.domains)
         given = replace(parts(self.journal), page=page, status=self._status, ready=ready)
         with Server(("127.0.0.1", 0), given) as server:

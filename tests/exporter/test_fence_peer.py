@@ -385,7 +385,14 @@ def answering(answer):
         ("", "must have 'actuator HOST:PORT' and 'token_file PATH'"),
         ("actuator 10.0.0.1:1", "must have"),
         ("token_file /t", "must have"),
-        ("actuator 10.0.0.1", "conf:1: must be 'actuator HOST:PORT'"),
+        ("actuator 10.0.0.1", r"conf:1: must be one of 'actuator \[https://\]HOST:PORT', 'token_file PATH'"),
+        ("actuator https://10.0.0.1:1/\ntoken_file {token}", "conf:1: must be one of"),
+        (
+            "actuator https://10.0.0.1:1\nca_file /ca",
+            "must have .*; by https 'client_cert_file PATH' will do",
+        ),
+        ("actuator https://10.0.0.1:1\ntoken_file {token}\nclient_key_file /k", "go together"),
+        ("actuator 10.0.0.1:1\ntoken_file {token}\nca_file /ca", "need 'actuator https://HOST:PORT'"),
         ("\nactuatr 10.0.0.1:1", "conf:2: must be"),
         ("witness gateway:22", "conf:1: must be .* 'witness IP:PORT'"),
         ("isolation_timeout_seconds soon", "conf:1: must be"),
@@ -407,7 +414,7 @@ def test_all_that_can_be_configured(v01):
         "isolation_timeout_seconds 7.5\nhard_timeout_seconds 90\n"
     )
     assert fence_peer.read_config(str(v01.config)) == fence_peer.Config(
-        (("fd00::9", 1), ("mon", 2)),
+        (fence_peer.Actuator("fd00::9", 1), fence_peer.Actuator("mon", 2)),
         TOKENS["v01"],
         ("xen:///system", "lxc:///system"),
         (("10.0.0.1", 22), ("fd00::1", 53)),

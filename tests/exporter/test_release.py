@@ -453,7 +453,7 @@ def test_handlers_that_begin_later_do_not_silence_it(host, port):
     """DRBD starts one when the resource turns StandAlone. It finds this running, and leaves it to it."""
     question = fence_peer.question_of("fence-peer", "voms01", host.environment)
     later = question | {"began_ns": question["began_ns"] + 10**12}
-    fence_peer.exchange(("127.0.0.1", port), TOKENS["v01"], later)
+    fence_peer.exchange(fence_peer.Actuator("127.0.0.1", port), TOKENS["v01"], later)
     thread, statuses = host.started("release", "voms01")
     thread.join(SOON)
     assert statuses == [0]

@@ -152,6 +152,21 @@ def test_tls_with_headers(authority, write):
         assert ask(port, client_context(authority)).status == 200
 
 
+def test_tls_ends_as_soon_as_all_is_said(authority, write):
+    import socket
+
+    with served(write(tls(authority))) as port:
+        plain = socket.create_connection(
+            ("127.0.0.1", port), timeout=5
+        )  # shorter than any wait of the server's
+        with client_context(authority).wrap_socket(plain, server_hostname="localhost") as client:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            received = b""
+            while data := client.recv(65536):
+                received += data
+    assert received.startswith(b"HTTP/1.1 200 OK")
+
+
 def test_an_old_tls_version_is_refused(authority, write):
     with served(write(tls(authority, min_version="TLS13"))) as port:
         assert ask(port, client_context(authority)).status == 200

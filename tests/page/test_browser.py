@@ -16,7 +16,7 @@ from actuator.page.pages import Page
 from actuator.page.site import Site
 from actuator.receive import Server
 from actuator.rehearse import Rehearsal
-from tests.actuator.deliveries import parts
+from tests.actuator.deliveries import parts, rights
 from tests.actuator.world import settings
 from tests.browser import ENTER, PHONE, TAB, browser
 from tests.lab.waiting import wait_until
@@ -96,7 +96,7 @@ def shown(window, tmp_path):
         )
         given = parts(journal)
         it = Shown(window)
-        page = Page(lambda: Site(it.known), journal, given.clock, TOKEN, it)
+        page = Page(lambda: Site(it.known), journal, given.clock, rights(TOKEN), it)
         it.server = Server(("127.0.0.1", 0), replace(given, page=page))
         it.url = f"http://127.0.0.1:{it.server.port}"
         it.server.start()

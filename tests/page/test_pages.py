@@ -20,8 +20,9 @@ from actuator.page.sessions import IDLE_SECONDS, MAX_ATTEMPTS, MAX_SECONDS, MAX_
 from actuator.page.site import Site
 from actuator.ports import JournalError
 from actuator.receive import Counters, Refusals, Server, create_app
+from actuator.rights import Right
 from tests.actuator.build import resource, snapshot
-from tests.actuator.deliveries import answer, parts
+from tests.actuator.deliveries import answer, parts, rights
 from tests.actuator.world import Clock, Machine, World, settings
 from tests.page.sites import (
     HOSTILE,
@@ -61,11 +62,12 @@ def journal(folders):
 class Visitor:
     """A browser at the page of a site, as far as HTTP goes."""
 
-    def __init__(self, journal, known=None, *, token=TOKEN, commander=None, clock=None):
+    def __init__(self, journal, known=None, *, token=TOKEN, read="", commander=None, clock=None):
         self.clock, self.commander = clock or Clock(), commander or Commander()
         self.known = known or facts()
-        self.page = Page(lambda: Site(self.known), journal, self.clock, token, self.commander)
-        given = replace(parts(journal), page=self.page)
+        held = rights(token, read)
+        self.page = Page(lambda: Site(self.known), journal, self.clock, held, self.commander)
+        given = replace(parts(journal), page=self.page, rights=held)
         self.client = create_app(given, Refusals(given.clock), Counters(given.registry)).test_client()
 
     def get(self, path="/", code=200):
@@ -410,13 +412,68 @@ def test_who_logs_out_is_out(operator):
 
 
 def test_sessions_and_addresses_are_bounded():
-    known = Sessions(TOKEN, Clock())
+    known = Sessions({TOKEN: Right.ORDER}.get, Clock())
     keys = [known.log_in(TOKEN, "ann", "a") for _ in range(MAX_SESSIONS + 1)]
     assert known.find(keys[0]) is None
     assert known.find(keys[1]) is not None
     for number in range(sessions.MAX_ADDRESSES + 10):
         known.log_in("wrong", "ann", str(number))
     assert len(known._failures) == sessions.MAX_ADDRESSES
+
+
+# ---- when looking is a right, too ------------------------------------------------------------------------
+
+
+PAGES = ["/", "/vms", "/hosts", "/resources", "/history", "/plans/voms01-1", "/order?order=pause&name=voms01"]
+
+
+@pytest.fixture
+def stranger(journal):
+    return Visitor(journal, read="the-token-to-read")
+
+
+def test_who_may_not_look_is_sent_to_the_login(stranger):
+    for path in PAGES:
+        reply = stranger.client.get(path)
+        assert (reply.status_code, reply.headers["Location"].split("?")[0]) == (303, "/login"), path
+        assert "voms01" not in reply.text.replace("name%3Dvoms01", "").replace("voms01-1", "")
+    assert "The token" in stranger.get("/login")
+    assert stranger.get("/static/page.css")
+    for path in ("/metrics", "/api/v1/status", "/nowhere"):
+        assert "no bearer token" in stranger.get(path, code=401)
+
+
+def test_with_the_token_for_reading_a_person_reads_and_orders_nothing(stranger):
+    assert stranger.log_in("the-token-to-read").status_code == 303
+    said = stranger.get("/")
+    assert "voms01" in said
+    assert "/order?" not in said
+    assert (
+        stranger.client.get("/order?order=pause&name=voms01").headers["Location"].startswith("/login?next=")
+    )
+    reply = stranger.order("pause", "voms01")
+    assert (reply.status_code, "for reading only" in reply.text) == (403, True)
+    assert not stranger.commander.orders
+
+
+def test_with_the_operators_token_a_person_reads_and_orders(stranger):
+    assert stranger.log_in(TOKEN).status_code == 303
+    assert "/order?" in stranger.get("/")
+    assert stranger.order("pause", "voms01").status_code == 303
+
+
+def test_a_bearer_token_reads_pages_too(stranger):
+    reply = stranger.client.get("/", headers={"Authorization": "Bearer the-token-to-read"})
+    assert (reply.status_code, "voms01" in reply.text) == (200, True)
+
+
+def test_by_https_the_cookie_is_for_https_alone(visitor):
+    for origin, secure in (("https://localhost", True), ("http://localhost", False)):
+        reply = visitor.client.post(
+            "/login", data={"token": TOKEN, "name": "ann"}, headers={"Origin": origin}, base_url=origin
+        )
+        assert reply.status_code == 303
+        assert ("Secure" in reply.headers["Set-Cookie"]) is secure
 
 
 # ---- orders ----------------------------------------------------------------------------------------------
