@@ -30,7 +30,7 @@ from actuator.adapters.alertmanager import Alertmanager
 from actuator.adapters.clock import SystemClock, ThreadTasks
 from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.fence_agents import FenceAgent, FenceAgents
-from actuator.adapters.http_json import without_credentials
+from actuator.adapters.http_json import Credentials, without_credentials
 from actuator.adapters.journal_backup import back_up, restore
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
 from actuator.adapters.programs import ConfiguredPrograms, Program
@@ -409,11 +409,24 @@ def _reach(settings: Settings, opened: ExitStack) -> _World:
     )
 
 
-def _each(kind: str, adapter: Callable[[str], T], servers: ServerSettings) -> dict[str, T]:
-    """Each server by what it is called."""
+def _each(kind: str, adapter: Callable[[str, Credentials], T], servers: ServerSettings) -> dict[str, T]:
+    """Each server by what it is called.
+
+    Raises:
+        ConfigError: a file of what is shown to them cannot be read.
+    """
+    check_readable(*servers.files)
+    shown = Credentials(
+        ca_file=servers.ca_file,
+        client_cert_file=servers.client_cert_file,
+        client_key_file=servers.client_key_file,
+        token_file=servers.token_file,
+        user=servers.user,
+        password_file=servers.password_file,
+    )
     if len(servers.url) == 1:
-        return {kind: adapter(servers.url[0])}
-    return {f"{kind} at {without_credentials(url)}": adapter(url) for url in servers.url}
+        return {kind: adapter(servers.url[0], shown)}
+    return {f"{kind} at {without_credentials(url)}": adapter(url, shown) for url in servers.url}
 
 
 # ---- init -------------------------------------------------------------------------------------------------

@@ -65,15 +65,28 @@ def _absolute(value: object) -> object:
     return path
 
 
+def _absolute_unsaid(value: object) -> object:
+    """Who does not give a path may have given the secret itself."""
+    try:
+        return _absolute(value)
+    except ValueError:
+        raise ValueError("is not an absolute path, to a file that holds it") from None
+
+
 def _mode(value: object) -> object:
     return Mode(value) if isinstance(value, str) and value in set(Mode) else value
+
+
+def _said(value: object) -> object:
+    """A value as it may be said: a URL without user and password."""
+    return re.sub(r"//[^/\s]*@", "//", value) if isinstance(value, str) else value
 
 
 def _urls(value: object) -> object:
     urls = value if isinstance(value, list) else [value]
     for url in urls:
         if not isinstance(url, str) or not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
-            raise ValueError(f"{url!r} is not a URL of http or https")
+            raise ValueError(f"{_said(url)!r} is not a URL of http or https")
     return tuple(urls)
 
 
@@ -82,6 +95,7 @@ def _texts(value: object) -> object:
 
 
 AbsolutePath = Annotated[Path, BeforeValidator(_absolute)]
+SecretPath = Annotated[Path, BeforeValidator(_absolute_unsaid)]
 ModeWord = Annotated[Mode, BeforeValidator(_mode)]
 Urls = Annotated[tuple[str, ...], BeforeValidator(_urls), Field(min_length=1, max_length=MAX_SERVERS)]
 """One server, or several that do the same."""
@@ -141,7 +155,7 @@ class WebSettings(_Client):
 class WebhookSettings(_Section):
     """What Alertmanager must bring along: a token, or a client certificate."""
 
-    token_file: AbsolutePath | None = None
+    token_file: SecretPath | None = None
     """Holds bearer tokens, one a line: any of them opens."""
     client_names: ClientNames = ()
     """Or the certificate has one of these names."""
@@ -162,7 +176,7 @@ class WebhookSettings(_Section):
 class OperatorSettings(_Section):
     """Whose orders are taken."""
 
-    token_file: AbsolutePath | None = None
+    token_file: SecretPath | None = None
     """Holds bearer tokens, one a line, one of which an operator's order must bring; the commands bring the
     first. Without it, and without `client_names`, none is taken."""
     client_names: ClientNames = ()
@@ -172,19 +186,46 @@ class OperatorSettings(_Section):
 class ReadSettings(_Section):
     """Who may look: pages, status, explanations, targets, metrics. Who gives orders may, too."""
 
-    token_file: AbsolutePath | None = None
+    token_file: SecretPath | None = None
     """Holds bearer tokens, one a line; with neither this nor `client_names` everybody may."""
     client_names: ClientNames = ()
     """Or a client certificate has one of these names."""
 
 
-class ServerSettings(_Section):
+class ServerSettings(_Client):
     """An HTTP API that we ask: one server, or several that watch the same."""
 
     url: Urls
     """One URL, or a list of them: each of a cluster."""
     timeout_seconds: Seconds = 5.0
     """For each question."""
+    token_file: SecretPath | None = None
+    """Holds the bearer token, alone, one line, that each question brings."""
+    user: Annotated[str, StringConstraints(pattern=r"^[!-9;-~]{1,255}$")] | None = None
+    """Or as whom we ask, by basic auth."""
+    password_file: SecretPath | None = None
+    """Holds the password, alone, one line."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file go together")
+        named = any("@" in url.partition("://")[2].partition("/")[0] for url in self.url)
+        if sum((self.token_file is not None, self.user is not None, named)) > 1:
+            raise ValueError("token_file, user, and a user in the url: only one of them can be sent")
+        return self
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What must be there to ask."""
+        named = (
+            self.ca_file,
+            self.client_cert_file,
+            self.client_key_file,
+            self.token_file,
+            self.password_file,
+        )
+        return tuple(it for it in named if it is not None)
 
 
 class SshSettings(_Section):
@@ -212,7 +253,7 @@ class FenceSettings(_Section):
         default_factory=dict
     )
     """What it is given on standard input, beside the action: ``ip``, ``username``, ``plug`` ..."""
-    password_file: AbsolutePath | None = None
+    password_file: SecretPath | None = None
     """Holds the secret alone, one line; given as ``passwd``."""
     timeout_seconds: Seconds = 20.0
     """For one run of it."""
@@ -250,7 +291,7 @@ class HostSettings(_Section):
     """How other hosts' libvirtd reaches this one's (peer to peer); else ``libvirt_uri``."""
     fence: FenceSettings | None = None
     """How the host is powered off; without it there is no proof ``power``."""
-    arbiter_token_file: AbsolutePath | None = None
+    arbiter_token_file: SecretPath | None = None
     """Holds bearer tokens, one a line, with one of which this host's DRBD hooks ask the arbiter; no other
     host has the same. Without it, and without `arbiter_client_names`, they are not answered."""
     arbiter_client_names: ClientNames = ()
@@ -657,9 +698,11 @@ def _sentence(fault: ErrorDetails) -> str:
             return f"{place}: unknown key{hint}"
         case "missing":
             return f"{place}: is missing"
+        case "value_error":  # says itself what it has seen
+            return f"{place}: {message}" if place else message
         case _:
             value = fault["input"]
-            seen = f", not {value!r}" if isinstance(value, str | int | float | bool) and place else ""
+            seen = f", not {_said(value)!r}" if isinstance(value, str | int | float | bool) and place else ""
             return f"{place}: {message}{seen}" if place else message
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
-from actuator.adapters.http_json import HttpJson
+from actuator.adapters.http_json import Credentials, HttpJson
 from actuator.model import Matcher, Notification, OutgoingAlert, Silence
 
 
@@ -60,8 +60,8 @@ _ACTIVE_WITH_ACTION = {"active": "true", "silenced": "false", "inhibited": "fals
 class Alertmanager:
     """The port ``Alerts``."""
 
-    def __init__(self, url: str) -> None:
-        self._server = HttpJson("Alertmanager", url)
+    def __init__(self, url: str, credentials: Credentials | None = None) -> None:
+        self._server = HttpJson("Alertmanager", url, credentials)
 
     def firing(self, *, timeout_seconds: float) -> tuple[Notification, ...]:
         """See the port. An alert that a route mutes for a time of day counts as active, as in the API."""

@@ -1,8 +1,11 @@
 """JSON over HTTP from a server that may hang, drip, flood or talk nonsense."""
 
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -12,6 +15,7 @@ import urllib3
 from pydantic import TypeAdapter, ValidationError
 
 from actuator.adapters.deadline import DeadlineThreads
+from actuator.config import ConfigError, read_secret
 from actuator.ports import Unanswered
 
 T = TypeVar("T")
@@ -28,6 +32,32 @@ class _Unavailable(Unanswered):
     """Not now: a read is worth another attempt."""
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What we show a server, and what we verify it by: files, read for each exchange."""
+
+    ca_file: Path | None = None
+    """None: the usual authorities."""
+    client_cert_file: Path | None = None
+    client_key_file: Path | None = None
+    token_file: Path | None = None
+    user: str | None = None
+    password_file: Path | None = None
+
+    def authorization(self) -> dict[str, bytes]:
+        """The header, or none.
+
+        Raises:
+            ConfigError: a file cannot be read.
+        """
+        if self.token_file is not None:
+            return {"Authorization": f"Bearer {read_secret(self.token_file)}".encode()}
+        if self.user is not None and self.password_file is not None:
+            pair = f"{self.user}:{read_secret(self.password_file)}".encode()
+            return {"Authorization": b"Basic " + b64encode(pair)}
+        return {}
+
+
 class HttpJson:
     """One server. Proxies and passwords of the environment are not used, redirects are not followed.
 
@@ -35,13 +65,15 @@ class HttpJson:
     attempts.
     """
 
-    def __init__(self, name: str, url: str) -> None:
+    def __init__(self, name: str, url: str, credentials: Credentials | None = None) -> None:
         """Ask nothing yet.
 
         Args:
             name: what the server is called in sentences.
             url: where its API begins; user and password in it are sent, and said to nobody.
+            credentials: what is shown to it besides, and what it is verified by.
         """
+        self._credentials = credentials or Credentials()
         self._url = url.rstrip("/")
         self._server = f"{name} at {without_credentials(self._url)}"
         self._threads = DeadlineThreads(self._server, THREADS)
@@ -89,10 +121,12 @@ class HttpJson:
         body: bytes | None,
         deadline: float,
     ) -> bytes:
-        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        headers: dict[str, str | bytes] = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if body is not None:
             headers["Content-Type"] = "application/json"
+        shown = self._credentials
         try:
+            headers |= shown.authorization()
             # A session of its own for each exchange: requests' sessions are not for several threads.
             with requests.Session() as session:
                 session.trust_env = False
@@ -105,9 +139,15 @@ class HttpJson:
                     timeout=max(0.001, deadline - time.monotonic()),
                     stream=True,
                     allow_redirects=False,
+                    verify=str(shown.ca_file) if shown.ca_file else True,
+                    cert=(str(shown.client_cert_file), str(shown.client_key_file))
+                    if shown.client_cert_file
+                    else None,
                 ) as response:
                     answer = self._body(response, deadline)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+        except ConfigError as error:
+            raise Unanswered(f"{self._server}: {error}") from error
+        except (OSError, urllib3.exceptions.HTTPError) as error:  # a ca_file that is not there, too
             raise _Unavailable(f"{self._server}: {_cause(error)}") from error
         if response.status_code == HTTPStatus.OK:
             return answer

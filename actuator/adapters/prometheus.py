@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, TypeAdapter
 
-from actuator.adapters.http_json import HttpJson
+from actuator.adapters.http_json import Credentials, HttpJson
 from actuator.model import LastWords, Notification
 
 
@@ -104,8 +104,8 @@ _CONFIGURATION = TypeAdapter(_ConfigurationAnswer)
 class Prometheus:
     """The port ``Metrics``."""
 
-    def __init__(self, url: str) -> None:
-        self._server = HttpJson("Prometheus", url)
+    def __init__(self, url: str, credentials: Credentials | None = None) -> None:
+        self._server = HttpJson("Prometheus", url, credentials)
 
     def firing(self, *, timeout_seconds: float) -> tuple[Notification, ...]:
         """See the port. Labels, fingerprint and start are those that Alertmanager has for the same alert.

@@ -222,7 +222,7 @@ def test_the_commented_examples_are_right(write):
         ),
         ("{ip:", "{password: secret, ip:", "options: 'password' does not belong here"),
         ("10.30.0.1", '"1\\naction=on"', "options: 'ip' must be one line of text"),
-        ("/etc/vmheal/v01.fence", "v01.fence", "password_file: 'v01.fence' is not an absolute path"),
+        ("/etc/vmheal/v01.fence", "v01.fence", "password_file: is not an absolute path"),
         ("      password_file:", "      timeout_seconds: 0\n      password_file:", "timeout_seconds: "),
     ],
 )

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from pydantic import TypeAdapter
@@ -12,8 +13,12 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from actuator.adapters import http_json
-from actuator.adapters.http_json import HttpJson
+from actuator.adapters.http_json import Credentials, HttpJson
 from actuator.ports import Unanswered
+from exporter.web import Response as WebAnswer
+from exporter.web_config import WebConfigFile
+from tests.exporter.certificates import Authority
+from tests.exporter.serving import serving
 
 NUMBERS = TypeAdapter(list[int])
 PATIENCE = 0.2
@@ -251,6 +256,60 @@ def test_credentials_are_sent_and_said_to_nobody(
     assert str(raised.value).startswith(f"Server at {httpserver.url_for('').rstrip('/')}: ")
     printed = capfd.readouterr()
     assert "secret" not in f"{raised.value} {printed.out} {printed.err} {caplog.text}"
+
+
+def test_what_is_shown_is_read_from_files_each_time(httpserver: HTTPServer, tmp_path) -> None:
+    httpserver.expect_request("/").respond_with_data("[1]", content_type="application/json")
+    secret = tmp_path / "secret"
+    by_token = HttpJson("Server", httpserver.url_for(""), Credentials(token_file=secret))
+    by_password = HttpJson("Server", httpserver.url_for(""), Credentials(user="me", password_file=secret))
+    for word in ("s3cret", "r0tated"):
+        secret.write_text(f"{word}\n")
+        assert by_token.get("/", {}, NUMBERS, timeout_seconds=5) == [1]
+        assert httpserver.log[-1][0].headers["Authorization"] == f"Bearer {word}"
+        by_password.post("/", b"[]", timeout_seconds=5)
+        assert httpserver.log[-1][0].authorization.username == "me"
+        assert httpserver.log[-1][0].authorization.password == word
+    secret.write_text("")
+    for server in (by_token, by_password):
+        with pytest.raises(Unanswered, match="secret: must hold the secret alone"):
+            server.get("/", {}, NUMBERS, timeout_seconds=5)
+    assert len(httpserver.log) == 4
+
+
+def test_by_https_both_are_verified(tmp_path) -> None:
+    ca = Authority(tmp_path)
+    ca.issue("server", dns="localhost")
+    certificate, key = ca.issue("actuator", dns="actuator.example")
+    (tmp_path / "other").mkdir()
+    stranger = Authority(tmp_path / "other", "stranger")
+    (tmp_path / "web.yml").write_text(
+        "tls_server_config: {cert_file: server.pem, key_file: server.key, client_ca_file: ca.pem,"
+        " client_auth_type: RequireAndVerifyClientCert}"
+    )
+    config = WebConfigFile(tmp_path / "web.yml")
+    shown = Credentials(ca_file=ca.file, client_cert_file=certificate, client_key_file=key)
+    with serving(lambda _: WebAnswer(200, b"[1]"), tls=lambda: config.current().tls) as port:
+
+        def ask(credentials: Credentials, host: str = "localhost") -> object:
+            server = HttpJson("Server", f"https://{host}:{port}", credentials)
+            return server.get("/", {}, NUMBERS, timeout_seconds=5)
+
+        assert ask(shown) == [1]
+        for credentials, said in (
+            (
+                replace(shown, client_cert_file=None, client_key_file=None),
+                "certificate required|reset|EOF|closed",
+            ),
+            (replace(shown, ca_file=stranger.file), "certificate verify failed"),
+            (replace(shown, ca_file=None), "certificate verify failed"),
+            (replace(shown, ca_file=tmp_path / "nowhere.pem"), "nowhere.pem"),
+            (replace(shown, client_key_file=tmp_path / "nowhere.key"), "nowhere.key"),
+        ):
+            with pytest.raises(Unanswered, match=said):
+                ask(credentials)
+        with pytest.raises(Unanswered, match="mismatch"):
+            ask(shown, "127.0.0.1")
 
 
 def test_the_environments_proxy_and_passwords_are_not_used(
