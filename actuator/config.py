@@ -302,6 +302,11 @@ class HostSettings(_Section):
         """Whether its hooks are answered."""
         return self.arbiter_token_file is not None or bool(self.arbiter_client_names)
 
+    @property
+    def live_uris(self) -> tuple[str, str]:
+        """Where other hosts send a domain that moves here while it runs: this libvirt, its memory."""
+        return self.migrate_libvirt_uri or self.libvirt_uri, f"tcp://{self.migrate_address or self.address}"
+
 
 class DomainSettings(_Section):
     """One protected domain: it should always run."""

@@ -333,10 +333,11 @@ class Executor:
         return tuple(Disk(it.target, it.source, it.writable) for it in found if it.source)
 
     def _live_options(self, target: str) -> LiveMigration:
-        host, move = self._settings.hosts[target], self._settings.move
+        move = self._settings.move
+        target_uri, migrate_uri = self._settings.hosts[target].live_uris
         return LiveMigration(
-            migrate_uri=f"tcp://{host.migrate_address or host.address}",
-            target_uri=host.migrate_libvirt_uri or host.libvirt_uri,
+            migrate_uri=migrate_uri,
+            target_uri=target_uri,
             auto_converge=move.auto_converge,
             post_copy=move.post_copy,
             max_downtime_seconds=move.max_downtime_seconds,

@@ -152,6 +152,8 @@ class Allowed:
 
     resources: frozenset[str] | None = None
     domains: frozenset[str] | None = None
+    migrate_uris: frozenset[str] | None = None
+    """Where it may send a domain that runs. None: anywhere, or it was not told."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,6 +141,7 @@ class Rehearser:
             cpu_misses=self._cpu_misses(hosts, wants.cpu),
             isolation_seconds=failover.isolation_seconds - failover.margin_seconds,
             margin_seconds=failover.margin_seconds,
+            live_uris={host: self._settings.hosts[host].live_uris for host in hosts},
         )
         resources = tuple(sorted(names_of(question.home.evidence)))
         checks = rehearse(question, known)

@@ -111,7 +111,8 @@ class HostCommand:
         resources, domains = (
             None if ANY in names else frozenset(names) for names in (answer["resources"], answer["domains"])
         )
-        return Allowed(resources, domains)
+        uris = answer.get("migrate_uris")  # one of an older release does not tell
+        return Allowed(resources, domains, None if uris is None else frozenset(uris))
 
     def _ask(
         self, request: Mapping[str, object], deadline: float, what: str, *, changes: bool

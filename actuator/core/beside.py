@@ -79,6 +79,8 @@ class Known:
     """On top of that: until DRBD there notices, and until a VM that is told to end has ended."""
     skew_seconds: float = 1.0
     """A clock that is further off is wrong."""
+    live_uris: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """By host: where a domain that runs is sent to get there."""
 
     def of(self, host: str) -> HostFacts:
         """What was measured of a host; nothing when it was not asked yet."""
@@ -111,16 +113,24 @@ def _allowed(it: Question, known: Known, host: str) -> Iterator[Refusal]:
         )
 
 
-def of_live(it: Question, known: Known, host: str) -> Refusal | None:
+def of_live(it: Question, known: Known, host: str) -> Iterator[Refusal]:
     """And against moving there while it runs: what it has seen of its processor must stay."""
     own, there = (known.of(each).cpu for each in (it.home.host, host))
-    if not known.needs.same_cpu or not own or not there or own == there:
-        return None
-    return Refusal(
-        "cpu_is_the_same",
-        f"{it.record.domain} sees the processor of {it.home.host} itself (host-passthrough: {own}), and"
-        f" {host} has another one ({there}): live it moves only to the same",
-    )
+    if known.needs.same_cpu and own and there and own != there:
+        yield Refusal(
+            "cpu_is_the_same",
+            f"{it.record.domain} sees the processor of {it.home.host} itself (host-passthrough: {own}), and"
+            f" {host} has another one ({there}): live it moves only to the same",
+        )
+    setup = known.of(it.home.host).setup
+    uris = setup.allowed.migrate_uris if setup else None
+    missing_here = [] if uris is None else [uri for uri in known.live_uris.get(host, ()) if uri not in uris]
+    if missing_here:
+        yield Refusal(
+            "may_be_sent_there",
+            f"vmheal-host on {it.home.host} does not send it to {host} while it runs: its"
+            f" /etc/vmheal/host.conf does not name migrate_uri {', '.join(missing_here)}",
+        )
 
 
 def of_failover(it: Question, known: Known, host: str, proof: Proof | None) -> Iterator[Refusal]:

@@ -130,7 +130,7 @@ def _move(it: Question, known: Known, host: str) -> Iterator[Refusal | None]:
     live = _moves_live(it)
     if live:
         yield against(it, host, TO_LIVE)
-        yield beside.of_live(it, known, host)
+        yield from beside.of_live(it, known, host)
     yield _room(replace(leaving, down=not live), host, room)
 
 
@@ -278,6 +278,7 @@ MEND: Mapping[str, str] = {
     "isolation_is_agreed": "set failover.* in the configuration as in fence-peer.conf (on {both})",
     # of what the definition asks for
     "is_allowed_there": "name {domain} and {resources} in /etc/vmheal/host.conf; pkill -u vmheal (on {host})",
+    "may_be_sent_there": "name each migrate_uri in /etc/vmheal/host.conf; pkill -u vmheal (on {home})",
     "has_networks": "ip -brief link; virsh net-list --all (on {host})",
     "cpu_fits": "virsh hypervisor-cpu-compare {domain}.xml --error (on {host})",
     "cpu_is_the_same": "give {domain} a processor by name that all its hosts have (<cpu mode='custom'>)",

@@ -9,7 +9,7 @@ A request is one line of JSON, and so is its answer, which has its `id`; answers
     > {"id": 3, "seconds": 5, "run": ["drbdadm", "invalidate", "vm1"]}
     < {"id": 3, "refused": "..."}
     > {"id": 4, "seconds": 5, "allowed": true}
-    < {"id": 4, "resources": ["vm1"], "domains": ["vm1"]}
+    < {"id": 4, "resources": ["vm1"], "domains": ["vm1"], "migrate_uris": []}
 
 One without any of these only asks whether anybody is there. What is run is a row of `PROGRAMS` with the
 checked name at its end, never what was sent.

@@ -98,8 +98,12 @@ class Server:
             self._give({"id": request.id})
         elif isinstance(request, Allowed):
             config = self._config
-            names = {"resources": sorted(config.resources), "domains": sorted(config.domains)}
-            self._give({"id": request.id, **names})
+            names = {
+                "resources": config.resources,
+                "domains": config.domains,
+                "migrate_uris": config.migrate_uris,
+            }
+            self._give({"id": request.id} | {key: sorted(it) for key, it in names.items()})
         elif self._hanging() >= MAX_LEFT or not self._running.acquire(blocking=False):
             self._give({"id": request.id, "busy": "too many programs run or hang on this host already"})
         else:

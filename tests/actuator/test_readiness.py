@@ -418,6 +418,15 @@ TABLE = [
         "in /etc/vmheal/host.conf; pkill -u vmheal (on v01)",
     ),
     Planted(
+        "its own host does not send it to the mirror while it runs",
+        _allows("v01", Allowed(migrate_uris=frozenset({"tcp://localhost"}))),
+        {MOVES: "may_be_sent_there"},
+        "vmheal-host on v01 does not send it to v02 while it runs: its /etc/vmheal/host.conf does not name migrate_uri"
+        " qemu:///system",
+        "name each migrate_uri in /etc/vmheal/host.conf; pkill -u vmheal (on v01)",
+        world={"xen": False},
+    ),
+    Planted(
         "auto-promote on the mirror",
         _sets_up("v02", auto_promote=True),
         {FAILS_OVER: "auto_promote_is_off"},

@@ -150,7 +150,7 @@ def test_what_is_not_allowed_is_told_and_the_connection_kept(v01, base, access):
 
 
 def test_what_it_allows_is_asked(v01):
-    assert v01.allowed(SOON) == Allowed(None, frozenset({"vm1"}))
+    assert v01.allowed(SOON) == Allowed(None, frozenset({"vm1"}), frozenset())
 
 
 def test_a_question_that_hangs_is_given_up_and_killed(v01, base):
