@@ -10,6 +10,7 @@ import pytest
 REPO = Path(__file__).parents[2]
 EXPORTER = REPO / "exporter" / "systemd" / "vmheal-exporter.service"
 ACTUATOR = REPO / "actuator" / "systemd" / "vmheal-actuator.service"
+DRBD = REPO / "exporter" / "systemd" / "vmheal-drbd.service"
 AT_MOST = 2.5
 
 
@@ -42,3 +43,25 @@ def test_it_comes_back_whatever_ends_it(unit):
     assert said["Service"]["Type"] == "notify"
     assert said["Service"]["Restart"] == "always"
     assert int(said["Service"]["WatchdogSec"]) > 0
+
+
+@pytest.mark.daemons  # needs systemd's programs
+def test_where_it_is_enabled_debians_drbd_is_not_started(tmp_path):
+    """It attaches without asking. What is enabled is given back."""
+    shipped, own = tmp_path / "lib/systemd/system", tmp_path / "etc/systemd/system"
+    shipped.mkdir(parents=True)
+    (shipped / "drbd.service").write_text(
+        "[Service]\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n"
+    )
+    (shipped / DRBD.name).write_text(DRBD.read_text())
+
+    def systemctl(word, unit):
+        subprocess.run(["systemctl", "--quiet", f"--root={tmp_path}", word, unit], check=True, timeout=60)
+
+    systemctl("enable", "drbd.service")
+    systemctl("enable", DRBD.name)
+    assert (own / "drbd.service").readlink().name == DRBD.name
+    assert (own / "multi-user.target.wants" / DRBD.name).is_symlink()
+    systemctl("disable", DRBD.name)
+    assert not (own / "drbd.service").is_symlink()
+    assert (own / "multi-user.target.wants/drbd.service").is_symlink()
