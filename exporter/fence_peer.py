@@ -54,6 +54,7 @@ UNKNOWN_ROLE_SECONDS = 60.0
 """How long fence-peer asks when DRBD does not say whether this is a frozen Primary."""
 MAX_ANSWER_BYTES = 65536
 MAX_SECONDS = 86400.0
+MAX_PORT = 65535
 HTTPS = "https://"
 NOT_CONNECTED = {
     *("StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure"),
@@ -380,6 +381,8 @@ def read_config(path: str) -> Config:
     for number, line in enumerate(read_text(path).splitlines(), 1):
         key, _, value = line.partition("#")[0].strip().partition(" ")
         value = value.strip()
+        if "\0" in line:
+            raise HookError(f"{path}:{number}: has a NUL")
         if key in _KEYS and _is_good(key, value):
             said[key].append(value)
         elif key:
@@ -436,15 +439,16 @@ def _is_good(key: str, value: str) -> bool:
 
 
 def _address(value: str) -> tuple[str, int] | None:
-    host, _, port = value.rpartition(":")
-    return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
+    name, _, port = value.rpartition(":")
+    host, is_number = name.strip("[]"), port.isascii() and port.isdecimal() and len(port) <= 5  # noqa: PLR2004
+    return (host, int(port)) if host and is_number and 0 < int(port) <= MAX_PORT else None
 
 
 def _is_number(host: str) -> bool:
     """An address, not a name: a cut-off host would wait long for its name server."""
     try:
         socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the latter: no name either
         return False
     return True
 

@@ -364,7 +364,7 @@ class Isolation(threading.Thread):
         """Watch until it is stopped."""
         config: Config | None = None
         while not self._stopping.wait(POLL_SECONDS):
-            with contextlib.suppress(HookError, OSError):  # asking says so; the one before counts
+            with contextlib.suppress(Exception):  # asking says so; the one before counts, whatever it is
                 config = self._configure()
             try:
                 if config is not None and self._is_to_end(config):

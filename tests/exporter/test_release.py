@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -626,6 +627,32 @@ def test_an_isolated_host_ends_its_vm_and_goes_on_asking(host, nobody, journal):
 def test_by_default_that_takes_five_seconds(host):
     config = fence_peer.read_config(str(host.config))
     assert (config.isolation_timeout_seconds, config.hard_timeout_seconds, config.witnesses) == (5, 60, ())
+
+
+def test_a_configuration_that_is_spoilt_meanwhile_does_not_keep_an_isolated_vm_alive(nobody):
+    """Whatever is wrong with it: what was read before counts."""
+    read = [fence_peer.Config((("127.0.0.1", nobody),), "t", isolation_timeout_seconds=0.1)]
+    looked = threading.Event()
+
+    def configure():
+        if read:
+            return read.pop()
+        raise ValueError("a fault of its own")
+
+    def look_closer():
+        looked.set()
+        return SimpleNamespace(suspended=False)
+
+    frozen = fence_peer.State("Primary", up_to_date=True, connected=False, peer_up_to_date=False)
+    watch = release.Isolation(configure, lambda: frozen, look_closer, "voms01", {})
+    watch.start()
+    try:
+        assert looked.wait(20)
+        looked.clear()
+        assert looked.wait(20)
+        assert watch.is_alive()
+    finally:
+        watch.stop()
 
 
 def test_a_host_that_is_answered_is_not_isolated(host, port, journal):
