@@ -27,6 +27,8 @@ TYPES = {
 _PATHS = {"dir", "file", "path"}
 """Attributes that are paths, relative ones too."""
 _SCRIPT = re.compile(r"vif-[a-z]+")
+MAX_DEPTH = 32
+"""Elements within each other; a guest's are seven."""
 
 
 def read(xml: str, more_paths: tuple[str, ...] = ()) -> tuple[str, str | None]:
@@ -50,8 +52,11 @@ def read(xml: str, more_paths: tuple[str, ...] = ()) -> tuple[str, str | None]:
     return names[0], next(_faults(root, (*PATHS, *more_paths)), None)
 
 
-def _faults(it: ET.Element, paths: tuple[str, ...], in_disk: bool = False) -> Iterator[str]:
+def _faults(it: ET.Element, paths: tuple[str, ...], in_disk: bool = False, depth: int = 1) -> Iterator[str]:
     if it.tag in INERT:
+        return
+    if depth > MAX_DEPTH:
+        yield f"it has more than {MAX_DEPTH} elements within each other"
         return
     in_disk = in_disk or it.tag in {"disk", "filesystem"}
     if it.tag.startswith("{"):
@@ -65,7 +70,7 @@ def _faults(it: ET.Element, paths: tuple[str, ...], in_disk: bool = False) -> It
         if "/" in text and not _path_allowed(text.strip(), paths):
             yield f"{text.strip()!r} in <{it.tag}> is not allowed"
     for child in it:
-        yield from _faults(child, paths, in_disk)
+        yield from _faults(child, paths, in_disk, depth + 1)
 
 
 def _attribute_allowed(tag: str, key: str, value: str, paths: tuple[str, ...], in_disk: bool) -> bool:

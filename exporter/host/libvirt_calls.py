@@ -23,6 +23,8 @@ HEAD = struct.Struct(">IIIIII")
 REMOTE, KEEPALIVE = 0x20008086, 0x6B656570
 CALL, REPLY, MESSAGE = 0, 1, 2
 OK, ERROR = 0, 1
+MAX_SENTENCE = 1000
+"""A refusal may quote what was sent, and that may be megabytes."""
 ACCESS_DENIED, FROM_ACCESS, LEVEL_ERROR = 88, 55, 2
 """VIR_ERR_ACCESS_DENIED, VIR_FROM_ACCESS and VIR_ERR_ERROR."""
 
@@ -274,7 +276,7 @@ CALLS = {
 
 
 def _error(sentence: str) -> bytes:
-    text = sentence.encode("ascii", "backslashreplace")
+    text = sentence[:MAX_SENTENCE].encode("ascii", "backslashreplace")
     words = struct.pack(">IIII", ACCESS_DENIED, FROM_ACCESS, 1, len(text))
     # The level; no domain, no three strings, two numbers, no network.
     return words + text + bytes(-len(text) % 4) + struct.pack(">IIIIIIII", LEVEL_ERROR, 0, 0, 0, 0, 0, 0, 0)

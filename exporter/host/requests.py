@@ -143,9 +143,10 @@ def _number(sent: object) -> int:
 
 
 def _seconds(sent: object) -> float:
-    if type(sent) not in {int, float} or not 0 < (seconds := float(cast("float", sent))) <= MAX_SECONDS:
+    # Compared as it is: a whole number may be larger than any float.
+    if type(sent) not in {int, float} or not 0 < cast("float", sent) <= MAX_SECONDS:
         raise _RefusedError(f"seconds: must be a number above 0, up to {MAX_SECONDS:g}")
-    return seconds
+    return float(cast("float", sent))
 
 
 def _request(

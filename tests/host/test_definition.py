@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.host.definition import PATHS, read
+from exporter.host.definition import MAX_DEPTH, PATHS, read
 
 QEMU = """<domain type='kvm'>
   <name>vm1</name><title>a/b</title><description>see http://example.org/x</description>
@@ -27,6 +27,12 @@ XEN = """<domain type='xen'><name>vm1</name><bootloader>/usr/lib/xen-4.17/bin/py
 @pytest.mark.parametrize("xml", [QEMU, XEN])
 def test_what_guests_have_is_taken(xml):
     assert read(xml) == ("vm1", None)
+
+
+@pytest.mark.parametrize("depth", [MAX_DEPTH - 1, MAX_DEPTH, 5000])
+def test_one_that_is_nested_without_end_is_not(depth):
+    refused = read(f"<domain><name>vm1</name>{'<a>' * depth}{'</a>' * depth}</domain>")[1]
+    assert (refused is None) is (depth < MAX_DEPTH)
 
 
 @pytest.mark.parametrize(

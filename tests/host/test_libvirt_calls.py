@@ -67,6 +67,11 @@ def denied(guard, message):
     return answer[HEAD.size + 16 :][:size].decode()
 
 
+def test_a_refusal_is_short_whatever_it_is_about(guard):
+    xml = f"<domain><name>vm1</name><a>/{'ä' * 100_000}</a></domain>"
+    assert len(denied(guard, call(DEFINE_XML, string(xml)))) < 20_000
+
+
 def test_a_domain_in_the_list_is_passed_on(guard):
     assert denied(guard, call(DESTROY, domain())) is None
     assert denied(guard, call(STATE, domain() + bytes(4))) is None

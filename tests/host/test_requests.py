@@ -112,6 +112,12 @@ def test_a_line_asks_for_something_in_the_list_or_for_nothing(line):
         assert not isinstance(asked, Refused) or asked.sentence.isascii()
 
 
+@pytest.mark.parametrize("seconds", [10**400, -(10**400), 1e308, float("nan"), float("inf"), True, "5", None])
+def test_a_time_beyond_all_bounds_is_refused(seconds):
+    asked = ask(("drbdadm", "dump-xml"), seconds=seconds)
+    assert asked == Refused(1, "seconds: must be a number above 0, up to 600")
+
+
 def test_a_configuration_names_what_is_allowed():
     text = """
     # of this host
