@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from actuator.core.failback import Failback
+from exporter import yaml_text
 
 # Names become labels, argv words and file names' parts: what DRBD, libvirt and Prometheus all accept.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,62}$")]
@@ -604,11 +605,9 @@ def load(path: Path) -> Settings:
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError((f"{path}: larger than {MAX_FILE_BYTES} bytes",))
     try:
-        document = yaml.load(raw, Loader=_UniqueKeys)  # noqa: S506  derived from SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError((f"{path}: not valid YAML: {' '.join(str(error).split())}",)) from error
-    except (RecursionError, ValueError) as error:
-        raise ConfigError((f"{path}: not valid YAML: {type(error).__name__}",)) from error
+        document = yaml_text.load(raw, _UniqueKeys)
+    except yaml_text.MalformedYamlError as error:
+        raise ConfigError((f"{path}: not valid YAML: {error}",)) from error
     if not isinstance(document, dict):
         raise ConfigError((f"{path}: must be a mapping of keys; see docs/actuator.yml",))
     try:

@@ -7,7 +7,6 @@ a change that cannot be read keeps the last good configuration and is logged.
 """
 
 import base64
-import binascii
 import difflib
 import hashlib
 import hmac
@@ -21,8 +20,8 @@ from typing import Any, TypeVar
 
 import bcrypt
 import structlog
-import yaml
 
+from exporter import yaml_text
 from exporter.web import Request
 
 log = structlog.get_logger()
@@ -177,10 +176,10 @@ def load(path: Path) -> WebConfig:
         WebConfigError: it, or a certificate or key, cannot be read or used.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml_text.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise WebConfigError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
+    except yaml_text.MalformedYamlError as error:
         raise WebConfigError(f"{path} is not YAML: {error}") from error
     try:
         return _read(_Section("", document), path)
@@ -371,7 +370,7 @@ def _credentials(request: Request) -> tuple[str, bytes] | None:
     try:
         name, separator, password = base64.b64decode(encoded.strip(), validate=True).partition(b":")
         return (name.decode(), password) if separator else None
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, not ASCII at all, or no UTF-8 in it
         return None
 
 

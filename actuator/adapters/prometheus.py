@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fail
 
 from actuator.adapters.http_json import Credentials, HttpJson
 from actuator.model import LastWords, Notification
+from exporter import yaml_text
 
 
 class _Answer(BaseModel):
@@ -57,8 +58,8 @@ class _Configuration(_Answer):
 def _parse_yaml(text: object) -> object:
     # libyaml's loader where it is: a configuration may be long.
     try:
-        return yaml.load(str(text), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  both are safe
-    except yaml.YAMLError as error:
+        return yaml_text.load(str(text), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml_text.MalformedYamlError as error:
         raise ValueError("not YAML") from error
 
 

@@ -312,7 +312,15 @@ def test_what_is_kept_of_guesses_is_bounded():
 
 @pytest.mark.parametrize(
     "header",
-    ["", "Basic", "Basic !!!", "Bearer abc", "Basic " + base64.b64encode(b"no colon").decode(), "Basic /w=="],
+    [
+        "",
+        "Basic",
+        "Basic !!!",
+        "Bearer abc",
+        "Basic " + base64.b64encode(b"no colon").decode(),
+        "Basic /w==",
+        "Basic \xc4",
+    ],
 )
 def test_credentials_that_are_none(header):
     guard = Guard(lambda: WebConfig(users={"anna": HASH.encode()}))
