@@ -93,7 +93,7 @@ def parse_show84(text: str) -> tuple[ResourceConfiguration, ...]:
         return tuple(
             _resource84(words[1], block) for words, block in _parse_blocks(text) if words[0] == "resource"
         )
-    except (IndexError, ValueError) as error:
+    except (IndexError, OverflowError, ValueError) as error:
         raise DrbdOutputError(f"the output of 'drbdsetup show' is not understood: {error}") from error
 
 
@@ -140,15 +140,15 @@ def parse_show9(text: str) -> tuple[ResourceConfiguration, ...]:
     """
     try:
         return tuple(_resource9(resource) for resource in json.loads(text))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise DrbdOutputError(
-            f"the output of 'drbdsetup show --json' is not understood: {error!r}"
+            f"the output of 'drbdsetup show --json' is not understood: {repr(error)[:500]}"
         ) from error
 
 
 def _resource9(resource: Mapping[str, Any]) -> ResourceConfiguration:
     name, options, connections = (
-        resource["resource"],
+        _text(resource["resource"]),
         resource.get("options", {}),
         resource.get("connections", []),
     )
@@ -157,13 +157,13 @@ def _resource9(resource: Mapping[str, Any]) -> ResourceConfiguration:
         name=name,
         fencing=_weakest([_known(name, "fencing", net.get("fencing", "dont-care"), Fencing) for net in nets]),
         backing_disks={
-            volume["volume_nr"]: volume["backing-disk"]
+            int(volume["volume_nr"]): _text(volume["backing-disk"])
             for volume in resource["_this_host"].get("volumes", [])
             if "backing-disk" in volume
         },
         connections=tuple(
             ConnectionConfiguration(
-                peer=connection["net"]["_name"],
+                peer=_text(connection["net"]["_name"]),
                 peer_address=_address(connection.get("path", {}).get("_remote_host", "")),
                 protocol=_known(name, "protocol", connection["net"].get("protocol", "C"), Protocol),
                 allow_two_primaries=bool(connection["net"].get("allow-two-primaries", False)),
@@ -176,6 +176,12 @@ def _resource9(resource: Mapping[str, Any]) -> ResourceConfiguration:
         on_no_quorum=str(options.get("on-no-quorum", "suspend-io")),
         auto_promote=bool(options.get("auto-promote", True)),
     )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _notices_seconds(net: Mapping[str, Any]) -> float:

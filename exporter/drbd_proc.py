@@ -65,13 +65,16 @@ class Proc:
         return tuple(minor.states for minor in self.minors.values())
 
 
-_VERSION = re.compile(r"version: (\d+\.\S+)")
-_MINOR = re.compile(r"^ *(\d+): cs:.*$", re.MULTILINE)
+_VERSION = re.compile(r"version: ([0-9]{1,4}\.\S+)")
+_MINOR = re.compile(r"^ *([0-9]{1,20}): cs:.*$", re.MULTILINE)
 # cs:SyncSource ro:Primary/Secondary ds:UpToDate/Inconsistent C r-----
 _FLAGS = re.compile(r" ds:\S+ ([ABC ]) ([rs])\S*$")
-_COUNTER = re.compile(r"\b([a-z]{2,3}):(\d+)\b")
-_DONE = re.compile(r"(?:sync'ed|verified): *(\d+(?:\.\d+)?)%")
-_SPEED = re.compile(r"finish: (\d+):(\d\d):(\d\d) speed: ([\d,]+) \([^)]*\)[^\n]* K/sec( \(stalled\))?")
+_COUNTER = re.compile(r"\b([a-z]{2,3}):([0-9]{1,20})\b")
+_DONE = re.compile(r"(?:sync'ed|verified): *([0-9]{1,20}(?:\.[0-9]{1,20})?)%")
+_SPEED = re.compile(
+    r"finish: ([0-9]{1,20}):([0-9]{2}):([0-9]{2}) speed: ([0-9][0-9,]{0,25}) "
+    r"\([^)]*\)[^\n]* K/sec( \(stalled\))?"
+)
 
 
 def parse_proc(text: str) -> Proc:
@@ -246,7 +249,7 @@ KernelMessage = SplitBrainSeen | PeerMet | VerifyFinished
 
 # 8.4 "block drbd0: ...", 9 "drbd ce01/0 drbd10 v02: ..."
 _ABOUT_MINOR = re.compile(
-    r"^(?:block |drbd \S+/\d+ )drbd(?P<minor>\d+)(?: (?P<peer>\S+))?: (?P<said>.*)$", re.DOTALL
+    r"^(?:block |drbd \S+/\d+ )drbd(?P<minor>[0-9]{1,20})(?: (?P<peer>\S+))?: (?P<said>.*)$", re.DOTALL
 )
 # 9 "drbd ce01 v02: conn( Connecting -> Connected ) ..."
 _ABOUT_PEER = re.compile(r"^drbd (?P<resource>[^\s/]+) (?P<peer>\S+): (?P<said>.*)$", re.DOTALL)

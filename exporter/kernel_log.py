@@ -5,6 +5,7 @@ Needs CAP_SYSLOG.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 _RECORD_BYTES = 8192
 # So much at a time; the rest at the next call.
 RECORDS_PER_READ = 1000
+_TIME = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,6 @@ def _record(raw: str) -> Record | None:
     """Split `priority,sequence,microseconds,flags;text` and the lines of its dictionary that follow."""
     head, _, rest = raw.partition(";")
     fields = head.split(",")
-    if len(fields) < 3 or not fields[2].isdecimal():  # noqa: PLR2004  priority, sequence, time
+    if len(fields) < 3 or not _TIME.fullmatch(fields[2]):  # noqa: PLR2004  priority, sequence, time
         return None
     return Record(int(fields[2]) / 1e6, rest.partition("\n")[0])

@@ -64,7 +64,7 @@ def parse_fullreport(text: str) -> tuple[VolumeGroup, ...]:
     """
     try:
         return tuple(_volume_groups(json.loads(text)["report"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LvmOutputError(f"the output of 'lvm fullreport' is not understood: {error!r}") from error
 
 
