@@ -36,6 +36,8 @@ from actuator.worker import DARK_SECONDS, Worker
 MAX_ATTEMPTS = 20
 """To write over a version that others change too; each that loses means that another one got through."""
 MAX_PAUSE_SECONDS = 366 * 86400
+MAX_REASON_LENGTH = 500
+"""Of what is wrong with an order: it may quote what was sent."""
 ALL = "all"
 LOOKED_BACK = 10_000
 """Events of the timeline that are read to say since when a replica is excluded."""
@@ -165,7 +167,8 @@ def parse(body: bytes) -> AnyOrder:
     except ValidationError as error:
         fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in fault["loc"])
-        raise MalformedOrderError(f"{place}: {fault['msg']}" if place else fault["msg"]) from None
+        sentence = f"{place}: {fault['msg']}" if place else fault["msg"]
+        raise MalformedOrderError(sentence[:MAX_REASON_LENGTH]) from None
 
 
 # ---- what becomes of it ----------------------------------------------------------------------------------

@@ -378,6 +378,7 @@ def create_app(parts: Parts, refusals: Refusals, counters: Counters) -> Flask:
     @app.before_request
     def begin() -> None:
         g.begun = parts.clock.monotonic()
+        _check_query()
 
     _answer_errors(app, refusals)
     _only_to_readers(app, parts.rights, parts.page)
@@ -484,6 +485,18 @@ def _check_head(rights: Rights, right: Right) -> str:
 def _check_type(content_type: str) -> None:
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise UnsupportedMediaType("the content type is not application/json")
+
+
+def _check_query() -> None:
+    """Flask takes it for UTF-8 when it is looked at, and fails.
+
+    Raises:
+        BadRequest: it is not.
+    """
+    try:
+        request.query_string.decode()
+    except UnicodeDecodeError:
+        raise BadRequest("the query is not UTF-8") from None
 
 
 def _check(rights: Rights, right: Right) -> str:

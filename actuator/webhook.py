@@ -75,7 +75,7 @@ class _Payload(BaseModel):
 
     version: Literal["4"]
     alerts: Annotated[list[_Alert], FailFast()]
-    truncated_alerts: int = Field(alias="truncatedAlerts", default=0, ge=0)
+    truncated_alerts: int = Field(alias="truncatedAlerts", default=0, ge=0, lt=2**63)
 
 
 def parse(body: bytes, *, max_alerts: int) -> Delivery:

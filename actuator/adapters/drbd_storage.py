@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
-from pydantic import TypeAdapter, ValidationError
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from actuator.adapters.host_command import Completed, RefusedError
 from actuator.adapters.ssh import SshAccess, SshHost
@@ -446,9 +446,9 @@ class _Host:
 class _Said:
     """What `vmheal-fence-peer check --json` prints, see exporter.fence_check."""
 
-    time: float
+    time: FiniteFloat
     host: str
-    isolation_seconds: float | None
+    isolation_seconds: FiniteFloat | None
     links: dict[str, bool]
     cpu: str
     problems: tuple[str, ...]

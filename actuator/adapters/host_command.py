@@ -108,11 +108,17 @@ class HostCommand:
     def allowed(self, deadline: float, what: str) -> Allowed:
         """See `actuator.adapters.ssh.SshHost.allowed`."""
         answer = self._ask({"allowed": True}, deadline, what, changes=False)
-        resources, domains = (
-            None if ANY in names else frozenset(names) for names in (answer["resources"], answer["domains"])
-        )
-        uris = answer.get("migrate_uris")  # one of an older release does not tell
-        return Allowed(resources, domains, None if uris is None else frozenset(uris))
+        match {"migrate_uris": None, **answer}:  # one of an older release does not tell them
+            case {
+                "resources": list(resources),
+                "domains": list(domains),
+                "migrate_uris": (list() | None) as uris,
+            } if all(isinstance(name, str) for name in (*resources, *domains, *(uris or ()))):
+                return Allowed(
+                    *(None if ANY in it else frozenset(it) for it in (resources, domains)),
+                    None if uris is None else frozenset(uris),
+                )
+        raise ConnectionError(f"{what}: the answer is not understood")
 
     def _ask(
         self, request: Mapping[str, object], deadline: float, what: str, *, changes: bool

@@ -151,5 +151,5 @@ def _sync(path: Path) -> None:
 def _named(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # the last: damage that SQLite quotes
         raise JournalError(f"{path}: {error}") from error

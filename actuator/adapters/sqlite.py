@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from actuator.model import (
     Authority,
@@ -123,6 +123,7 @@ _KEPT: Mapping[str, TypeAdapter[Any]] = {DOMAIN: _RECORD, RESOURCE: _AUTHORITY, 
 """Those that are kept parsed, and how to parse each."""
 
 Change = Callable[[sqlite3.Connection], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ class SqliteJournal:
         rows = self._read(
             "SELECT id, received_at, body FROM inbox WHERE id > ? ORDER BY id LIMIT ?", after, limit
         )
-        return tuple(Received(row[0], row[1], _NOTIFICATION.validate_json(row[2])) for row in rows)
+        return tuple(Received(row[0], row[1], self._understood(_NOTIFICATION, row[2])) for row in rows)
 
     def records(self) -> tuple[DomainRecord, ...]:
         """See ``ports.Journal``."""
@@ -246,12 +247,12 @@ class SqliteJournal:
     def run(self, fingerprint: str) -> ProgramRun | None:
         """See ``ports.Journal``."""
         rows = self._read(_ONE, RUN, fingerprint)
-        return _RUN.validate_json(rows[0][0]) if rows else None
+        return self._understood(_RUN, rows[0][0]) if rows else None
 
     def definition(self, domain: str) -> Definition | None:
         """See ``ports.Journal``."""
         rows = self._read(_ONE, DEFINITION, domain)
-        return _DEFINITION.validate_json(rows[0][0]) if rows else None
+        return self._understood(_DEFINITION, rows[0][0]) if rows else None
 
     def authorities(self) -> Mapping[str, Authority]:
         """See ``ports.Journal``."""
@@ -300,7 +301,7 @@ class SqliteJournal:
     ) -> tuple[tuple[int, Event], ...]:
         """See ``ports.Journal``."""
         rows = self._read(_NEWEST if newest else _OLDEST, after, domain, limit)
-        events = tuple((row[0], _EVENT.validate_json(row[1])) for row in rows)
+        events = tuple((row[0], self._understood(_EVENT, row[1])) for row in rows)
         return events[::-1] if newest else events
 
     def history(
@@ -326,7 +327,7 @@ class SqliteJournal:
                 high = found[-1][0] if len(found) == limit else low
                 if time.monotonic() >= deadline:
                     break
-        events = tuple((sequence, _EVENT.validate_json(body)) for sequence, body in found)
+        events = tuple((sequence, self._understood(_EVENT, body)) for sequence, body in found)
         return Past(events, high if high > first else None)
 
     # ---- writing -----------------------------------------------------------------------------------------
@@ -436,8 +437,7 @@ class SqliteJournal:
         """What stands of a kind. What is written while it is read is taken after that, by its version."""
         if kind in self._kept:
             return self._kept[kind]
-        parse = _KEPT[kind].validate_json
-        found = {name: parse(body) for name, body in self._read(_ALL, kind)}
+        found = {name: self._understood(_KEPT[kind], body) for name, body in self._read(_ALL, kind)}
         if self._keeps:
             self._kept[kind] = found
         return found
@@ -510,6 +510,21 @@ class SqliteJournal:
             yield
         except (sqlite3.Error, OSError) as error:
             raise JournalError(f"{self._path}: {what}: {error}") from error
+
+    def _understood(self, kind: TypeAdapter[T], body: str | bytes) -> T:
+        """Read what a row says.
+
+        Raises:
+            JournalError: it is damaged, or of a version that this one does not know.
+        """
+        try:
+            return kind.validate_json(body)
+        except ValidationError as error:
+            fault = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part) for part in fault["loc"])
+            raise JournalError(
+                f"{self._path}: a record cannot be understood: {place}{': ' * bool(place)}{fault['msg']}"
+            ) from error
 
 
 def take_lock(path: Path) -> int:

@@ -179,7 +179,14 @@ def cut(file):
     file.write_bytes(file.read_bytes()[:6000])
 
 
-@pytest.mark.parametrize("spoil", [damaged, newer, foreign, cut])
+def not_understood(file):
+    """As a disk spoils it that answers all the same."""
+    content = file.read_bytes()
+    assert b'"granted":true' in content
+    file.write_bytes(content.replace(b'"granted":true', b'"granted":tr\x00e'))
+
+
+@pytest.mark.parametrize("spoil", [damaged, newer, foreign, cut, not_understood])
 def test_a_backup_that_is_none_changes_nothing(path, file, spoil):
     fill(path)
     back_up(path, file)

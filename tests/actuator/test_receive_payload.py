@@ -101,6 +101,7 @@ MALFORMED = {
     "long name": (labelled("x" * 10_000, "x"), "alerts.0.labels.xxx"),
     "many labels": (body(alert(1) | {"labels": {f"l{n}": "" for n in range(MAX_LABELS + 1)}}), "129 labels"),
     "truncated by less than nothing": (body(alert(1), truncatedAlerts=-1), "truncatedAlerts: "),
+    "truncated beyond all numbers": (body(alert(1), truncatedAlerts=10**400), "truncatedAlerts: "),
     "truncated as text": (body(alert(1), truncatedAlerts="1"), "truncatedAlerts: "),
     "endless number": (body(alert(1), truncatedAlerts=0)[:-2] + b"1" * 10_000 + b"}", "number out of range"),
 }

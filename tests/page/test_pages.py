@@ -239,6 +239,14 @@ def test_an_odd_query_is_no_fault(visitor, path):
     visitor.get(path)
 
 
+@pytest.mark.parametrize("path", ["/", "/vms", "/order", "/api/v1/ready", "/metrics"])
+def test_a_query_that_is_not_utf_8_is_refused(visitor, path):
+    with capture_logs():
+        reply = visitor.client.get(path, environ_overrides={"QUERY_STRING": "q=\x80"})
+    assert reply.status_code == 400
+    assert "the query is not UTF-8" in reply.text
+
+
 def test_a_plan_has_its_evidence_and_its_story(journal):
     def happened(at, kind, sentence, plan="voms01-7", **detail):
         return Event(NOW + at, kind, sentence, "voms01", "v02", plan, detail)
