@@ -65,6 +65,15 @@ SEED ?= 1
 soak: dev  ## schedules of faults by chance, in virtual time, for SECONDS=3600 from SEED=1 on; WITHOUT="..." takes something out
 	$(BIN)/python -m tests.simulator.run --seed $(SEED) --seconds $(SECONDS) --reach $(if $(WITHOUT),--without "$(WITHOUT)")
 
+.PHONY: fuzz
+fuzz: SECONDS = 600
+fuzz: $(VENV)/.fuzz  ## feed every parser what nobody should send, for SECONDS=600 in all, from SEED=1 on
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
+
+$(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	@touch $@
+
 hunt: dev  ## what keeps the promise is taken out, part by part: which schedule breaks it then?
 	$(BIN)/python -m tests.simulator.hunt
 
@@ -129,7 +138,7 @@ pictures: test-packages dev  ## play for the dashboards and the status page, and
 	$(ROOT) $(BIN)/python -m tests.line.page docs/pictures
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
-	cd requirements && for name in exporter actuator dev; do \
+	cd requirements && for name in exporter actuator dev fuzz; do \
 	    ../$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	        --no-emit-index-url --no-emit-find-links --no-header --no-annotate $$name.in -o $$name.txt; done
 
