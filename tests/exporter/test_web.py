@@ -51,7 +51,6 @@ def test_one_connection_serves_many_requests():
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n" + CLOSE + b"abc", b"405"),
         (b"DELETE / HTTP/1.1\r\nHost: x\r\n" + CLOSE, b"405"),
         (b"GET / HTTP/1.1\r\n" + CLOSE, b"400"),  # no Host
-        (get("//["), b"404"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a TLS hello\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 50000 + b"\r\n" + CLOSE, b"431"),
         (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999999\r\n\r\n" + b"a" * 100000, b"405"),
