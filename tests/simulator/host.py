@@ -85,6 +85,11 @@ class Host:
         return self.on and not self.process.frozen
 
     @property
+    def busy(self) -> bool:
+        """Something runs on it besides its guests: a program, or a call."""
+        return not all(it.name.startswith("guest ") for it in self.process.fibers)
+
+    @property
     def _pairs(self) -> list[Node]:
         """What is DRBD 8.4's, and asks the arbiter."""
         return [it for it in self.nodes.values() if isinstance(it, Node)]

@@ -36,6 +36,8 @@ END_SECONDS = 480.0
 """After all faults have ended; the longest wait of vmheal's own is release_timeout_seconds."""
 QUIET_SECONDS, QUIET_TIMES = 4.0, 2
 """For so long all must be in order, and each VM write, for a run to end before that."""
+STILL_SECONDS = 64.0
+"""Or for so long nothing may have changed, a warning standing: what vmheal does again by itself it does each minute."""
 
 
 @dataclass
@@ -97,22 +99,33 @@ def play(random: Random, site: Site, schedule: Sequence[Happening], *, tell: boo
 
 
 def come_to_rest(world: World) -> None:
-    """Let time pass until all is in order, twice in a row, or the bound is reached: then a warning must stand."""
+    """Let time pass until all is in order, twice in a row; or a warning stands, and nothing changes any more.
+
+    At the latest until the bound is reached: then a warning must stand.
+    """
     end = world.loop.now + END_SECONDS
     quiet = 0
+    seen, seen_at = world.seen(), world.loop.now
     while quiet < QUIET_TIMES:
         before = world.acknowledged()
         world.run(QUIET_SECONDS)
         if world.oracle.violations:
             return
-        if world.loop.now > end:
-            _warned(world, before)
-            return
+        now, seen_before, seen = world.loop.now, seen, world.seen()
+        if seen is None or seen != seen_before:
+            seen_at = now
+        if now > end or now - seen_at >= STILL_SECONDS:
+            unwarned = list(_unwarned(world, before))
+            if now > end:
+                for sentence in unwarned:
+                    world.oracle.broken(sentence)
+            if now > end or not unwarned:
+                return
         quiet = quiet + 1 if world.in_order(before) else 0
 
 
-def _warned(world: World, before: Mapping[str, int]) -> None:
-    """Each VM runs once and writes, or a warning stands: vmheal's, or of VMPaused or ReplicationLinkDown."""
+def _unwarned(world: World, before: Mapping[str, int]) -> Iterator[str]:
+    """VMs that do not run once and write, and no warning stands: vmheal's, or of VMPaused or ReplicationLinkDown."""
     records, after = world.records(), world.acknowledged()
     for vm in world.protected:
         where, record = world.where(vm), records.get(vm)
@@ -122,7 +135,7 @@ def _warned(world: World, before: Mapping[str, int]) -> None:
             continue
         if record is None or record.escalation is None or len(where) > 1:
             nodes = "; ".join(map(str, world.pairs[vm].nodes))
-            world.oracle.broken(f"{vm} runs on {where or 'no host'}, and no warning stands ({nodes})")
+            yield f"{vm} runs on {where or 'no host'}, and no warning stands ({nodes})"
 
 
 def shortest(outcome: Outcome) -> Outcome:

@@ -9,9 +9,11 @@ from random import Random
 import pytest
 
 from tests.simulator import events
-from tests.simulator.run import play, simulate
+from tests.simulator.fibers import Process
+from tests.simulator.run import END_SECONDS, come_to_rest, play, simulate
 from tests.simulator.site import Site
 from tests.simulator.teeth import taken_out
+from tests.simulator.world import World
 
 SEEDS = range(1, 31)
 
@@ -67,6 +69,67 @@ def test_what_is_taken_out_is_noticed(without, schedule, says):
     with taken_out(without):
         broken = play(Random(1), site, happenings)
     assert says in "".join(broken.violations)
+
+
+@pytest.fixture
+def world(tmp_path):
+    """One VM that runs and writes."""
+    with World(Random(1), tmp_path, Site({"vm1": ("v01", "v02")})) as world:
+        come_to_rest(world)
+        assert world.in_order({"vm1": 0})
+        yield world
+
+
+@pytest.fixture
+def parted(world):
+    """Its host's peer has given the connection up besides: that warning stands."""
+    world.hosts["v02"].nodes["vm1"].down()
+    return world
+
+
+def seconds_to_rest(world):
+    begun = world.loop.now
+    come_to_rest(world)
+    return world.loop.now - begun
+
+
+def test_a_run_ends_when_a_warning_stands_and_nothing_changes_any_more(parted):
+    assert seconds_to_rest(parted) < END_SECONDS / 4
+
+
+def test_a_run_does_not_end_while_something_is_under_way(parted):
+    host = parted.hosts["v02"]
+    parted.loop.spawn(host.process, lambda: parted.loop.sleep(END_SECONDS / 2), "a program")
+    assert END_SECONDS / 2 < seconds_to_rest(parted) < END_SECONDS
+
+
+def test_a_run_does_not_end_while_something_changes(parted):
+    def change():
+        for _ in range(6):
+            parted.log("something has changed")
+            parted.loop.sleep(40)
+
+    parted.loop.spawn(Process("somebody"), change)
+    assert 200 < seconds_to_rest(parted) < END_SECONDS
+
+
+def test_a_run_does_not_end_within_a_plan(world):
+    world.hosts["v01"].power_off()
+    waits = False
+    while not waits and world.loop.now < END_SECONDS:
+        world.run(0.1)
+        planned = any(it.open_plan for it in world.records().values())
+        waits = planned and not any(host.busy for host in world.hosts.values())
+    assert waits
+    assert world.seen() is None
+
+
+def test_a_run_goes_on_to_its_bound_while_no_warning_stands(parted):
+    host = parted.hosts["v01"]
+    host.libvirt_works = False  # nobody can tell vmheal
+    host.domains["vm1"].end("destroyed")
+    assert seconds_to_rest(parted) >= END_SECONDS
+    assert "no warning stands" in "".join(parted.oracle.violations)
 
 
 def test_a_schedule_that_is_not_understood_says_so():

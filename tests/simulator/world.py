@@ -262,6 +262,21 @@ class World:
                 return False
         return True
 
+    def seen(self) -> object | None:
+        """All that changes with what happens, but for what guests write; None: something is under way."""
+        journal = self.actuator.journal
+        hosts = self.hosts.values()
+        if (
+            not self.actuator.runs
+            or journal is None
+            or any(it.busy for it in hosts)
+            or any(it.open_plan for it in self.actuator.read().records())
+        ):
+            return None
+        nodes = [repr(node) for host in hosts for node in host.nodes.values()]
+        domains = [(it.state, it.reason, it.id) for host in hosts for it in host.domains.values()]
+        return len(self.story), self.actuator.starts, journal.writes, nodes, domains
+
     def paused(self, vm: str) -> bool:
         """It is there, and stands still: the rule VMPaused says so, and vmheal leaves it alone."""
         there = [host.domains[vm] for host in self.hosts.values() if host.works and vm in host.domains]
