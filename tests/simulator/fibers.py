@@ -6,6 +6,7 @@ run depends on nothing but its seed and its schedule.
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 from random import Random
 from typing import Any
@@ -48,11 +49,12 @@ class Process:
 class Fiber:
     """One line of execution."""
 
-    __slots__ = ("_call", "ended", "glet", "name", "parked", "process")
+    __slots__ = ("_about", "_call", "_name", "ended", "glet", "parked", "process")
 
-    def __init__(self, process: Process, call: Callable[[], Any], name: str) -> None:
+    def __init__(self, process: Process, call: Callable[[], Any], name: str, about: object) -> None:
         self.process = process
-        self.name = name
+        self._name = name
+        self._about = about
         self.ended = False
         self.glet: greenlet.greenlet | None = None
         """Once it has begun."""
@@ -60,6 +62,11 @@ class Fiber:
         self.parked = 0
         """Which of its waits it is in: a wake for an earlier one is too late."""
         process.fibers.add(self)
+
+    @property
+    def name(self) -> str:
+        """Written when it is asked for: few are."""
+        return self._name if self._about is None else f"{self._name} {self._about}"
 
     def run(self) -> None:
         """All of it, in its greenlet."""
@@ -85,7 +92,8 @@ class Loop:
         self.random = random
         self.current: Fiber | None = None
         self._numbers = itertools.count()
-        self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._due: list[tuple[float, int, Fiber | None, Any]] = []
+        """When, in which order, and a fiber with the number of its wait; or None, and what is called."""
         self._hub = greenlet.getcurrent()
         self._fibers: set[Fiber] = set()
         self._idle: list[greenlet.greenlet] = []
@@ -95,22 +103,27 @@ class Loop:
 
     def call_in(self, seconds: float, action: Callable[..., None], *arguments: Any) -> None:
         """Do something short that does not wait, later."""
-        heappush(self._due, (self.now + seconds, next(self._numbers), action, arguments))
+        call = partial(action, *arguments) if arguments else action
+        heappush(self._due, (self.now + seconds, next(self._numbers), None, call))
 
-    def spawn(self, process: Process, call: Callable[[], Any], name: str = "") -> Fiber:
-        """Begin a fiber, as soon as all that is due before has been done."""
-        fiber = Fiber(process, call, name)
+    def spawn(
+        self, process: Process, call: Callable[[], Any], name: str = "", about: object = None
+    ) -> Fiber:
+        """Begin a fiber, as soon as all that is due before has been done; ``about`` is part of its name."""
+        fiber = Fiber(process, call, name, about)
         self._fibers.add(fiber)
-        self.call_in(0.0, self._resume, fiber, 0)
+        self.resume_in(0.0, fiber, 0)
         return fiber
+
+    def resume_in(self, seconds: float, fiber: Fiber, number: int) -> None:
+        """Have a fiber go on that will be in this one of its waits; if it still is."""
+        heappush(self._due, (self.now + seconds, next(self._numbers), fiber, number))
 
     def sleep(self, seconds: float) -> None:
         """Let time pass in this fiber."""
         fiber = self._this()
-        heappush(
-            self._due,
-            (self.now + max(0.0, seconds), next(self._numbers), self._resume, (fiber, fiber.parked + 1)),
-        )
+        due = self.now + seconds if seconds > 0 else self.now
+        heappush(self._due, (due, next(self._numbers), fiber, fiber.parked + 1))
         self._park(fiber)
 
     def run(self, seconds: float) -> None:
@@ -118,8 +131,11 @@ class Loop:
         end = self.now + seconds
         due = self._due
         while due and due[0][0] <= end and not self.stopped:
-            self.now, _, action, arguments = heappop(due)
-            action(*arguments)
+            self.now, _, fiber, what = heappop(due)
+            if fiber is None:
+                what()
+            elif fiber.parked == what:
+                self._resume(fiber)
         if not self.stopped:
             self.now = end
 
@@ -147,57 +163,58 @@ class Loop:
         self._idle.clear()
 
     def park(self, seconds: float | None) -> Callable[[], None]:
-        """Register this fiber's next wait; what wakes it. Then ``wait_parked``."""
-        fiber = self._this()
-        number = fiber.parked + 1
-
-        def wake() -> None:
-            self.call_in(0.0, self._resume, fiber, number)
-
-        if seconds is not None:
-            self.call_in(max(0.0, seconds), self._resume, fiber, number)
-        return wake
+        """Register this fiber's next wait, for so long at most; what ends it. Then ``wait_parked``."""
+        return partial(self.resume_in, 0.0, *self.next_wait(seconds))
 
     def wait_parked(self) -> None:
         self._park(self._this())
+
+    def next_wait(self, seconds: float | None) -> tuple[Fiber, int]:
+        """This fiber, and the number of its next wait, which lasts for so long at most."""
+        fiber = self._this()
+        number = fiber.parked + 1
+        if seconds is not None:
+            self.resume_in(max(0.0, seconds), fiber, number)
+        return fiber, number
+
+    def _park(self, fiber: Fiber) -> None:
+        fiber.parked += 1
+        self._hub.switch()
+        if not fiber.process.alive:
+            raise Killed
 
     def _this(self) -> Fiber:
         assert self.current is not None, "only a fiber waits"
         return self.current
 
-    def _park(self, fiber: Fiber) -> None:
-        fiber.parked += 1
-        self.current = None
-        self._hub.switch()
-        self.current = fiber
-        if not fiber.process.alive:
-            raise Killed
-
-    def _resume(self, fiber: Fiber, number: int) -> None:
-        if fiber.ended or fiber.parked != number or not fiber.process.alive:
+    def _resume(self, fiber: Fiber) -> None:
+        process = fiber.process
+        if fiber.ended or not process.alive:
             return
-        if fiber.process.frozen:
-            fiber.process.hold(lambda: self._resume(fiber, number))
+        if process.frozen:
+            number = fiber.parked
+            process.hold(lambda: self._resume(fiber) if fiber.parked == number else None)
             return
         self._enter(fiber)
 
     def _enter(self, fiber: Fiber) -> None:
         # From the hub alone: a fiber that ends comes back to its parent, which is the hub.
-        before, self.current = self.current, fiber
-        if fiber.glet is not None:
-            fiber.glet.switch()
+        self.current = fiber
+        glet = fiber.glet
+        if glet is not None:
+            glet.switch()
         else:
-            fiber.glet = self._idle.pop() if self._idle else greenlet.greenlet(self._one_by_one, self._hub)
-            fiber.glet.switch(fiber)
-        self.current = before
-        if fiber.ended:
-            self._fibers.discard(fiber)
+            glet = self._idle.pop() if self._idle else greenlet.greenlet(self._one_by_one, self._hub)
+            fiber.glet = glet
+            glet.switch(fiber)
+        self.current = None
 
     def _one_by_one(self, fiber: Fiber) -> None:
         """A greenlet: it runs fibers, one after the other."""
         this = greenlet.getcurrent()
         while True:
             fiber.run()
+            self._fibers.discard(fiber)
             self._idle.append(this)
             fiber = self._hub.switch()
 
@@ -219,7 +236,7 @@ class Event:
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
         self._set = False
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: list[tuple[Fiber, int]] = []
 
     def is_set(self) -> bool:
         return self._set
@@ -227,19 +244,19 @@ class Event:
     def set(self) -> None:
         self._set = True
         waiting, self._waiting = self._waiting, []
-        for wake in waiting:
-            wake()
+        for wait in waiting:
+            self._loop.resume_in(0.0, *wait)
 
     def clear(self) -> None:
         self._set = False
 
     def wait(self, timeout: float | None = None) -> bool:
         if not self._set:
-            wake = self._loop.park(timeout)
-            self._waiting.append(wake)
+            wait = self._loop.next_wait(timeout)
+            self._waiting.append(wait)
             self._loop.wait_parked()
-            if wake in self._waiting:
-                self._waiting.remove(wake)
+            if wait in self._waiting:
+                self._waiting.remove(wait)
         return self._set
 
 

@@ -27,7 +27,8 @@ class Network:
         return not self.cut or (self.passes(net, one, other) and self.passes(net, other, one))
 
     def latency(self, net: str, source: str, target: str) -> float:
-        return self.random.uniform(0.0002, 0.003) + self.slow.get((net, source, target), 0.0)
+        seconds = self.random.uniform(0.0002, 0.003)
+        return seconds + self.slow.get((net, source, target), 0.0) if self.slow else seconds
 
     def cut_link(self, net: str, one: str, other: str) -> None:
         self.cut |= {(net, one, other), (net, other, one)}

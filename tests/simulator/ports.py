@@ -72,7 +72,7 @@ class Tasks:
         done = Event(self._loop)
         for key, call in calls.items():
             ask = partial(self._ask, key, call, answers, len(calls), done)
-            self._loop.spawn(self._process, ask, f"ask {key}")
+            self._loop.spawn(self._process, ask, "ask", key)
         done.wait(timeout_seconds)
         late = Unanswered(f"no answer within {timeout_seconds:g} s")
         said = dict(answers)
