@@ -115,7 +115,8 @@ class HostCommand:
                 "migrate_uris": (list() | None) as uris,
             } if all(isinstance(name, str) for name in (*resources, *domains, *(uris or ()))):
                 return Allowed(
-                    *(None if ANY in it else frozenset(it) for it in (resources, domains)),
+                    None if ANY in resources else frozenset(resources),
+                    None if ANY in domains else frozenset(domains),
                     None if uris is None else frozenset(uris),
                 )
         raise ConnectionError(f"{what}: the answer is not understood")

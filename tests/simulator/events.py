@@ -11,6 +11,7 @@ from actuator.model import Step
 from tests.simulator.drbd import PRIMARY, STAND_ALONE, Node
 from tests.simulator.drbd9 import Group, Replica
 from tests.simulator.fibers import Process
+from tests.simulator.liar import CLAIMS, HOOKS, Liar
 from tests.simulator.network import GATEWAY, MANAGEMENT, MONITOR, REPLICATION
 from tests.simulator.ports import MISHAPS
 from tests.simulator.site import Site
@@ -126,6 +127,31 @@ def exporter_dies(world: "World", host: str) -> None:
 @action
 def exporter_starts(world: "World", host: str) -> None:
     world.hosts[host].exporter_works = True
+
+
+@action
+def lies(world: "World", host: str, where: str, vm: str, what: str) -> None:
+    """It says that from now on: liar.CLAIMS."""
+    there = world.hosts[host]
+    there.liar = there.liar or Liar(there)
+    there.liar.claim(where, vm, what)
+    world.oracle.liars.add(host)
+
+
+@action
+def asks(world: "World", host: str, hook: str, vm: str, peer: str, role: str) -> None:
+    """It asks the arbiter by itself, as if DRBD there had run this hook."""
+    there = world.hosts[host]
+    world.oracle.liars.add(host)
+    if there.on:
+        liar = there.liar or Liar(there)
+        world.loop.spawn(there.process, lambda: liar.ask(hook, vm, peer, role), f"asks {hook}")
+
+
+@action
+def honest(world: "World", host: str) -> None:
+    """It says what is so again."""
+    world.hosts[host].liar = None
 
 
 # ---- networks ------------------------------------------------------------------------------------------------
@@ -386,7 +412,7 @@ def mend_everything(world: "World") -> None:
         host.wake()
         host.start_libvirtd()
         host.exporter_works = host.drbd_answers = True
-        host.mishap = "", ""
+        host.mishap, host.liar = ("", ""), None
         host.dies_at_grant = False
         host.power_on()
         for domain in host.domains.values():
@@ -451,7 +477,16 @@ def _attach(node: Node, status: int) -> None:
 
 
 ENDS = {
-    *("nothing", "power-on", "wake", "libvirtd-starts", "exporter-starts", "heal-networks", "disk-mended"),
+    *(
+        "nothing",
+        "power-on",
+        "wake",
+        "honest",
+        "libvirtd-starts",
+        "exporter-starts",
+        "heal-networks",
+        "disk-mended",
+    ),
     *(
         "heal-replication",
         "drbd-answers",
@@ -461,8 +496,9 @@ ENDS = {
         "alertmanager-starts",
     ),
 }
-BEGINNINGS = sorted(set(ACTIONS) - ENDS)
-"""What goes wrong; the others are the ends of it."""
+LIES = {"lies", "asks"}
+BEGINNINGS = sorted(set(ACTIONS) - ENDS - LIES)
+"""What goes wrong; the others are the ends of it, and what a host says that was taken over."""
 
 # ---- schedules by chance -------------------------------------------------------------------------------------
 
@@ -476,6 +512,11 @@ WEIGHTS = {
 """How often each kind of fault: what DRBD and the arbiter must get right comes most."""
 
 
+UNTOUCHED = 0.6
+"""So often is a schedule with a liar about the VM that has no replica on it."""
+MOST_LIES = 8
+
+
 def by_chance(random: Random, site: Site, most: int) -> tuple[Happening, ...]:
     """A schedule of up to so many faults, each of which may end again; mostly around one VM and its hosts.
 
@@ -484,6 +525,8 @@ def by_chance(random: Random, site: Site, most: int) -> tuple[Happening, ...]:
     """
     found: list[Happening] = []
     vm = random.choice(sorted(site.vms))
+    if site.liar and random.random() < UNTOUCHED:
+        vm = next(it for it in sorted(site.vms) if site.liar not in site.vms[it])
     kinds = {kind: weight for kind, weight in WEIGHTS.items() if random.random() < 0.3} or WEIGHTS
     at = random.uniform(0, 5)
     for _ in range(random.randint(1, most)):
@@ -491,8 +534,21 @@ def by_chance(random: Random, site: Site, most: int) -> tuple[Happening, ...]:
         kind = random.choices(list(kinds), weights=list(kinds.values()))[0]
         found += fault(random, site, around, at, kind)
         at += random.choice([random.uniform(0, 3), random.uniform(1, 12), random.uniform(5, 40)])
+    if site.liar:
+        found += [_lie(random, site, random.uniform(0, at)) for _ in range(random.randint(1, MOST_LIES))]
     found.append(line(at + random.choice([random.uniform(0, 10), random.uniform(10, 60)]), "nothing"))
     return tuple(sorted(found, key=lambda it: it.at))
+
+
+def _lie(random: Random, site: Site, at: float) -> Happening:
+    vm = random.choice(sorted(site.vms))
+    if site.liar in site.vms[vm] and random.random() < 0.2:  # as root there
+        return line(at, "by-hand", site.liar, random.choice(["resume-io", "primary", "start", "connect"]), vm)
+    if random.random() < 0.4:
+        hook, peer = random.choice(HOOKS), random.choice(site.hosts)
+        return line(at, "asks", site.liar, hook, vm, peer, random.choice([PRIMARY, "Secondary"]))
+    where = random.choice(sorted(CLAIMS))
+    return line(at, "lies", site.liar, where, vm, random.choice(CLAIMS[where]))
 
 
 def fault(random: Random, site: Site, vm: str, at: float, kind: str) -> list[Happening]:  # noqa: PLR0911  a table

@@ -106,9 +106,7 @@ class Loop:
         call = partial(action, *arguments) if arguments else action
         heappush(self._due, (self.now + seconds, next(self._numbers), None, call))
 
-    def spawn(
-        self, process: Process, call: Callable[[], Any], name: str = "", about: object = None
-    ) -> Fiber:
+    def spawn(self, process: Process, call: Callable[[], Any], name: str = "", about: object = None) -> Fiber:
         """Begin a fiber, as soon as all that is due before has been done; ``about`` is part of its name."""
         fiber = Fiber(process, call, name, about)
         self._fibers.add(fiber)

@@ -17,6 +17,7 @@ from tests.simulator.domain import DESTROY_SECONDS, DOWN, Domain
 from tests.simulator.drbd import Node
 from tests.simulator.drbd9 import Replica
 from tests.simulator.fibers import Loop, Process, Threading, Time
+from tests.simulator.liar import Liar
 from tests.simulator.network import GATEWAY, MANAGEMENT, MONITOR
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class Host:
         """What becomes of the next call that changes something here (ports.MISHAPS); of this one, if one is said."""
         self.dies_at_grant = False
         """Its power ends once it is granted something, before it hears of it."""
+        self.liar: Liar | None = None
+        """It has been taken over."""
         self.clock_rate = 1.0
         """How fast its clock runs."""
         self._start()

@@ -129,6 +129,8 @@ class Monitoring:
                 scraped.crashes[name] = domain.crashes
                 for _ in range(domain.crashes - known):
                     self._crashed.setdefault((host.name, name), []).append(world.loop.now)
+        if host.liar:
+            host.liar.scraped(scraped)
         self._scraped[host.name] = scraped
 
     def _evaluate(self) -> None:
@@ -151,8 +153,9 @@ class Monitoring:
         for host, up in sorted(self._up.items()):
             scraped = self._scraped.get(host)
             if up and scraped:
+                liar = self._world.hosts[host].liar
                 for domain, state in sorted(scraped.domains.items()):
-                    if self._expected.get(domain) != host:
+                    if self._expected.get(domain) != host and not (liar and domain in liar.is_expected):
                         continue
                     if state in DOWN:
                         yield _labels("VMFailure", "restart", host=host, domain=domain)

@@ -1,5 +1,6 @@
 """The promise, watched: never two writers, never an old disk, never a VM twice; authorities that only grow."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,10 @@ class Oracle:
         self.violations: list[str] = []
         self.agents_that_lied: set[str] = set()
         """Hosts that were said to be off, and were not: then no software can keep the promise."""
+        self.liars: set[str] = set()
+        """Hosts that were taken over: VMs with a replica on one are not safe from it."""
+        self.by_liars: Counter[str] = Counter()
+        """What became of those."""
         self.running: dict[int, Guest] = {}
         """By boot."""
         self._acknowledged: dict[str, set[Record]] = {}
@@ -38,7 +43,13 @@ class Oracle:
         """By VM: its latest guest that has read its disk, and what it found."""
         self._versions: dict[str, int] = {}
 
-    def broken(self, what: str) -> None:
+    def broken(self, what: str, kind: str = "", vm: str = "") -> None:
+        """The promise is broken; ``kind``: in a word, of this VM, where a host that lies may have done it."""
+        if vm and any(vm in self._hosts[it].nodes for it in self.liars):
+            if not self.by_liars[f"{kind}: {vm}"]:
+                self._log(f"by {', '.join(sorted(self.liars))}, which lies: {what}")
+            self.by_liars[f"{kind}: {vm}"] += 1
+            return
         self.violations.append(what)
         self._loop.stopped = True
         liars = ", ".join(sorted(self.agents_that_lied))
@@ -65,7 +76,7 @@ class Oracle:
         if old.by_hand or new.by_hand:
             return
         if host.works and not ends_late and not host.nodes[old.vm].left_alone:
-            self.broken(f"{new.vm} is started on {new.host} while it runs on {old.host}")
+            self.broken(f"{new.vm} is started on {new.host} while it runs on {old.host}", "twice", new.vm)
         else:
             self._loop.call_in(WOKEN_SECONDS, lambda: self._still_twice(old, new))
 
@@ -92,7 +103,9 @@ class Oracle:
         if missing := self._acknowledged.get(guest.vm, set()) - records:
             self.broken(
                 f"{guest.vm} on {guest.host} reads an old disk: {len(missing)} acknowledged records are missing,"
-                f" the first {min(missing)}"
+                f" the first {min(missing)}",
+                "old disk",
+                guest.vm,
             )
         self._log(f"{guest.host}: guest {guest.vm} reads its disk: {len(records)} records")
         self._found[guest.vm] = guest.boot, records
@@ -101,7 +114,8 @@ class Oracle:
         latest, found = self._found.get(guest.vm, (guest.boot, frozenset()))
         # One that was on the survivor's disk already may be acknowledged late (facts of arbitration, 7).
         if latest > guest.boot and record not in found:
-            self.broken(f"{guest.vm} writes on {guest.host} although it has read its disk elsewhere since")
+            what = f"{guest.vm} writes on {guest.host} although it has read its disk elsewhere since"
+            self.broken(what, "two writers", guest.vm)
         self._acknowledged.setdefault(guest.vm, set()).add(record)
 
     def written(self, authorities: Iterable[Authority], events: Iterable[Event]) -> None:

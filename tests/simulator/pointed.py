@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.simulator.events import BEGINNINGS, Happening, fault, line
 from tests.simulator.ports import MISHAPS
-from tests.simulator.site import Site
+from tests.simulator.site import MESH, Site
 
 EVERY = 6
 TIMES = 3
@@ -110,7 +110,7 @@ COLD: Mapping[str, Any] = {"xen": True, "settings": {"move": {"cold": True}}}
 ALONE: Mapping[str, Any] = {"agents": {}}
 FENCED: Mapping[str, Any] = {"agents": {"v01": "works", "v02": "works", "v03": "works"}}
 KEPT: Mapping[str, Any] = {"preserve": True, "agents": {}}
-THREE: Mapping[str, Any] = {"vms": {"vm1": ("v01", "v02"), "vm2": ("v01", "v03"), "vm3": ("v02", "v03")}}
+THREE: Mapping[str, Any] = {"vms": MESH}
 
 
 def _moves(it: Around) -> Lines:
@@ -184,6 +184,16 @@ def _stands_alone(it: Around) -> Lines:
     yield line(it.chance(40, 70), "nothing")
 
 
+def _is_connected_still(it: Around) -> Lines:
+    """A host whose VM is down, known to be lost by another VM's replica alone: this one's hosts are connected."""
+    yield line(0.5, "exporter-dies", it.other)
+    yield line(1.0, "cut-management", it.home)
+    yield line(1.2, "by-hand", it.home, "destroy", it.vm)
+    yield line(1.5, "by-hand", it.home, "secondary", it.vm)
+    yield line(1.6, "cut-replication", it.home, "v03")
+    yield line(it.chance(40, 70), "nothing")
+
+
 def _grant_is_not_heard(it: Around) -> Lines:
     """Who is granted the lost host's disk is lost before DRBD there hears of it; then both come back."""
     yield line(0.5, "power-off-at-grant", it.other)
@@ -214,6 +224,7 @@ ROWS = [
     ),
     Aim("a lost host does not let go", _never_lets_go, ALONE),
     Aim("a replica that is StandAlone", _stands_alone, {**ALONE, **THREE}),
+    Aim("a lost host that is connected", _is_connected_still, {**ALONE, **THREE}),
     Aim("a grant that is not heard", _grant_is_not_heard, ALONE),
     Aim("an authority that goes elsewhere", _authority_leaves, COLD),
 ]

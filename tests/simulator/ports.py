@@ -141,6 +141,9 @@ class _OnHosts:
         lost: Callable[[], bool] | None,
     ) -> CallOutcome:
         host = there.name
+        if there.liar and (said := there.liar.outcome()):
+            self._world.log(f"{what} on {host}: it says that it is {said.kind}")
+            return said
         try:
             return self._world.call(
                 MANAGEMENT, MONITOR, host, lambda: there.answering, lambda: effect(there), seconds, what, lost
@@ -155,12 +158,17 @@ class Hypervisor(_OnHosts):
     """``ports.Hypervisor``."""
 
     def look(self, host: str, domain: str, *, timeout_seconds: float) -> DomainView | None:
-        return self._ask(host, timeout_seconds, "look", lambda it: self._view(it, domain))
+        def answer(it: "Host") -> DomainView | None:
+            true = self._view(it, domain)
+            return it.liar.view(domain, true) if it.liar else true
+
+        return self._ask(host, timeout_seconds, "look", answer)
 
     def states(self, host: str, *, timeout_seconds: float) -> Mapping[str, DomainState]:
         def answer(it: "Host") -> Mapping[str, DomainState]:
             self._libvirt(it)
-            return {name: DomainState(domain.seen) for name, domain in it.domains.items() if domain.defined}
+            true = {name: DomainState(domain.seen) for name, domain in it.domains.items() if domain.defined}
+            return it.liar.states(true) if it.liar else true
 
         return self._ask(host, timeout_seconds, "states", answer)
 
@@ -324,9 +332,12 @@ class Storage(_OnHosts):
 
     def generations(self, host: str, resource: str, *, timeout_seconds: float) -> tuple[Generations, ...]:
         def answer(it: "Host") -> tuple[Generations, ...]:
-            node = it.nodes[resource]
+            node = it.nodes.get(resource)
+            if node is None:
+                raise Unanswered(f"{resource} is not on {host}")
             former = () if isinstance(node, Replica) else (node.md.bitmap, *node.md.history)
-            return (Generations(f"{node.md.current:016X}", frozenset(f"{it:016X}" for it in former if it)),)
+            true = (Generations(f"{node.md.current:016X}", frozenset(f"{it:016X}" for it in former if it)),)
+            return it.liar.generations(resource, true) if it.liar else true
 
         return self._ask(host, timeout_seconds, "get-gi", answer)
 
@@ -459,7 +470,8 @@ class Metrics:
 
 def snapshot_of(host: "Host") -> Snapshot:
     """What events2 says on a host."""
-    return Snapshot(tuple(_resource(node) for node in host.nodes.values() if node.shown))
+    true = Snapshot(tuple(_resource(node) for node in host.nodes.values() if node.shown))
+    return host.liar.snapshot(true) if host.liar else true
 
 
 def _parting(node: Node | Replica) -> Parting:

@@ -11,7 +11,8 @@ from itertools import combinations
 from actuator.core.arbiter import Verdict
 from actuator.model import Event, Refusal
 from exporter.fence_peer import HOOKS
-from tests.simulator.events import BEGINNINGS, KINDS, Happening
+from tests.simulator.events import BEGINNINGS, KINDS, LIES, Happening
+from tests.simulator.liar import CLAIMS
 from tests.simulator.teeth import GUARDS
 
 NEAR_SECONDS = 20.0
@@ -26,7 +27,7 @@ NOT_HERE = {
     " (nine_a_quorum_was_set_off)",
     "guard writes_reached_the_peer": "all resources use protocol C",
     "guard there_is_a_proof": "each host has the arbiter",
-    "guard replica_continues": "no disk is put back to an earlier state",
+    "guard is_in_sync": "nobody runs a verify, which finds what differs",
     "guard evidence_is_fresh": "a look that takes longer than it may be old counts as not answered",
     "guard is_defined_or_kept": "definitions are kept from the first look on",
     "guard is_open_nowhere_else": "who has it open is Primary there, and that is refused first",
@@ -67,6 +68,9 @@ class Reach:
         self.seen[f"died {when} the write of {kinds}"] += 1
 
     def scheduled(self, schedule: Sequence[Happening]) -> None:
+        for it in schedule:
+            if it.name in LIES:
+                self.seen[lie(*it.words)] += 1
         begun = [it for it in schedule if it.name in BEGINNINGS]
         for it in begun:
             self.seen[f"fault {it.name}"] += 1
@@ -77,6 +81,11 @@ class Reach:
 
 def pair(one: str, other: str) -> str:
     return "faults " + " and ".join(sorted((one, other)))
+
+
+def lie(_host: str, how: str, _vm: str, what: str, *_: str) -> str:
+    """With what it lies and what it says; or as which hook it asks."""
+    return f"lie {how}" if how in HOOKS else f"lie {how} {what}"
 
 
 def wanted() -> list[str]:
@@ -97,8 +106,10 @@ def wanted() -> list[str]:
     ]
     hooks = [f"hook {hook} {verdict}" for hook, verdicts in VERDICTS.items() for verdict in verdicts]
     faults = [f"fault {name}" for name in BEGINNINGS]
+    lies = [f"lie {hook}" for hook in HOOKS]
+    lies += [f"lie {where} {what}" for where, claims in CLAIMS.items() for what in claims]
     pairs = [pair(one, other) for one, other in combinations(BEGINNINGS, 2)]
-    return [*(f"guard {name}" for name in GUARDS), *steps, *again, *deaths, *hooks, *faults, *pairs]
+    return [*(f"guard {name}" for name in GUARDS), *steps, *again, *deaths, *hooks, *faults, *pairs, *lies]
 
 
 VERDICTS = {

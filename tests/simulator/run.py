@@ -27,6 +27,8 @@ from tests.simulator.world import World
 
 MOST = 6
 """Faults in one schedule."""
+LIAR_EVERY = 12
+"""One site in so many has a host that was taken over, and lies."""
 BATCH = 20
 """Runs that a process does at a time."""
 GARBAGE = 100_000
@@ -49,6 +51,8 @@ class Outcome:
     violations: list[str]
     excused: list[str] = field(default_factory=list)
     """What a fence agent has brought about that lied."""
+    by_liars: Counter[str] = field(default_factory=Counter)
+    """What a host that was taken over has brought about, of VMs with a replica on it."""
     story: list[str] = field(default_factory=list)
     reached: Counter[str] = field(default_factory=Counter)
 
@@ -61,6 +65,8 @@ def simulate(
     chance = Random(f"schedule {seed}")
     if aim := pointed.aim(seed):
         site = pointed.site_for(aim, site)
+    elif seed % LIAR_EVERY == 1:
+        site = sites.with_a_liar(Random(f"liar {seed}"), site)
     if schedule is None:
         schedule = pointed.schedule(aim, chance, site) if aim else events.by_chance(chance, site, most)
     return replace(play(Random(seed), site, schedule, tell=tell), seed=seed)
@@ -90,7 +96,8 @@ def play(random: Random, site: Site, schedule: Sequence[Happening], *, tell: boo
             world.reach.scheduled(schedule)
             broken = world.oracle.violations
             story = world.told() if tell or broken else []
-            outcome = Outcome(0, tuple(schedule), broken, [], story, world.reach.seen)
+            by_liars = Counter({it.split(":")[0] for it in world.oracle.by_liars})
+            outcome = Outcome(0, tuple(schedule), broken, [], by_liars, story, world.reach.seen)
             if world.oracle.agents_that_lied:
                 outcome.violations, outcome.excused = [], outcome.violations
             return outcome
@@ -117,14 +124,14 @@ def come_to_rest(world: World) -> None:
         if now > end or now - seen_at >= STILL_SECONDS:
             unwarned = list(_unwarned(world, before))
             if now > end:
-                for sentence in unwarned:
-                    world.oracle.broken(sentence)
+                for vm, sentence in unwarned:
+                    world.oracle.broken(sentence, "silent", vm)
             if now > end or not unwarned:
                 return
         quiet = quiet + 1 if world.in_order(before) else 0
 
 
-def _unwarned(world: World, before: Mapping[str, int]) -> Iterator[str]:
+def _unwarned(world: World, before: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     """VMs that do not run once and write, and no warning stands: vmheal's, or of VMPaused or ReplicationLinkDown."""
     records, after = world.records(), world.acknowledged()
     for vm in world.protected:
@@ -135,7 +142,7 @@ def _unwarned(world: World, before: Mapping[str, int]) -> Iterator[str]:
             continue
         if record is None or record.escalation is None or len(where) > 1:
             nodes = "; ".join(map(str, world.pairs[vm].nodes))
-            yield f"{vm} runs on {where or 'no host'}, and no warning stands ({nodes})"
+            yield vm, f"{vm} runs on {where or 'no host'}, and no warning stands ({nodes})"
 
 
 def shortest(outcome: Outcome) -> Outcome:

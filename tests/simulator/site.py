@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,6 +25,7 @@ class Site:
         settings: of the actuator's configuration, by section, what is otherwise.
         nine: VMs whose disk is a resource of DRBD 9 with a quorum: its ``on-no-quorum``.
         ties: of those with two replicas, the host of the tie-breaker.
+        liar: the host that is taken over, if one is: then a schedule by chance has lies of it.
     """
 
     vms: Mapping[str, tuple[str, ...]]
@@ -37,6 +38,7 @@ class Site:
     witness: bool = False
     nine: Mapping[str, str] = field(default_factory=dict)
     ties: Mapping[str, str] = field(default_factory=dict)
+    liar: str = ""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -132,13 +134,24 @@ def read(lines: list[list[str]]) -> Site:
     return Site(vms, xen, agents, settings, clocks, frozenset(alone), **more, nine=nine, ties=ties)
 
 
+MESH: Mapping[str, tuple[str, ...]] = {"vm1": ("v01", "v02"), "vm2": ("v01", "v03"), "vm3": ("v02", "v03")}
+
+
+def with_a_liar(random: Random, by_chance: Site) -> Site:
+    """A site with VMs that have a replica on the host that lies, and one that has none."""
+    settings = {section: dict(said) for section, said in by_chance.settings.items()}
+    settings.get("failover", {}).pop("quorum", None)
+    liar = random.choice(["v01", "v02", "v03"])
+    return replace(by_chance, vms=MESH, settings=settings, alone=frozenset(), nine={}, ties={}, liar=liar)
+
+
 def by_chance(random: Random) -> Site:
     """One of several, mostly the smallest."""
     vms: Mapping[str, tuple[str, ...]] = random.choices(
         (
             {"vm1": ("v01", "v02")},
             {"vm1": ("v01", "v02"), "vm2": ("v02", "v01")},
-            {"vm1": ("v01", "v02"), "vm2": ("v01", "v03"), "vm3": ("v02", "v03")},
+            MESH,
         ),
         weights=(3, 1, 1),
     )[0]

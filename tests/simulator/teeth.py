@@ -161,7 +161,9 @@ CHANGES: Mapping[str, str] = {
     "guard is_mirrored_here": "the_link_is_cut_in_a_live_migration",
     "guard is_primary_here": "a_promotion_that_lies",
     "guard libvirt_answers": "libvirtd_is_dead_on_the_source_of_a_move",
+    "guard link_to_source_is_lost": "the_link_to_a_lost_host_is_there",
     "guard peer_is_not_primary": "a_disk_is_lost_before_the_host_is",
+    "guard replica_continues": "a_liar_says_that_its_mirror_is_current",
     "guard source_freezes": "a_disk_is_lost_before_the_host_is",
 }
 """Without these a scenario goes otherwise, and others keep the promise in their place: DRBD and libvirt, which
@@ -177,11 +179,9 @@ ARGUED: Mapping[str, str] = {
     "guard is_defined_or_kept": "definitions are kept from the first look on",
     "guard is_in_sync": "nobody runs a verify here, which finds what differs; see tests/core",
     "guard is_open_nowhere_else": "who has it open is Primary there (peer_is_not_primary)",
-    "guard link_to_source_is_lost": "who is connected to a Primary says so (peer_is_not_primary)",
     "guard may_be_promoted": "DRBD refuses the promotion itself",
     "guard nothing_is_left": "libvirt refuses to start what is still there",
     "guard peer_is_known": "the arbiter decides in its place",
-    "guard replica_continues": "disks are not put back to earlier states here; R6 excludes who attaches one",
     "guard runs_nowhere_else": "who runs it has the disk open and is Primary (peer_is_not_primary)",
     "guard runs_on_its_source": "libvirt refuses to move what does not run",
     "guard runs_on_no_third": "who runs it there has its disk open and is Primary (peer_is_not_primary)",

@@ -9,6 +9,7 @@ from tests.simulator.run import simulate
 REACHED = {
     "an authority that goes elsewhere": "guard authority_is_held",
     "a replica that is StandAlone": "guard is_not_standalone",
+    "a lost host that is connected": "guard link_to_source_is_lost",
     "a grant that is not heard": "hook before-resync-source refuse",
     "a lost host does not let go": "step outlast indeterminate",
     "define hangs": "step define indeterminate",
