@@ -4,6 +4,7 @@ import contextlib
 import json
 import ssl
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,15 +12,18 @@ import requests
 import yaml
 from structlog.testing import capture_logs
 
-from actuator.model import Authority
+from actuator.adapters.alertmanager import Alertmanager
+from actuator.model import Authority, OutgoingAlert
 from actuator.receive import Server
 from actuator.rights import Holder, Right, Rights
 from actuator.tokens import TokenFiles
 from exporter import fence_peer
 from exporter.web_config import WebConfigFile
 from tests.actuator.deliveries import alert, body, parts, patient_journal
+from tests.alertmanager import alertmanager
 from tests.exporter.certificates import Authority as CertificateAuthority
 from tests.lab.waiting import wait_until
+from tests.prometheus import prometheus
 
 SECONDS = 30.0
 WHO = {
@@ -76,7 +80,8 @@ def serving(folder, journal, client_auth="VerifyClientCertIfGiven"):
             for who, (right, name) in WHO.items()
         ]
     )
-    given = replace(parts(journal), rights=rights)
+    hosts = [{"targets": ["v01.example:10810"], "labels": {"host": "v01"}}]
+    given = replace(parts(journal), rights=rights, targets=lambda: hosts)
     with Server(("127.0.0.1", 0), given, WebConfigFile(folder / "web.yml")) as server:
         yield f"https://127.0.0.1:{server.port}"
 
@@ -295,3 +300,85 @@ def test_json_of_a_question_is_not_needed_to_be_known(url, ca):
     )
     assert fence_peer.exchange(actuator, "", None) == {"host": "v02"}
     assert json.dumps(fence_peer.exchange(actuator, "token-of-v02", None)) == '{"host": "v02"}'
+
+
+# ---- Debian's own programs ---------------------------------------------------------------------------------
+
+
+ALERTMANAGER = """
+route: {{receiver: vmheal, group_by: [alertname], group_wait: 0s, group_interval: 1s}}
+receivers:
+  - name: vmheal
+    webhook_configs:
+      - url: {url}/alerts
+        http_config: {http}
+"""
+
+
+@pytest.mark.daemons
+@pytest.mark.parametrize("credential", ["certificate", "token", "another's"])
+def test_alertmanager_delivers(tmp_path, url, ca, journal, credential):
+    http = {"tls_config": {"ca_file": str(ca.file)}}
+    if credential == "token":
+        http["authorization"] = {"credentials_file": str(tmp_path / "alertmanager.token")}
+    else:
+        pair = pair_of(ca, "alertmanager" if credential == "certificate" else "v01")
+        http["tls_config"] |= dict(zip(("cert_file", "key_file"), map(str, pair), strict=True))
+    with capture_logs() as lines, alertmanager(ALERTMANAGER.format(url=url, http=http), tmp_path) as server:
+        now = time.time()
+        fired = OutgoingAlert({"alertname": "VMFailure", "domain": "voms01"}, {}, now - 1, now + 300)
+        Alertmanager(server.url).send([fired], timeout_seconds=SECONDS)
+        if credential == "another's":
+            wait_until(lambda: refused(lines), "the refusal", SECONDS)
+            assert set(refused(lines)) == {"no bearer token"}
+            assert journal.inbox(after=0, limit=10) == ()
+        else:
+            wait_until(lambda: journal.inbox(after=0, limit=10), "the delivery", SECONDS)
+            assert refused(lines) == []
+
+
+PROMETHEUS = """
+scrape_configs:
+  - job_name: hosts
+    scrape_interval: 1s
+    http_sd_configs:
+      - url: {url}/api/v1/targets
+        refresh_interval: 1s
+        authorization: {{type: Bearer, credentials_file: {token}}}
+        tls_config: {{ca_file: {ca}}}
+  - job_name: actuator
+    scrape_interval: 1s
+    scheme: https
+    authorization: {{type: Bearer, credentials_file: {token}}}
+    tls_config: {{ca_file: {ca}}}
+    static_configs: [{{targets: ["{address}"]}}]
+"""
+
+
+@pytest.mark.daemons
+def test_prometheus_scrapes_and_is_told_the_hosts(tmp_path, url, ca):
+    """And goes on when the token is another one: it reads the file for each request."""
+    token = tmp_path / "prometheus.token"
+    token.write_text("token-of-reader")
+    text = PROMETHEUS.format(url=url, token=token, ca=ca.file, address=url.removeprefix("https://"))
+    with prometheus(text, tmp_path) as server:
+
+        def value(query):
+            answer = requests.get(f"{server.url}/api/v1/query", {"query": query}, timeout=SECONDS).json()
+            return [it["value"][1] for it in answer["data"]["result"]]
+
+        def hosts():
+            answer = requests.get(f"{server.url}/api/v1/targets", timeout=SECONDS).json()
+            return {it["labels"]["instance"] for it in answer["data"]["activeTargets"]}
+
+        wait_until(lambda: value('up{job="actuator"}') == ["1"], "a scrape", SECONDS)
+        wait_until(lambda: "v01.example:10810" in hosts(), "the hosts", SECONDS)
+        (tmp_path / "reader.token").write_text("token-of-reader\nrotated")
+        token.write_text("rotated")
+        (tmp_path / "reader.token").write_text("rotated")
+        with capture_logs() as lines:
+            scraped = "count_over_time(up{job='actuator'}[1h])"
+            before = int(value(scraped)[0])
+            wait_until(lambda: int(value(scraped)[0]) >= before + 3, "more scrapes", SECONDS)
+        assert value('up{job="actuator"}') == ["1"]
+        assert len(refused(lines)) <= 1  # one may have been on its way
