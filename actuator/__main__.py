@@ -27,6 +27,7 @@ from prometheus_client import disable_created_metrics
 from pydantic_core import to_jsonable_python
 
 from actuator.adapters.alertmanager import Alertmanager
+from actuator.adapters.certificates import Authority
 from actuator.adapters.clock import SystemClock, ThreadTasks
 from actuator.adapters.drbd_storage import DrbdStorage
 from actuator.adapters.fence_agents import FenceAgent, FenceAgents
@@ -59,7 +60,19 @@ from actuator.commands import (
     url_option,
 )
 from actuator.config import ConfigError, ServerSettings, Settings, check_readable, load
-from actuator.initial import KEY, Choices, HostFound, chosen, files, findings, secret_files
+from actuator.initial import (
+    AUTHORITY_KEY,
+    CERTIFICATE,
+    CERTIFICATE_KEY,
+    KEY,
+    Choices,
+    HostFound,
+    certificate_files,
+    chosen,
+    files,
+    findings,
+    secret_files,
+)
 from actuator.model import Event
 from actuator.page.pages import Page
 from actuator.ports import Journal, JournalError, Ports, Unanswered
@@ -474,8 +487,8 @@ def init(
 
     Logs in on each HOST, an address, by your own key, and asks for its name, its DRBD resources and its
     libvirt domains. Changes nothing there. Writes a commented configuration in mode observe, a key of the
-    actuator's own and what it may touch on each host, tokens, what DRBD, Prometheus and Alertmanager are
-    to be told, and says what stands in the way.
+    actuator's own and what it may touch on each host, tokens, certificates for TLS, what DRBD, Prometheus and
+    Alertmanager are to be told, and says what stands in the way.
     """
     with faults_are_said():
         check_readable(key, known_hosts)
@@ -495,7 +508,7 @@ def init(
         if twice := [name for name, count in Counter(it.name for it in found).items() if count > 1]:
             raise ConfigError(tuple(f"two of these hosts call themselves {name}" for name in twice))
         choices = partial(Choices, actuator, port, prometheus, alertmanager, shipped=_shipped())
-        _write_site(out, found, choices)
+        _write_site(out, found, actuator, choices)
     for sentence in findings(found):
         click.secho(f"to do: {sentence}", fg="yellow")
     click.echo(
@@ -513,12 +526,15 @@ def _shipped() -> dict[str, str]:
     }
 
 
-def _write_site(out: Path, found: Sequence[HostFound], choices: Callable[[str], Choices]) -> None:
-    """Write the folder as a whole, or nothing of it. Only its owner may read it: it holds a key and tokens.
+def _write_site(
+    out: Path, found: Sequence[HostFound], actuator: str, choices: Callable[[str], Choices]
+) -> None:
+    """Write the folder as a whole, or nothing of it. Only its owner may read it: it holds keys and tokens.
 
     Args:
         out: where.
         found: the hosts.
+        actuator: what its certificate is for.
         choices: of the actuator's public key, which is made here.
     """
     made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
@@ -527,6 +543,11 @@ def _write_site(out: Path, found: Sequence[HostFound], choices: Callable[[str], 
         for name, copies in secret_files(found).items():
             token = secrets.token_hex(32)
             texts |= dict.fromkeys((name, *copies), (f"{token}\n", 0o600))
+        authority = Authority("vmheal")
+        ours = authority.issue(actuator)
+        texts |= dict.fromkeys(certificate_files(found), (authority.pair.certificate, 0o644))
+        texts |= {CERTIFICATE: (ours.certificate, 0o644), CERTIFICATE_KEY: (ours.key, 0o600)}
+        texts[AUTHORITY_KEY] = (authority.pair.key, 0o600)
         for path, (text, mode) in texts.items():
             target = made / path
             target.parent.mkdir(parents=True, exist_ok=True)

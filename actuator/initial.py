@@ -13,7 +13,11 @@ from actuator.model import DomainState, Parting
 PORT = 10811
 CONFIG = "/etc/vmheal"
 KEY = "id_ed25519"
-"""The file of the actuator's own key."""
+"""The file of the actuator's own key, for SSH."""
+CERTIFICATE, CERTIFICATE_KEY = "actuator.pem", "actuator.key"
+"""The files of its certificate, for TLS."""
+AUTHORITY_KEY = "ca.key"
+"""The file of the key that has signed it: for more certificates, and for nobody to keep here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,11 @@ class Choices:
     """The actuator's: the line of its .pub file."""
     shipped: Mapping[str, str]
     """The text of rules/prometheus.yml and rules/alertmanager.yml, by their names."""
+
+    @property
+    def at(self) -> str:
+        """Where the actuator listens, as a URL has it."""
+        return f"[{self.actuator}]:{PORT}" if ":" in self.actuator else f"{self.actuator}:{PORT}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +174,7 @@ def files(found: Sequence[HostFound], choices: Choices) -> dict[str, str]:
     written = {
         "actuator.yml": _actuator(found, choices),
         **{name: _with_addresses(text, choices) for name, text in choices.shipped.items()},
+        "web.yml": _WEB,
         "known_hosts": "".join(f"{line}\n" for host in found for line in host.host_keys),
     }
     for host in found:
@@ -174,6 +184,11 @@ def files(found: Sequence[HostFound], choices: Choices) -> dict[str, str]:
         written[f"{here}/vmheal/fence-peer.conf"] = _fence_peer(host, choices)
         written[f"{here}/drbd.d/vmheal-fencing.res"] = _DRBD
     return written
+
+
+def certificate_files(found: Sequence[HostFound]) -> tuple[str, ...]:
+    """Where the certificate goes that all are to believe; the actuator's own is CERTIFICATE."""
+    return ("ca.pem", *(f"{_folder(host)}/vmheal/ca.pem" for host in found))
 
 
 def secret_files(found: Sequence[HostFound]) -> dict[str, tuple[str, ...]]:
@@ -191,10 +206,14 @@ def _folder(host: HostFound) -> str:
 
 
 def _with_addresses(shipped: str, choices: Choices) -> str:
-    """What is shipped supposes all on one machine; here each is where it is."""
+    """What is shipped supposes all on one machine, without TLS; here each is where it is, and speaks it."""
     alertmanager = urlsplit(choices.alertmanager).netloc
-    return shipped.replace("localhost:9093", alertmanager).replace(
-        f"localhost:{PORT}", f"{choices.actuator}:{PORT}"
+    return (
+        shipped.replace("localhost:9093", alertmanager)
+        .replace(f"http://localhost:{PORT}", f"https://{choices.at}")
+        .replace(f"localhost:{PORT}", choices.at)
+        .replace("# scheme: https", "scheme: https")
+        .replace("# tls_config: {ca_file: ca.pem}", "tls_config: {ca_file: ca.pem}")
     )
 
 
@@ -210,6 +229,11 @@ def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
         f'listen: ":{PORT}"',
         "journal:",
         "  path: /var/lib/vmheal/journal.sqlite3",
+        "# All who come here come by TLS. What the commands here are to call it, and believe:",
+        "web:",
+        f"  config_file: {CONFIG}/web.yml",
+        f'  url: "https://{choices.at}"',
+        f"  ca_file: {CONFIG}/ca.pem",
         "webhook:",
         f"  token_file: {CONFIG}/webhook.token",
         "operator:",
@@ -254,8 +278,9 @@ def _actuator(found: Sequence[HostFound], choices: Choices) -> str:
 
 def _fence_peer(host: HostFound, choices: Choices) -> str:
     return (
-        f"# {CONFIG}/fence-peer.conf on {host.name}, with fence-peer.token beside it (mode 0600).\n"
-        f"actuator {choices.actuator}:{PORT}\n"
+        f"# {CONFIG}/fence-peer.conf on {host.name}; beside it ca.pem, and fence-peer.token with mode 0600.\n"
+        f"actuator https://{choices.at}\n"
+        f"ca_file {CONFIG}/ca.pem\n"
         f"token_file {CONFIG}/fence-peer.token\n"
         f"libvirt_uri {_driver(host)}:///system\n"
         "# As in actuator.yml, failover.\n"
@@ -320,4 +345,13 @@ common {
         before-resync-source "/usr/bin/vmheal-fence-peer before-resync-source";
     }
 }
+"""
+
+_WEB = f"""\
+# {CONFIG}/web.yml of the actuator: TLS. Who may do what is in actuator.yml.
+tls_server_config:
+  cert_file: {CERTIFICATE}
+  key_file: {CERTIFICATE_KEY}
+  client_auth_type: VerifyClientCertIfGiven
+  client_ca_file: ca.pem
 """

@@ -1,5 +1,7 @@
 """init: what is made of a look around, and that nothing is overwritten or half written."""
 
+import json
+import ssl
 import stat
 from dataclasses import replace
 from typing import ClassVar
@@ -16,9 +18,14 @@ from actuator.config import Settings, load
 from actuator.initial import Choices, DomainFound, HostFound, ResourceFound, chosen, files, findings
 from actuator.model import Disk, DomainState, HostView, Parting
 from actuator.ports import Unanswered
+from exporter import fence_peer
 from exporter.host import config as host_config
+from exporter.web import Response
+from exporter.web_config import WebConfigFile
 from tests.actuator.build import resource, snapshot, view
 from tests.actuator.test_program import run
+from tests.exporter.certificates import Authority as CertificateAuthority
+from tests.exporter.serving import serving
 
 BOTH = ("v01", "v02")
 ASKS = ResourceFound(BOTH, Parting.ASKS)
@@ -93,11 +100,21 @@ def test_what_is_written_is_understood(tmp_path):
     )
     assert (settings.ssh.user, settings.ssh.command) == ("vmheal", "vmheal-host")
     made = files(PAIR, CHOICES)
-    assert "actuator 10.0.0.9:10811\n" in made["hosts/v01/etc/vmheal/fence-peer.conf"]
+    assert "actuator https://10.0.0.9:10811\n" in made["hosts/v01/etc/vmheal/fence-peer.conf"]
     for name in ("prometheus.yml", "alertmanager.yml"):
         assert "localhost" not in made[name]
         here = made[name].replace("10.0.0.9:10811", "localhost:10811").replace("a:9093", "localhost:9093")
-        assert here == (RULES / name).read_text()
+        plain = here.replace("https://", "http://").replace("scheme: https", "# scheme: https")
+        shipped = (RULES / name).read_text()
+        assert plain.replace("tls_config:", "# tls_config:") == shipped.replace("https://", "http://")
+        assert here.count("https://localhost:10811") == shipped.count("http://localhost:10811") == 1
+    scraped = yaml.safe_load(made["prometheus.yml"])["scrape_configs"]
+    for job in scraped:
+        [asks] = job.get("http_sd_configs", [job])
+        assert asks["tls_config"] == {"ca_file": "ca.pem"}
+    assert scraped[2]["scheme"] == "https"
+    [webhook] = yaml.safe_load(made["alertmanager.yml"])["receivers"][0]["webhook_configs"]
+    assert webhook["http_config"]["tls_config"] == {"ca_file": "ca.pem"}
     assert (
         made["hosts/v01/etc/drbd.d/vmheal-fencing.res"].partition("common {")[2]
         == (
@@ -181,7 +198,7 @@ def test_a_new_folder_with_tokens_of_their_own(site):
     modes = {it.name: stat.S_IMODE(it.stat().st_mode) for it in out.rglob("*") if it.is_file()}
     assert {mode for name, mode in modes.items() if name.endswith(".token")} == {0o600}
     assert stat.S_IMODE(out.stat().st_mode) == 0o700
-    assert modes["id_ed25519"] == 0o600
+    assert {modes[it] for it in ("id_ed25519", "ca.key", "actuator.key")} == {0o600}
     paramiko.Ed25519Key.from_private_key_file(str(out / "id_ed25519"))
     public = (out / "id_ed25519.pub").read_text()
     for name in BOTH:
@@ -190,6 +207,44 @@ def test_a_new_folder_with_tokens_of_their_own(site):
     status, _, errors = run(*arguments)
     assert (status, "nothing is overwritten" in errors) == (2, True)
     assert {it: it.read_bytes() for it in out.rglob("*") if it.is_file()} == before
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost"])
+def test_the_hosts_believe_the_actuator_and_no_other(site, address, tmp_path, monkeypatch):
+    """With the very files, and as strict as later Pythons are."""
+    _, arguments, out = site
+    arguments[arguments.index("10.0.0.9")] = address
+    assert run(*arguments)[0] == 0
+    config = WebConfigFile(out / "web.yml")
+    assert (
+        load(out / "actuator.yml").web.url == f"https://{f'[{address}]' if ':' in address else address}:10811"
+    )
+    path = out / "hosts/v01/etc/vmheal/fence-peer.conf"
+    path.write_text(path.read_text().replace("/etc/vmheal", str(path.parent)))
+    if address == "::1":
+        monkeypatch.setattr("tests.exporter.serving.LOOPBACK", "[::1]")
+    strict = fence_peer._context
+
+    def context(tls):
+        made = strict(tls)
+        made.verify_flags |= ssl.VERIFY_X509_STRICT
+        return made
+
+    monkeypatch.setattr(fence_peer, "_context", context)
+
+    def answer(request):
+        return Response(200, json.dumps({"host": request.headers["authorization"]}).encode())
+
+    with serving(answer, tls=lambda: config.current().tls) as port:
+        path.write_text(path.read_text().replace(":10811", f":{port}"))
+        read = fence_peer.read_config(str(path))
+        said = fence_peer.exchange(read.actuators[0], read.token, None)
+        assert said == {"host": f"Bearer {(out / 'arbiter-v01.token').read_text().strip()}"}
+        (tmp_path / "other").mkdir()
+        other = CertificateAuthority(tmp_path / "other")
+        stranger = read.actuators[0]._replace(tls=fence_peer.Tls(str(other.file)))
+        with pytest.raises(OSError, match="certificate verify failed"):
+            fence_peer.exchange(stranger, read.token, None)
 
 
 @pytest.mark.parametrize("fault", [Unanswered("10.0.0.2: no"), PAIR[0]], ids=["silent", "the same twice"])

@@ -10,6 +10,7 @@ from typing import Any
 from exporter.web import Handler, Request, Response, Server, listen
 
 WAIT_SECONDS = 10.0
+LOOPBACK = "127.0.0.1"
 
 
 class Everybody:
@@ -29,7 +30,7 @@ def hello(request: Request) -> Response:
 @contextlib.contextmanager
 def serving(handler: Handler = hello, access: Any = None, **options: Any) -> Iterator[int]:
     """Serve on loopback and give the port."""
-    sockets = listen(["127.0.0.1:0"])
+    sockets = listen([f"{LOOPBACK}:0"])
     port: int = sockets[0].getsockname()[1]
     started = threading.Event()
     handles: list[Callable[[], object]] = []
