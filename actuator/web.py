@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import io
+import math
 import socket
 import sys
 import threading
@@ -16,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 from wsgiref.types import WSGIApplication
 
 import structlog
+from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter.web import Bounds, Request, Response, Server
@@ -101,6 +103,12 @@ class WebServer:
         )
         queued.labels("bodies").set_function(lambda: self._server.bodies.waiting)
         queued.labels("pages").set_function(lambda: self._server.pages.waiting)
+        Gauge(
+            "vmheal_tls_certificate_expiry_timestamp_seconds",
+            "When the actuator's certificate, or one that is sent along with it, expires, whichever is first;"
+            " Unix time; +Inf without TLS.",
+            registry=registry,
+        ).set_function(lambda: expires_at(config.latest.certificate))
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
 
     def start(self) -> None:
@@ -121,6 +129,18 @@ class WebServer:
         except Exception:
             log.exception("the HTTP server has died")
             raise
+
+
+def expires_at(certificates: bytes) -> float:
+    """When the first of these expires, Unix time; infinite for none.
+
+    Args:
+        certificates: PEM.
+    """
+    if not certificates:
+        return math.inf
+    found = x509.load_pem_x509_certificates(certificates)
+    return min(it.not_valid_after_utc.timestamp() for it in found)
 
 
 def answer(application: WSGIApplication, request: Request) -> Response:

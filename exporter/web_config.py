@@ -14,7 +14,7 @@ import re
 import secrets
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,6 +88,7 @@ class WebConfig:
     users: Mapping[str, bytes] | None = None  # name to bcrypt hash; None: nobody is asked
     headers: tuple[tuple[str, str], ...] = ()
     asks_clients: bool = False  # for certificates
+    certificate: bytes = b""  # what clients are shown, PEM
     files: tuple[Path, ...] = ()  # what it was read from
 
 
@@ -204,18 +205,16 @@ def _read(document: _Section, path: Path) -> WebConfig:
             raise WebConfigError(
                 f"basic_auth_users.{name} is not a bcrypt hash; `htpasswd -nBC 10 {name}` makes one"
             )
-    context, sans, files = _tls(tls, path.parent) if "tls_server_config" in document else (None, (), ())
-    return WebConfig(
-        context,
-        frozenset(sans),
-        {name: value.encode() for name, value in users.items()} if users else None,
-        tuple(headers.items()),
-        context is not None and context.verify_mode is not ssl.CERT_NONE,
-        (path, *files),
+    config = _tls(tls, path.parent) if "tls_server_config" in document else WebConfig()
+    return replace(
+        config,
+        users={name: value.encode() for name, value in users.items()} if users else None,
+        headers=tuple(headers.items()),
+        files=(path, *config.files),
     )
 
 
-def _tls(section: _Section, folder: Path) -> tuple[ssl.SSLContext, tuple[str, ...], tuple[Path, ...]]:
+def _tls(section: _Section, folder: Path) -> WebConfig:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate, key = section.text("cert_file"), section.text("key_file")
     verify, client_ca, sans = _client_auth(section)
@@ -228,9 +227,10 @@ def _tls(section: _Section, folder: Path) -> tuple[ssl.SSLContext, tuple[str, ..
     if not certificate or not key:
         raise WebConfigError("tls_server_config needs cert_file and key_file")
     files = tuple(folder / name for name in (certificate, key, client_ca) if name)
+    read = []
     for file in files:
         try:
-            file.read_bytes()
+            read.append(file.read_bytes())
         except OSError as error:
             raise WebConfigError(f"cannot read {file}: {error.strerror}") from error
     try:
@@ -245,7 +245,13 @@ def _tls(section: _Section, folder: Path) -> tuple[ssl.SSLContext, tuple[str, ..
     except (ssl.SSLError, ValueError) as error:
         names = ", ".join(map(str, files))
         raise WebConfigError(f"tls_server_config cannot be used with {names}: {error}") from error
-    return context, sans, files
+    return WebConfig(
+        context,
+        frozenset(sans),
+        asks_clients=verify is not ssl.CERT_NONE,
+        certificate=read[0],
+        files=files,
+    )
 
 
 def _client_auth(section: _Section) -> tuple[ssl.VerifyMode, str, tuple[str, ...]]:
@@ -271,7 +277,7 @@ def _client_auth(section: _Section) -> tuple[ssl.VerifyMode, str, tuple[str, ...
 
 
 class WebConfigFile:
-    """The file's present configuration; used from one thread, the event loop's."""
+    """The file's present configuration; used from one thread, the event loop's, but for `latest`."""
 
     def __init__(self, path: Path | None) -> None:
         """Read it; no path means plain HTTP for everybody.
@@ -293,6 +299,11 @@ class WebConfigFile:
                 if str(error) != self._error:
                     log.warning("the web configuration cannot be used: the old one stays", error=str(error))
                 self._error = str(error)
+        return self._config
+
+    @property
+    def latest(self) -> WebConfig:
+        """The configuration as it was read last; from any thread."""
         return self._config
 
     def _reload(self, path: Path) -> None:

@@ -17,6 +17,7 @@ from actuator.model import Authority, OutgoingAlert
 from actuator.receive import Server
 from actuator.rights import Holder, Right, Rights
 from actuator.tokens import TokenFiles
+from actuator.web import expires_at
 from exporter import fence_peer
 from exporter.web_config import WebConfigFile
 from tests.actuator.deliveries import alert, body, parts, patient_journal
@@ -176,6 +177,24 @@ def test_where_everybody_must_show_a_certificate(tmp_path, ca, journal):
     with serving(tmp_path, journal, "RequireAndVerifyClientCert") as url:
         assert ask(url, ca, "/metrics", token="token-of-reader") == 0
         assert ask(url, ca, "/metrics", pair=pair_of(ca, "v01"), token="token-of-reader") == 200
+
+
+def test_when_the_certificate_expires_is_shown(tmp_path, url, ca):
+    def shown():
+        headers = {"Authorization": "Bearer token-of-reader"}
+        text = requests.get(f"{url}/metrics", headers=headers, verify=str(ca.file), timeout=SECONDS).text
+        (line,) = [it for it in text.splitlines() if it.startswith("vmheal_tls_certificate_expiry")]
+        return float(line.split()[1])
+
+    assert 0 < shown() - time.time() <= 86400
+    ca.issue("server", dns="monitor.example", ip="127.0.0.1", days=30)
+    assert 29 * 86400 < shown() - time.time() <= 30 * 86400
+    text = (tmp_path / "server.pem").read_text()  # of what is sent along the first that expires counts
+    (tmp_path / "server.pem").write_text(text + pair_of(ca, "v01")[0].read_text())
+    assert 0 < shown() - time.time() <= 86400
+    (tmp_path / "server.pem").write_text("broken")
+    assert 0 < shown() - time.time() <= 86400  # what is served goes on to be told
+    assert expires_at(b"") == float("inf")
 
 
 # ---- the hook --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from prometheus_client import Gauge
 from prometheus_client.metrics_core import Metric
 
 from actuator.config import ConfigError
@@ -776,10 +777,23 @@ def reload(journal, outcomes):
             reloader.reload()
 
 
+def certificate(journal, expires_at):
+    name = "vmheal_tls_certificate_expiry_timestamp_seconds"
+    Gauge(name, "as actuator.web shows it", registry=journal.report.registry).set(expires_at)
+
+
 @pytest.mark.parametrize(
     ("happens", "quiet", "alert"),
     [
         pytest.param(lambda it: None, 0, None, id="nothing"),
+        pytest.param(
+            lambda it: certificate(it, 14 * 86400 - 1),
+            3599,
+            told("ActuatorCertificateExpires"),
+            id="its certificate expires",
+        ),
+        pytest.param(lambda it: certificate(it, 15 * 86400), 0, None, id="it does not so soon"),
+        pytest.param(lambda it: certificate(it, float("inf")), 0, None, id="it has none"),
         pytest.param(
             lambda it: it.restart(mode="observe"), 599, told("ActuatorPassive", mode="observe"), id="observes"
         ),

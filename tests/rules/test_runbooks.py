@@ -55,7 +55,7 @@ def test_what_is_to_be_typed_exists(name):
                 assert command in main.commands, argv
                 main.commands[command].make_context(command, arguments).close()
             case ["vmheal-fence-peer", hook, *_]:
-                assert hook in {*HOOKS, "release", "up"}, argv
+                assert hook in {*HOOKS, "release", "up", "check"}, argv
             case ["drbdadm", command, *_]:
                 assert command in DRBDADM, argv
 
