@@ -191,15 +191,23 @@ class _Serving:
                 notify("WATCHDOG=1")
 
     def _ready(self) -> None:
+        notify("READY=1", self._status())
+
+    def _status(self) -> str:
         settings = self._site.settings
-        notify("READY=1", f"STATUS=mode {settings.mode}, {len(settings.domains)} protected VMs")
+        return f"STATUS=mode {settings.mode}, {len(settings.domains)} protected VMs"
+
+    def _reload_by_order(self) -> None:
+        """Over HTTP: systemd has not asked for it, and is told what counts now."""
+        self.reloader.reload()
+        notify(self._status())
 
     def stop(self) -> None:
         """End the site."""
         self._site.stop()
 
     def _parts(self, site: "_Site") -> Parts:
-        return replace(site.parts, reload=self.reloader.reload)
+        return replace(site.parts, reload=self._reload_by_order)
 
     def _take(self, settings: Settings) -> None:
         """See ``actuator.reload``."""

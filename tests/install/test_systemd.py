@@ -14,7 +14,7 @@ from actuator.serve import Actuator
 from actuator.signals import Signals
 from exporter.notify import notify, reloading, watchdog_seconds
 from tests.actuator.conftest import folders, machines  # noqa: F401  fixtures
-from tests.actuator.test_program import config, serve  # noqa: F401  fixtures
+from tests.actuator.test_program import config, operated, run, serve  # noqa: F401  fixtures
 from tests.actuator.world import Clock, Machine, World
 from tests.lab.waiting import wait_until
 
@@ -100,6 +100,15 @@ def test_the_program_is_ready_alive_reloads_and_stops(systemd, serve, config, mo
     while (last := systemd.recv(999)) != b"STOPPING=1":
         assert last == b"WATCHDOG=1"
     assert program.end(signal.SIGTERM)[0] == 0
+
+
+def test_systemd_is_told_what_counts_after_a_reload_by_order(systemd, serve, operated):  # noqa: F811
+    program = serve(operated)
+    assert systemd.recv(999).decode() == "READY=1\nSTATUS=mode enforce, 1 protected VMs"
+    program.wait_ready()
+    operated.write_text(operated.read_text().replace("mode: enforce", "mode: approve"))
+    assert run("reload", "--config", operated) == (0, "reloaded\n", "")
+    assert systemd.recv(999) == b"STATUS=mode approve, 1 protected VMs"
 
 
 def test_a_loop_that_hangs_or_is_gone_is_noticed(folders, machines, monkeypatch):  # noqa: F811
