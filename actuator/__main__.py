@@ -54,6 +54,7 @@ from actuator.commands import (
     login_name,
     next_step,
     of_domains,
+    say,
     show_readiness,
     tell,
     time_text,
@@ -612,9 +613,9 @@ def check(config_path: Path, vms: tuple[str, ...], live: bool, url: str | None, 
     else:
         click.echo(f"{config_path}: ok, mode {settings.mode}, {len(settings.domains)} protected domains")
         for who, answer in answers.items():
-            click.echo(f"{who}: {answer}")
+            say(f"{who}: {answer}")
         show_readiness(ready)
-        click.echo(f"next: {next_step(settings, ready, answers)}")
+        say(f"next: {next_step(settings, ready, answers)}")
     asked_in_vain = url is not None and "unanswered" in ready
     well = all(is_ready(it) for it in ready.get("domains", ())) and not asked_in_vain
     if not well or any(not answer.startswith("ok") for answer in answers.values()):
@@ -792,7 +793,7 @@ def _print_event(event: Event, as_json: bool) -> None:
         click.echo(json.dumps(to_jsonable_python(event)))
     else:
         place = f"{event.domain}@{event.host}" if event.host else event.domain
-        click.echo(f"{time_text(event.at)} {event.kind:<9} {place:<16} {event.sentence}")
+        say(f"{time_text(event.at)} {event.kind:<9} {place:<16} {event.sentence}")
 
 
 # ---- common -----------------------------------------------------------------------------------------------

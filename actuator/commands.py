@@ -76,11 +76,17 @@ def faults_are_said() -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        click.echo("\n".join(f"vmheal-actuator: {problem}" for problem in error.problems), err=True)
+        for problem in error.problems:
+            say(f"vmheal-actuator: {problem}", err=True)
         sys.exit(2)
     except (JournalError, OSError) as error:
-        click.echo(f"vmheal-actuator: {error}", err=True)
+        say(f"vmheal-actuator: {error}", err=True)
         sys.exit(1)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line for a person. What alerts and hosts have put into it does not steer the terminal."""
+    click.echo("".join(it if it.isprintable() else ascii(it)[1:-1] for it in text), err=err)
 
 
 def time_text(at: float | None) -> str:
@@ -176,9 +182,9 @@ def show_status(config_path: Path, url: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(answer, indent=2))
         return
-    click.echo(f"mode {answer['mode']}, reconciled {time_text(answer['reconciled_at'])}")
+    say(f"mode {answer['mode']}, reconciled {time_text(answer['reconciled_at'])}")
     if answer["paused"]:
-        click.echo(f"all is paused {_order(answer['paused'])}")
+        say(f"all is paused {_order(answer['paused'])}")
     for host in answer["hosts"]:
         _show_host(host)
     for domain in answer["domains"]:
@@ -187,7 +193,7 @@ def show_status(config_path: Path, url: str | None, as_json: bool) -> None:
         admitted = ", ".join(resource["admitted"]) or "nobody"
         alone = " alone" if resource["granted"] else ""
         holder = f"{resource['holder']}{alone}" if resource["holder"] else "nobody"
-        click.echo(f"{resource['resource']}: {holder} holds the authority, admitted: {admitted}")
+        say(f"{resource['resource']}: {holder} holds the authority, admitted: {admitted}")
 
 
 def _show_host(host: Mapping[str, Any]) -> None:
@@ -203,24 +209,22 @@ def _show_host(host: Mapping[str, Any]) -> None:
     if host["failed_at"] is not None:
         lines.insert(0, f"has failed, since {time_text(host['failed_at'])}")
     if lines:
-        click.echo(f"host {host['host']}")
+        say(f"host {host['host']}")
     for line in lines:
-        click.echo(f"  {line}")
+        say(f"  {line}")
 
 
 def _show_domain(domain: Mapping[str, Any]) -> None:
     plan, escalation = domain["plan"], domain["escalation"]
-    click.echo(f"{domain['domain']} on {domain['host']}, may run on {', '.join(domain['hosts'])}")
+    say(f"{domain['domain']} on {domain['host']}, may run on {', '.join(domain['hosts'])}")
     if plan is not None:
-        click.echo(f"  plan {plan['id']}: {plan['status']} {plan['sentence']}")
+        say(f"  plan {plan['id']}: {plan['status']} {plan['sentence']}")
     if escalation is not None:
-        click.echo(
-            f"  {escalation['kind']} since {time_text(escalation['since_at'])}: {escalation['sentence']}"
-        )
+        say(f"  {escalation['kind']} since {time_text(escalation['since_at'])}: {escalation['sentence']}")
     if domain["paused"]:
-        click.echo(f"  {domain['paused']}")
+        say(f"  {domain['paused']}")
     for host, until in domain["suspects"].items():
-        click.echo(f"  failed on {host}: is not sent back there before {time_text(until)}")
+        say(f"  failed on {host}: is not sent back there before {time_text(until)}")
 
 
 def _order(order: Mapping[str, Any]) -> str:
@@ -251,28 +255,28 @@ def explain(name: str, config_path: Path, url: str | None, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(answer, indent=2))
     elif "domains" in answer:
-        click.echo(f"host {answer['host']}: last heard of {answer['silent_seconds']:g} s ago")
+        say(f"host {answer['host']}: last heard of {answer['silent_seconds']:g} s ago")
         _show_host(answer)
         for domain in answer["domains"]:
             _explain_domain(domain)
         for domain in answer["not_looked_at"]:
-            click.echo(f"{domain}: not looked at for lack of time: ask for it alone")
+            say(f"{domain}: not looked at for lack of time: ask for it alone")
     else:
         _explain_domain(answer)
 
 
 def _explain_domain(answer: Mapping[str, Any]) -> None:
     if "error" in answer:
-        click.echo(f"{answer['domain']}: {answer['error']}")
+        say(f"{answer['domain']}: {answer['error']}")
         return
-    click.echo(f"{answer['domain']} on {answer['host']}, mode {answer['mode']}")
-    click.echo(f"  seen: {answer['seen']}")
+    say(f"{answer['domain']} on {answer['host']}, mode {answer['mode']}")
+    say(f"  seen: {answer['seen']}")
     if answer["plan_under_way"]:
-        click.echo(f"  plan {answer['plan_under_way']} is under way; after it, as things are now:")
+        say(f"  plan {answer['plan_under_way']} is under way; after it, as things are now:")
     if answer["paused"]:
-        click.echo(f"  {answer['paused']}; without that:")
+        say(f"  {answer['paused']}; without that:")
     for host in answer["drifted"]:
-        click.echo(f"  defined otherwise on {host}: that is replaced before it is started there")
+        say(f"  defined otherwise on {host}: that is replaced before it is started there")
     _explain_decision("now", answer["decision"])
     for host, decision in answer["elsewhere"].items():
         _explain_decision(f"to {host}", decision)
@@ -280,22 +284,22 @@ def _explain_domain(answer: Mapping[str, Any]) -> None:
 
 def _explain_decision(when: str, decision: Mapping[str, Any]) -> None:
     word = {"plan": "would be done", "refusal": "refused", "postponed": "later", "nothing": "nothing to do"}
-    click.echo(f"  {when}: {word[decision['kind']]}: {decision['sentence']}")
+    say(f"  {when}: {word[decision['kind']]}: {decision['sentence']}")
     for number, step in enumerate(decision.get("steps", ()), 1):
-        click.echo(f"    {number}. {step}")
+        say(f"    {number}. {step}")
     if decision.get("proof"):
-        click.echo(f"    proof that the old host does not write: {decision['proof']}")
+        say(f"    proof that the old host does not write: {decision['proof']}")
     _tell_choice(decision)
     if "note" in decision:
-        click.echo(f"    {decision['note']}")
+        say(f"    {decision['note']}")
 
 
 def _tell_choice(decision: Mapping[str, Any]) -> None:
     """Why it goes there, and to no other host."""
     if decision.get("chosen"):
-        click.echo(f"    there because {decision['chosen']}")
+        say(f"    there because {decision['chosen']}")
     for host, why in decision.get("rejected", {}).items():
-        click.echo(f"    not {host}: {why}")
+        say(f"    not {host}: {why}")
 
 
 # ---- check ------------------------------------------------------------------------------------------------
@@ -378,7 +382,7 @@ def show_readiness(ready: Mapping[str, Any]) -> None:
     for name in ready["not_rehearsed"]:
         click.secho(f"{name}: not rehearsed yet", fg="yellow")
     well = sum(is_ready(it) for it in domains)
-    click.echo(f"{well} of {len(domains)} VMs are ready for all that vmheal may do")
+    say(f"{well} of {len(domains)} VMs are ready for all that vmheal may do")
 
 
 def _cell(domain: Mapping[str, Any], verb: str) -> str:
@@ -404,8 +408,8 @@ def _tell_reasons(checks: Sequence[Mapping[str, Any]]) -> None:
             against.setdefault(key, []).append(check["verb"])
     for (host, name, sentence, mend), verbs in against.items():
         click.secho(f"  {' and '.join(verbs)} on {host}: {name}", fg="red")
-        click.echo(f"    {sentence}")
-        click.echo(f"    mend: {mend}")
+        say(f"    {sentence}")
+        say(f"    mend: {mend}")
 
 
 # ---- reload -----------------------------------------------------------------------------------------------
@@ -426,7 +430,7 @@ def reload_config(config_path: Path, url: str | None) -> None:
         response = _exchange(settings, url, "/-/reload", timeout_seconds=RELOAD_SECONDS, data=b"")
     if not response.ok:
         raise click.ClickException(f"nothing was reloaded: {response.text.strip()}")
-    click.echo("reloaded")
+    say("reloaded")
 
 
 def _may_order(config_path: Path, settings: Settings) -> None:
@@ -499,9 +503,9 @@ def _give(order: Mapping[str, object], config_path: Path, url: str | None, as_js
     if as_json:
         click.echo(json.dumps({"taken": taken, "sentence": sentence}))
     elif taken:
-        click.echo(sentence)
+        say(sentence)
     else:
-        click.echo(f"vmheal-actuator: refused: {sentence}", err=True)
+        say(f"vmheal-actuator: refused: {sentence}", err=True)
     if not taken:
         sys.exit(1)
 
@@ -642,11 +646,11 @@ COMMANDS: tuple[click.Command, ...] = (
 def tell(story: Mapping[str, Any]) -> None:
     """Print a plan's story for a person."""
     evidence, decision, end = story["evidence"], story["decision"], story["end"]
-    click.echo(f"plan {story['plan']}")
+    say(f"plan {story['plan']}")
     if evidence is not None and decision is not None:
-        click.echo(f"{time_text(evidence['at'])} seen      {evidence['sentence']}")
+        say(f"{time_text(evidence['at'])} seen      {evidence['sentence']}")
     if decision is not None:
-        click.echo(f"{time_text(decision['at'])} decided   {decision['sentence']}")
+        say(f"{time_text(decision['at'])} decided   {decision['sentence']}")
         _tell_choice(decision["detail"])
     for number, step in enumerate(story["steps"], 1):
         if step["concluded_at"] is None:
@@ -654,11 +658,11 @@ def tell(story: Mapping[str, Any]) -> None:
         else:
             took = "" if step.get("seconds") is None else f" ({step['seconds']:.3f} s)"
             became = f"{step['outcome']}{took}"
-        click.echo(f"{time_text(step['intended_at'])} step {number:<4} {step['step']}: {became}")
+        say(f"{time_text(step['intended_at'])} step {number:<4} {step['step']}: {became}")
     if end is None:
-        click.echo("it has not ended")
+        say("it has not ended")
     else:
-        click.echo(
+        say(
             f"{time_text(end['at'])} ended     {end['sentence']}, after {end['detail']['seconds']:.3f} s"
             f"{_foretold(end['detail'])}"
         )

@@ -274,6 +274,17 @@ def test_follow_prints_what_comes(serve, config):
     assert "observed" in kinds
 
 
+def test_what_an_alert_says_does_not_steer_the_terminal(config, tmp_path):
+    evil = "x\x1b]0;title\x07\x1b[2J\r\n2026-01-01 forged"
+    with closing(SqliteJournal(tmp_path / "journal")) as journal:
+        journal.commit(events=[Event(1.0, "refused", f"{evil} is unknown", domain=evil, host=evil)])
+    status, out, _ = run("journal", "--config", config)
+    assert (status, out.count("\n")) == (0, 1)
+    assert not set(out) & set("\x1b\x07\r")
+    assert "\\x1b]0;title\\x07\\x1b[2J\\r\\n2026-01-01 forged" in out
+    assert json.loads(run("journal", "--config", config, "--json")[1])["domain"] == evil
+
+
 def test_check_says_what_is_wrong(config):
     assert run("check", "--config", config)[0] == 0
     config.write_text(config.read_text().replace("mode:", "mod:", 1))
