@@ -395,18 +395,19 @@ class SqliteJournal:
             raise
 
     def _prune(self) -> None:
-        (last,) = self._connection.execute("SELECT coalesce(max(seq), 0) FROM event").fetchone()
+        ask = self._connection.execute
+        (last,) = ask("SELECT coalesce(max(seq), 0) FROM event").fetchone()
         if last - self._pruned_at >= PRUNE_EVERY:
-            ask = self._connection.execute
             ask("DELETE FROM event WHERE seq <= ?", (last - self._keep_events,))
-            pages, free, page_bytes = (
-                ask(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-            )
-            if (pages - free) * page_bytes > self._max_bytes:
-                # A quarter, so that this is seldom. The file keeps its size, and its room is used again.
-                ask("DELETE FROM event WHERE seq <= ? - (SELECT count(*) * 3 / 4 FROM event)", (last,))
             ask(_OLD_RUNS, (RUN, RUNS_SECONDS))
             self._pruned_at = last
+        # Looked at with each write: a few events of somebody's choosing may be as large as thousands of ours.
+        pages, free, page_bytes = (
+            ask(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - free) * page_bytes > self._max_bytes:
+            # A quarter, so that this is seldom. The file keeps its size, and its room is used again.
+            ask("DELETE FROM event WHERE seq <= ? - (SELECT count(*) * 3 / 4 FROM event)", (last,))
 
     def _read(self, statement: str, *values: Any) -> list[Any]:
         with self._turn(self._reading), self._named("cannot be read"):

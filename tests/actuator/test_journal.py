@@ -617,6 +617,14 @@ def test_the_file_is_bounded(path):
     journal.close()
 
 
+def test_the_file_is_bounded_also_when_its_events_are_large(path):
+    journal = SqliteJournal(path, max_bytes=4 * 1024**2)
+    for number in range(500):
+        journal.commit(events=[Event(number, "received", "x" * 100_000)])
+    assert path.stat().st_size < 5 * 1024**2
+    journal.close()
+
+
 def test_runs_of_programs_are_kept_for_longer_than_an_alert_is_admitted(path):
     journal = SqliteJournal(path)
     days = 86400.0
