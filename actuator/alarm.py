@@ -15,6 +15,8 @@ from actuator.ports import Ports, Unanswered
 RESEND_SECONDS = 60.0
 LASTS_SECONDS = 240.0
 """Without being sent again, a warning ends by itself after this."""
+MAX_REFUSED = 100
+"""Of the refused alerts that are looked at together, people are warned of so many."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +51,20 @@ class Alarm:
             self._sent_at.pop(after.domain, None)
         self._send_soon(alerts, *(() if after.escalation is None else (after.domain,)))
 
-    def not_admitted(self, notification: Notification, refusal: Refusal) -> None:
-        """Tell people of an alert that asked for what we do not do. Ends by itself when not repeated."""
+    def not_admitted(self, refused: Sequence[tuple[Notification, Refusal]]) -> None:
+        """Tell people of alerts that asked for what we do not do. Ends by itself when not repeated.
+
+        Together, and no more than ``MAX_REFUSED``: thousands of them take neither as many threads, which
+        plans need, nor as many mails. All of them are in the journal.
+        """
         now = self._ports.clock.wall()
+        if len(refused) > MAX_REFUSED:
+            log.warning("alerts refused that nobody is warned of", left_out=len(refused) - MAX_REFUSED)
+        alerts = [self._refused(notification, it, now) for notification, it in refused[:MAX_REFUSED]]
+        if alerts:
+            self._send_soon(alerts)
+
+    def _refused(self, notification: Notification, refusal: Refusal, now: float) -> OutgoingAlert:
         labels = {
             "alertname": EscalationKind.REFUSED.value,
             "severity": "warning",
@@ -60,7 +73,7 @@ class Alarm:
             "host": notification.labels.get("host", ""),
             "refused_alert": notification.labels.get("alertname", ""),
         }
-        self._send_soon([self._alert(labels, refusal.sentence, now, now + LASTS_SECONDS)])
+        return self._alert(labels, refusal.sentence, now, now + LASTS_SECONDS)
 
     def resend(self, records: Sequence[DomainRecord]) -> None:
         """Send again what stands and was not delivered within the last minute."""

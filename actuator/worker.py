@@ -260,8 +260,7 @@ class Worker:
             hosts = [self._asked_of(host, of_it, now) for host, of_it in asked.items()]
             self._ports.journal.commit(hosts=hosts, events=events, settled=settled)
         self._suspect_all(asked)
-        for notification, refusal in refused:
-            self._alarm.not_admitted(notification, refusal)
+        self._alarm.not_admitted(refused)
         self._open_cases(page, settled, admitted)
 
     def _open_cases(

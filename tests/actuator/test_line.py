@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from actuator.alarm import MAX_REFUSED
 from actuator.model import Authority, DomainState, EscalationKind, Failed, Indeterminate, PlanStatus
 from actuator.ports import JournalError
 from exporter.drbd import DiskState, Role
@@ -199,6 +200,17 @@ def test_what_is_not_ours_is_refused_and_said(start, notification, guard):
     assert "action" not in warning.labels
     assert warning.annotations["description"] == refused.sentence
     assert warning.annotations["runbook_url"] == "VMHealRefused.md"
+
+
+def test_thousands_that_are_not_ours_are_one_message_to_people_and_not_a_thread_each(start):
+    world = World()
+    machine = start(world)
+    number = 3 * MAX_REFUSED
+    several = [alert(domain=f"other{it}", fingerprint=f"f{it}") for it in range(number)]
+    machine.receive(*several)
+    assert machine.kinds.count("refused") == number
+    assert len(world.sent) == MAX_REFUSED
+    assert world.calls.count("send") == 1
 
 
 def test_an_alert_that_asks_for_nothing_is_let_pass(start):
