@@ -35,10 +35,10 @@ lint: dev  ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 test-fast: dev lint  ## the tests that start no daemon
-	$(BIN)/pytest -m "not daemons and not lab and not drill and not bench"
+	$(BIN)/pytest -m "not daemons and not lab and not drill and not bench and not abuse"
 
 test: test-packages dev lint  ## fast tests first, then simulated schedules, real programs, the core drills on whole hosts
-	$(BIN)/pytest -n 2 -m "not daemons and not lab and not drill and not bench"
+	$(BIN)/pytest -n 2 -m "not daemons and not lab and not drill and not bench and not abuse"
 	$(BIN)/python -m tests.simulator.run --runs $(SCHEDULES)
 	$(ROOT) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "daemons"
 	$(ROOT) $(BIN)/pytest -m "drill and core"
@@ -109,8 +109,12 @@ bench-scale: dev  ## how the actuator grows to 200 hosts with 4,000 VMs, a rack 
 	$(BIN)/python -m tests.bench.scale
 
 .PHONY: security
-security: test-packages dev  ## try everything with the actuator's key that it must not do; write the table of docs/security.md
-	$(ROOT) $(BIN)/python -m tests.host.table
+security: test-packages dev  ## try everything that must not work, with the key and over the network; write the table of docs/security.md
+	$(ROOT) $(BIN)/python -m tests.table
+
+.PHONY: abuse
+abuse: test-packages dev  ## what strangers and stolen tokens do over the network, the heavy load too; five minutes
+	$(ROOT) $(BIN)/pytest -m "daemons or abuse" tests/network
 
 reference: dev  ## write docs/configuration.md, docs/metrics.md and the manual pages anew from the code
 	$(BIN)/python -m docs.reference

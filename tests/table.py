@@ -1,11 +1,18 @@
-"""The table of attempts in docs/security.md: `python -m tests.host.table` makes them all, and writes it anew."""
+"""The table of attempts in docs/security.md: `python -m tests.table` makes them all, and writes it anew."""
 
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from tests.host.attempts import ATTEMPTS, Attempt, Row, make
-from tests.host.site import REPO, site
+from tests.attempt import Attempt, Row, make
+from tests.host.attempts import ATTEMPTS as WITH_THE_KEY
+from tests.host.site import REPO
+from tests.host.site import site as host
+from tests.network.attempts import ATTEMPTS, HEAVY
+from tests.network.site import site as network
 
+OVER_THE_NETWORK = (*ATTEMPTS, *HEAVY)
 PAGE = REPO / "docs" / "security.md"
 BEGIN, END = "<!-- attempts: written by `make security` -->", "<!-- end of the attempts -->"
 
@@ -37,7 +44,7 @@ def drift(page: str) -> Iterator[str]:
         line for line in page.partition(BEGIN)[2].partition(END)[0].splitlines() if line.startswith("| ")
     }
     written = {line for line in written if not line.startswith(("| Attempt ", "| --- "))}
-    for it in ATTEMPTS:
+    for it in (*WITH_THE_KEY, *OVER_THE_NETWORK):
         found = {line for line in written if line.startswith(_promise(it))}
         if not found:
             yield f"not on the page: {_promise(it)}"
@@ -47,9 +54,11 @@ def drift(page: str) -> Iterator[str]:
 
 def main() -> None:
     """Make all attempts."""
-    with site() as host:
-        host.prepare()
-        rows = [make(it, host) for it in ATTEMPTS]
+    with host() as it:
+        it.prepare()
+        rows = [make(attempt, it) for attempt in WITH_THE_KEY]
+    with tempfile.TemporaryDirectory() as folder, network(Path(folder)) as it:
+        rows += [make(attempt, it) for attempt in OVER_THE_NETWORK]
     lost = [row for row in rows if not row.held]
     for row in lost:
         print(f"NOT HELD: {row.attempt.group}: {row.attempt.name}: {row.seen}")

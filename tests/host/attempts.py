@@ -31,47 +31,13 @@ from actuator.core.arbiter import MAX_RUNS
 from actuator.model import Authority
 from actuator.receive import ALERTS, ARBITRATE
 from tests.actuator.deliveries import TOKENS, patient_journal, served
+from tests.attempt import Attempt as AnyAttempt
 from tests.host.site import ALLOWED, OTHER, TARGET, USER, Site, children_of, environment_of
 from tests.lab.waiting import wait_until
 from tests.sshd import free_port, make_key
 
 SOON = 40
-NOTHING: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One row."""
-
-    group: str
-    name: str
-    expected: str
-    """What must be in what was seen."""
-    make: Callable[[Site], str]
-    ran: tuple[str, ...] = NOTHING
-    """DRBD's programs, in any order; one that ends with `*` any number of times."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """An attempt that was made."""
-
-    attempt: Attempt
-    seen: str
-    held: bool
-
-
-def make(attempt: Attempt, site: Site) -> Row:
-    """Try it."""
-    site.forget()
-    seen = " ".join(attempt.make(site).split())
-    ran = site.ran()
-    expected = [it for it in attempt.ran if not it.endswith("*")]
-    loose = tuple(it[:-1] for it in attempt.ran if it.endswith("*"))
-    strict = sorted(it for it in ran if not (loose and it.startswith(loose)))
-    if strict != sorted(expected):
-        return Row(attempt, f"{seen}; was run: {strict}", held=False)
-    return Row(attempt, seen, held=attempt.expected in seen)
+Attempt = AnyAttempt[Site]
 
 
 # ---- ways to try -----------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""The key in a stranger's hands, on a real host; and the table that says so in docs/security.md."""
+"""The key in a stranger's hands, on a real host."""
 
 import pytest
 
-from tests.host.attempts import ATTEMPTS, make
+from tests.attempt import make
+from tests.host.attempts import ATTEMPTS
 from tests.host.site import site
-from tests.host.table import PAGE, drift
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,3 @@ def test_it_is_held(host, attempt):
 
 def test_each_is_another_one_and_there_are_enough():
     assert len({(it.group, it.name) for it in ATTEMPTS}) == len(ATTEMPTS) >= 100
-
-
-def test_the_page_says_what_is_tried():
-    """`make security` writes it anew."""
-    assert list(drift(PAGE.read_text())) == []
