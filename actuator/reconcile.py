@@ -21,12 +21,16 @@ from actuator.contact import Contacts
 from actuator.core.definition import differ
 from actuator.core.failback import goes_back
 from actuator.core.guards.situation import DOWN, RUNNING
+from actuator.core.replica import minors, shared
 from actuator.core.sight import Sight
 from actuator.core.silence import not_understood
+from actuator.keep import Keeper
 from actuator.model import Definition, DomainRecord, DomainState, Event, HostRecord, Notification
 from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
 from actuator.worker import DARK_SECONDS, Firing, Worker, key_of
+from exporter.drbd import Snapshot
+from exporter.libvirt_domain import Disk, parse_definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +66,7 @@ class Reconciler:
         worker: Worker,
         alarm: Alarm,
         contacts: Contacts,
+        keeper: Keeper,
     ) -> None:
         self._ports = ports
         self._settings = settings
@@ -69,6 +74,11 @@ class Reconciler:
         self._worker = worker
         self._alarm = alarm
         self._contacts = contacts
+        self._keeper = keeper
+        self._disks: dict[str, tuple[Disk, ...]] = {}
+        """By domain, as its definition was kept; filled when they are asked for."""
+        self._not_kept: dict[str, str] = {}
+        """By domain: the definition that was not kept, which is said once."""
         self._down_since: dict[str, float] = {}
         self._definitions_at = float("-inf")
         self._read_at: dict[tuple[str, str], float] = {}
@@ -289,8 +299,16 @@ class Reconciler:
     def _keep_definition(self, record: DomainRecord, xml: str) -> None:
         kept = self._ports.journal.definition(record.domain)
         if kept is not None and kept.xml == xml:
+            self._not_kept.pop(record.domain, None)
             return
         at = self._ports.clock.wall()
+        if whose := self._with_anothers_disk(record, xml):
+            if self._not_kept.get(record.domain) != xml:
+                self._not_kept[record.domain] = xml
+                sentence = f"{whose}: that definition of {record.domain} is not kept, and not used elsewhere"
+                event = Event(at, "definition", sentence, record.domain, record.host)
+                self._ports.journal.commit(events=[event])
+            return
         version = 1 if kept is None else kept.version + 1
         how = "kept" if kept is None else f"has changed since it was seen on {kept.host}, and is kept anew"
         event = Event(
@@ -298,7 +316,33 @@ class Reconciler:
         )
         definition = Definition(record.domain, version, xml, record.host, at)
         self._ports.journal.commit(definition=definition, events=[event])
+        self._disks[record.domain] = parse_definition(xml).disks
         self._worker.rooms.defined(record.domain, xml)
+
+    def _with_anothers_disk(self, record: DomainRecord, xml: str) -> str:
+        """Why a definition may not be kept: a host that was taken over would get another VM's disk elsewhere.
+
+        What was kept first counts: nobody loses a disk by another one's definition. Where a host does not say
+        which resources it has, the definitions' own words are compared.
+        """
+        mine = parse_definition(xml).disks
+        for host in self._protected.hosts(record):
+            said = self._keeper.seen.get(host)
+            known = minors(said) if isinstance(said, Snapshot) else {}
+            for other in self._settings.domains:
+                if other == record.domain or host not in self._settings.hosts_of(other):
+                    continue
+                if disk := shared(mine, self._kept_disks(other), known):
+                    return f"{record.domain}'s disk {disk.source} on {record.host} is {other}'s"
+        return ""
+
+    def _kept_disks(self, domain: str) -> tuple[Disk, ...]:
+        if domain not in self._disks:
+            kept = self._ports.journal.definition(domain)
+            if kept is None:
+                return ()
+            self._disks[domain] = parse_definition(kept.xml).disks
+        return self._disks[domain]
 
     def _alive(self, record: HostRecord) -> None:
         """A host that answers has not failed, and is not down, whatever was said before."""

@@ -73,8 +73,10 @@ class Actuator:
         self.worker = Worker(
             ports, settings, self.protected, executor, slots, self.contacts, alarm, self.wake
         )
-        self.reconciler = Reconciler(ports, settings, self.protected, self.worker, alarm, self.contacts)
         self._keeper = Keeper(ports, settings, self.contacts)
+        self.reconciler = Reconciler(
+            ports, settings, self.protected, self.worker, alarm, self.contacts, self._keeper
+        )
         self.orders = Orders(
             ports.journal, ports.clock, settings, self.protected, self.contacts, alarm, self.worker
         )

@@ -446,8 +446,9 @@ class World:
         self._enter("definition")()
         if host in self.silent:
             raise Unanswered(f"{host} does not answer")
+        first = self.first_minor + (0 if domain == "voms01" else 100)  # no two have the same disk
         disks = "".join(
-            f"<disk type='block' device='disk'><source dev='/dev/drbd{self.first_minor + number}'/>"
+            f"<disk type='block' device='disk'><source dev='/dev/drbd{first + number}'/>"
             f"<target dev='xvd{'abc'[number]}'/></disk>"
             for number, _ in enumerate(self.resources)
         )
@@ -648,14 +649,14 @@ class Machine:
         self.worker = Worker(
             self.ports, self.config, self.protected, executor, slots, self.contacts, self.alarm, lambda: None
         )
+        self.keeper = Keeper(self.ports, self.config, self.contacts)
         self.reconciler = Reconciler(
-            self.ports, self.config, self.protected, self.worker, self.alarm, self.contacts
+            self.ports, self.config, self.protected, self.worker, self.alarm, self.contacts, self.keeper
         )
         # As after reconcile's first turn: what runs is not moved to where its memory is not known.
         for host, free_mib in world.free_mib.items():
             self.worker.rooms.measured(host, Capacity(free_mib << 20, 64 << 30, 8), clock.now)
         self.worker.rooms.defined("voms01", "<domain><memory unit='KiB'>1048576</memory></domain>")
-        self.keeper = Keeper(self.ports, self.config, self.contacts)
         self.worker.recover()
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """A domain of libvirt on one host, and the guest in it, which writes numbered records and reads them at its boot."""
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,11 @@ class Domain:
         """Its state, as libvirt says it."""
         return self.state if self.comes is None else PAUSED
 
+    @property
+    def minors(self) -> list[int]:
+        """Of the devices that it is defined with."""
+        return [int(it) for it in re.findall(r"/dev/drbd(\d+)", self.xml)]
+
     def start(self, *, by_hand: bool = False) -> str:
         """Open the device and run the guest; what libvirt says against it."""
         if self.id is not None or self.comes is not None:
@@ -88,6 +94,7 @@ class Domain:
         if not can_open and not self.host.world.xen:
             self.reason = "failed"
             return WRONG_MEDIUM
+        self._opens_anothers()
         self.id = next(self.host.ids)
         self.state, self.reason = RUNNING, "booted"
         self.writing = False
@@ -101,6 +108,12 @@ class Domain:
         guest = self.guest
         self.host.loop.spawn(process, lambda: self._runs(guest), f"guest {self.name} {guest.boot}")
         return ""
+
+    def _opens_anothers(self) -> None:
+        for vm, node in self.host.nodes.items():
+            if vm != self.name and node.pair.minor in self.minors:
+                what = f"{self.name} is started on {self.host.name} with the disk of {vm}"
+                self.host.world.oracle.broken(what, "another's disk", vm)
 
     def end(self, reason: str) -> None:
         """The guest is no more; its device is closed once nothing of it waits in DRBD."""

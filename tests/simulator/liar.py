@@ -21,9 +21,11 @@ CLAIMS: Mapping[str, tuple[str, ...]] = {
     "drbd": ("secondary", "primary", "source", "alone", "lost", "gone"),
     "libvirt": ("running", "shutoff", "crashed", "paused", "gone"),
     "data": ("other", "former"),
+    "definition": ("with-anothers-disk",),
     "calls": ("done", "failed"),
 }
-"""By what it lies with, what it may say; ``former``: the data's generation before this one."""
+"""By what it lies with, what it may say; ``former``: the data's generation before this one;
+``with-anothers-disk``: with those of all other VMs."""
 HOOKS = ("fence-peer", "unfence-peer", "before-resync-source", "attach")
 
 
@@ -115,6 +117,16 @@ class Liar:
         said = self._said("libvirt")
         rest = {vm: state for vm, state in true.items() if vm not in said}
         return rest | {vm: DomainState(what) for vm, what in said.items() if what != "gone"}
+
+    def definition(self, vm: str, true: str) -> str:
+        if ("definition", vm) not in self._claims:
+            return true
+        minors = {pair.minor for pair in self._host.world.pairs.values()} - {self._host.domains[vm].minor}
+        disks = (
+            f"<disk type='block' device='disk'><source dev='/dev/drbd{it}'/><target dev='xvd{it}'/></disk>"
+            for it in sorted(minors)
+        )
+        return true.replace("</devices>", f"{''.join(disks)}</devices>")
 
     def outcome(self) -> CallOutcome | None:
         """What it says of a call that it does not do; None: it does it."""

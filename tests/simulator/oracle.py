@@ -45,7 +45,7 @@ class Oracle:
 
     def broken(self, what: str, kind: str = "", vm: str = "") -> None:
         """The promise is broken; ``kind``: in a word, of this VM, where a host that lies may have done it."""
-        if vm and any(vm in self._hosts[it].nodes for it in self.liars):
+        if vm and not self.agents_that_lied and any(vm in self._hosts[it].nodes for it in self.liars):
             if not self.by_liars[f"{kind}: {vm}"]:
                 self._log(f"by {', '.join(sorted(self.liars))}, which lies: {what}")
             self.by_liars[f"{kind}: {vm}"] += 1

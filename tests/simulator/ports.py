@@ -214,7 +214,8 @@ class Hypervisor(_OnHosts):
         def answer(it: "Host") -> str | None:
             self._libvirt(it)
             found = it.domains[domain]
-            return found.xml if found.defined else None
+            true = found.xml if found.defined else None
+            return it.liar.definition(domain, true) if it.liar and true else true
 
         return self._ask(host, timeout_seconds, "definition", answer)
 
@@ -310,9 +311,13 @@ class Hypervisor(_OnHosts):
         found = it.domains.get(domain)
         if found is None or not found.defined:
             return None
-        disk = Disk("xvda", f"/dev/drbd{found.minor}", attached=found.has_disk if found.id else None)
+        attached = found.has_disk if found.id else None
+        disks = tuple(
+            Disk("xvda" if minor == found.minor else f"xvd{minor}", f"/dev/drbd{minor}", attached=attached)
+            for minor in found.minors
+        )
         number, reason = (found.id, found.reason) if found.comes is None else (found.comes, "migration")
-        return DomainView(domain, found.uuid, DomainState(found.seen), reason, number, (disk,))
+        return DomainView(domain, found.uuid, DomainState(found.seen), reason, number, disks)
 
 
 class Storage(_OnHosts):

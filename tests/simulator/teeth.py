@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from actuator import arbitrate, execute, keep
+from actuator import arbitrate, execute, keep, reconcile
 from actuator.core import arbiter, decide, progress
 from actuator.core.arbiter import Answer, Verdict
 from actuator.core.guards import memory, verbs
@@ -121,6 +121,9 @@ TEETH: Mapping[str, Patches] = {
     ],
     "the release ends no VM": [(release, "end_users", lambda *_: True)],
     "what a lost host said last": _guards("replica_was_current"),
+    "a definition with another VM's disk is not kept": [
+        (reconcile.Reconciler, "_with_anothers_disk", lambda *_: "")
+    ],
     **{f"guard {name}": _guards(name) for name in GUARDS if name != "source_has_let_go"},
 }
 
@@ -132,6 +135,7 @@ BREAKS: Mapping[str, str] = {
     "R7: a lost host is not waited for": "a_cut_off_host_loses_its_power",
     "R7: an isolated host keeps its VM": "a_witness_prolongs_a_frozen_vms_life",
     "the release ends no VM": "a_witness_prolongs_a_frozen_vms_life",
+    "a definition with another VM's disk is not kept": "a_liar_gives_its_vm_anothers_disk",
     "guard is_defined": "undefined_at_home",
     "guard quorum_is_here": "nine_a_quorum_was_set_off",
     "what a lost host said last": "nine_an_old_disk_has_the_quorum",

@@ -11,6 +11,7 @@ import pytest
 from tests.simulator import events
 from tests.simulator.fibers import Process
 from tests.simulator.run import END_SECONDS, come_to_rest, play, simulate
+from tests.simulator.scenario import outcome_of
 from tests.simulator.site import Site
 from tests.simulator.teeth import taken_out
 from tests.simulator.world import World
@@ -130,6 +131,11 @@ def test_a_run_goes_on_to_its_bound_while_no_warning_stands(parted):
     host.domains["vm1"].end("destroyed")
     assert seconds_to_rest(parted) >= END_SECONDS
     assert "no warning stands" in "".join(parted.oracle.violations)
+
+
+def test_a_definition_that_is_not_kept_is_said_once():
+    story = outcome_of("a_liar_gives_its_vm_anothers_disk").story
+    assert sum("vm1's disk /dev/drbd1 on v01 is vm2's" in line for line in story) == 1
 
 
 def test_a_schedule_that_is_not_understood_says_so():
