@@ -37,9 +37,10 @@ lint: dev  ## ruff, mypy --strict, import-linter
 test-fast: dev lint  ## the tests that start no daemon
 	$(BIN)/pytest -m "not daemons and not lab and not drill and not bench and not abuse"
 
-test: test-packages dev lint  ## fast tests first, then simulated schedules, real programs, the core drills on whole hosts
+test: test-packages dev $(VENV)/.fuzz lint  ## fast tests first, then simulated schedules, real programs, the core drills on whole hosts
 	$(BIN)/pytest -n 2 -m "not daemons and not lab and not drill and not bench and not abuse"
 	$(BIN)/python -m tests.simulator.run --runs $(SCHEDULES)
+	$(BIN)/python -m tests.api
 	$(ROOT) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "daemons"
 	$(ROOT) $(BIN)/pytest -m "drill and core"
 
@@ -65,7 +66,10 @@ SEED ?= 1
 soak: dev  ## schedules of faults by chance, in virtual time, for SECONDS=3600 from SEED=1 on; WITHOUT="..." takes something out
 	$(BIN)/python -m tests.simulator.run --seed $(SEED) --seconds $(SECONDS) --reach $(if $(WITHOUT),--without "$(WITHOUT)")
 
-.PHONY: fuzz
+.PHONY: fuzz api-test
+api-test: $(VENV)/.fuzz  ## Schemathesis against the running actuator, by its own OpenAPI description
+	$(BIN)/python -m tests.api $(SEED)
+
 fuzz: SECONDS = 600
 fuzz: $(VENV)/.fuzz  ## feed every parser what nobody should send, for SECONDS=600 in all, from SEED=1 on
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --seed $(SEED)
@@ -116,7 +120,7 @@ security: test-packages dev  ## try everything that must not work, with the key 
 abuse: test-packages dev  ## what strangers and stolen tokens do over the network, the heavy load too; five minutes
 	$(ROOT) $(BIN)/pytest -m "daemons or abuse" tests/network
 
-reference: dev  ## write docs/configuration.md, docs/metrics.md and the manual pages anew from the code
+reference: dev  ## write docs/configuration.md, metrics.md, openapi.json and the manual pages anew from the code
 	$(BIN)/python -m docs.reference
 
 sbom: dev  ## what the locked requirements put onto a host, with licences and hashes, into dist/

@@ -31,6 +31,7 @@ from werkzeug.exceptions import (
 )
 from werkzeug.wrappers import Response as AnyResponse
 
+from actuator import openapi
 from actuator.arbitrate import Arbiter, MalformedQuestionError
 from actuator.arbitrate import parse as parse_question
 from actuator.config import ConfigError, WebhookSettings
@@ -398,7 +399,13 @@ def create_app(parts: Parts, refusals: Refusals, counters: Counters) -> Flask:
 
     app.get(EXPLAIN, endpoint="explain")(_Explanations(parts.explain).answer)
 
-    for path, ask in {STATUS: parts.status, READY: parts.ready, TARGETS: parts.targets}.items():
+    shown: dict[str, Callable[[], object]] = {
+        STATUS: parts.status,
+        READY: parts.ready,
+        TARGETS: parts.targets,
+        openapi.PATH: openapi.description,
+    }
+    for path, ask in shown.items():
         app.get(path, endpoint=path)(partial(_as_json, ask))
 
     @app.get("/metrics")

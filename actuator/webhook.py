@@ -60,7 +60,9 @@ _Labels = Annotated[
 ]
 
 
-class _Alert(BaseModel):
+class Alert(BaseModel):
+    """One of them."""
+
     model_config = ConfigDict(strict=True)
 
     status: Literal["firing", "resolved"]
@@ -70,11 +72,13 @@ class _Alert(BaseModel):
     """Sent since Alertmanager 0.19 (2019)."""
 
 
-class _Payload(BaseModel):
+class Payload(BaseModel):
+    """What Alertmanager sends, as far as it is used."""
+
     model_config = ConfigDict(strict=True)
 
     version: Literal["4"]
-    alerts: Annotated[list[_Alert], FailFast()]
+    alerts: Annotated[list[Alert], FailFast()]
     truncated_alerts: int = Field(alias="truncatedAlerts", default=0, ge=0, lt=2**63)
 
 
@@ -86,7 +90,7 @@ def parse(body: bytes, *, max_alerts: int) -> Delivery:
         TooManyAlertsError: it has more than ``max_alerts``.
     """
     try:
-        payload = _Payload.model_validate_json(body)
+        payload = Payload.model_validate_json(body)
     except ValidationError as error:
         raise MalformedError(_sentence(error)) from None
     if len(payload.alerts) > max_alerts:
@@ -94,7 +98,7 @@ def parse(body: bytes, *, max_alerts: int) -> Delivery:
     return Delivery(tuple(_notification(alert) for alert in payload.alerts), payload.truncated_alerts)
 
 
-def _notification(alert: _Alert) -> Notification:
+def _notification(alert: Alert) -> Notification:
     # Alertmanager's API tells milliseconds, its webhook nanoseconds: cut, so that both name the same alert.
     starts_at = alert.starts_at.replace(microsecond=alert.starts_at.microsecond // 1000 * 1000)
     return Notification(

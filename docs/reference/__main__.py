@@ -1,7 +1,9 @@
-"""`python -m docs.reference`: write docs/configuration.md, metrics.md and man/ anew from the code."""
+"""`python -m docs.reference`: write what in docs/ is made of the code anew."""
 
+import json
 from pathlib import Path
 
+from actuator.openapi import description
 from docs.reference import configuration, manual, metrics
 
 REPO = Path(__file__).parents[2]
@@ -9,7 +11,11 @@ REPO = Path(__file__).parents[2]
 
 def pages() -> dict[Path, str]:
     """What is to be in each file."""
-    docs = {"configuration.md": configuration.page(), "metrics.md": metrics.page()}
+    docs = {
+        "configuration.md": configuration.page(),
+        "metrics.md": metrics.page(),
+        "openapi.json": json.dumps(description(), indent=1) + "\n",
+    }
     return {REPO / "docs" / name: text for name, text in docs.items()} | {
         REPO / "docs/man" / name: text for name, text in manual.pages().items()
     }

@@ -4,6 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from actuator.explain import BusyError, Explainer
 from actuator.model import (
@@ -17,6 +19,7 @@ from actuator.model import (
     Proof,
     Silence,
 )
+from actuator.openapi import DomainExplained, HostExplained
 from actuator.orders import MAX_ATTEMPTS, MalformedOrderError, Orders, Refused, Taken, parse
 from actuator.ports import Conflict, JournalError
 from actuator.report import Report, WatchedJournal
@@ -711,11 +714,17 @@ def explainer_of(machine) -> Explainer:
     return Explainer(machine.ports, machine.config, machine.protected, machine.contacts, machine.worker)
 
 
+def as_described(answer) -> None:
+    """It is what the API's description says."""
+    TypeAdapter(DomainExplained | HostExplained).validate_json(to_json(answer))
+
+
 def explained(machine, name="voms01"):
     before = (machine.timeline, machine.journal.records(), machine.journal.hosts())
     answer = explainer_of(machine).explain(name)
     assert (machine.timeline, machine.journal.records(), machine.journal.hosts()) == before
     assert changes(machine.world) == []
+    as_described(answer)
     return answer
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from pydantic_core import to_json
 
 from actuator.core import readiness
 from actuator.core.decide import TO_FAILOVER, TO_LIVE, TO_MOVE, Wish, decide
@@ -26,6 +27,7 @@ from actuator.model import (
     Refusal,
     Unknown,
 )
+from actuator.openapi import Ready
 from actuator.rehearse import AGENT_SECONDS, IDLE_SECONDS, Rehearser, table
 from actuator.report import Report
 from actuator.serve import Actuator
@@ -610,6 +612,7 @@ def test_turn_by_turn_each_vm_once_in_an_interval(start, clock):
     assert [rehearser.turn(), rehearser.turn()] == [30.0, 30.0]
     assert [it.domain for it in rehearser.last()] == ["voms01", "voms02"]
     shown = table(rehearser.last(), machine.config.domains)
+    Ready.model_validate_json(to_json(shown))
     assert shown["not_rehearsed"] == []
     assert [it["ready"] for it in shown["domains"][0]["checks"]] == [True] * 3
     machine.world.calls.clear()
