@@ -200,7 +200,7 @@ def test_hundreds_of_silent_connections_lock_nobody_out(journal):
                     requests.post(f"{receiver.url}/alerts", body(alert(2)), headers=HEADERS).status_code
                     == 200
                 )
-        assert receiver.value("vmheal_http_connections") <= web.MAX_CONNECTIONS + 1
+        assert receiver.value("vmheal_http_connections") <= web.MAX_CONNECTIONS + 2  # those that make room go too
         assert requests.post(f"{receiver.url}/alerts", body(alert(2)), headers=HEADERS).status_code == 200
 
 

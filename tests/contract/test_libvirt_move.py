@@ -35,7 +35,7 @@ class Model:
 
     def __init__(self, folder):
         self.world = World(Random(1), folder, Site({VM: ("v01", "v02")}, xen=False))
-        self.world.oracle.broken = lambda what: None  # that it is active twice is what is asked about
+        self.world.oracle.broken = lambda *_: None  # that it is active twice is what is asked about
         (one, two) = self.nodes = self.world.pairs[VM].nodes
         for node in self.nodes:
             node.up = True

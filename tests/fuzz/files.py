@@ -165,6 +165,8 @@ def host_conf(content):
         b"token_file /dev/null\n",
         b"a..b:1",
         b"isolation_timeout_seconds ",
+        b"https://",
+        b"ca_file /dev/null\n",
     ),
 )
 def fence_peer_conf(content):
@@ -172,7 +174,7 @@ def fence_peer_conf(content):
     token.write_text("secret\n")
     it = fence_peer.read_config(str(written(content.replace(b"/etc/vmheal/fence-peer.token", bytes(token)))))
     assert it.actuators
-    for host, port in (*it.actuators, *it.witnesses):
+    for host, port, *_ in (*it.actuators, *it.witnesses):
         assert host
         assert 0 < port < 65536
     assert 0 < it.isolation_timeout_seconds <= it.hard_timeout_seconds <= fence_peer.MAX_SECONDS

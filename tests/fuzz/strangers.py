@@ -43,7 +43,7 @@ from exporter.scrape import Scraper
 from exporter.web_config import Guard as Access
 from exporter.web_config import WebConfig
 from exporter.web_pages import Pages
-from tests.actuator.deliveries import HOOKS, TOKEN, alert, body, parts
+from tests.actuator.deliveries import HOOKS, TOKEN, alert, body, parts, rights
 from tests.actuator.world import Clock
 from tests.fuzz.target import target
 from tests.host.test_definition import QEMU, XEN
@@ -86,8 +86,9 @@ class Commander:
 @contextlib.contextmanager
 def _app():
     journal = NoJournal()
-    page = Page(lambda: Site(facts()), journal, Clock(), OPERATOR, Commander())
-    given = replace(parts(journal), page=page, operator=OPERATOR, orders=Commander())
+    held = rights(OPERATOR)
+    page = Page(lambda: Site(facts()), journal, Clock(), held, Commander())
+    given = replace(parts(journal), page=page, rights=held, orders=Commander())
     yield create_app(given, Refusals(given.clock), Counters(given.registry)), page
 
 
