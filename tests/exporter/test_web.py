@@ -134,9 +134,10 @@ def test_idle_connections_make_room_for_a_new_one():
 
 
 def test_when_all_are_being_answered_a_new_one_is_turned_away():
-    go_on, told = threading.Event(), []
+    go_on, inside, told = threading.Event(), threading.Semaphore(0), []
 
     def handler(request: Request) -> Response:
+        inside.release()
         go_on.wait(10)
         return hello(request)
 
@@ -145,15 +146,14 @@ def test_when_all_are_being_answered_a_new_one_is_turned_away():
         busy = [threading.Thread(target=lambda: answers.append(talk(port, get("/")))) for _ in range(2)]
         for thread in busy:
             thread.start()
-        deadline = time.monotonic() + 10
-        while "full" not in told and time.monotonic() < deadline:  # first the two must have arrived
-            with contextlib.suppress(ConnectionError):
-                assert talk(port, b"") == b""
+            assert inside.acquire(timeout=10)
+        with contextlib.suppress(ConnectionError):
+            assert talk(port, get("/")) == b""
+        assert told == ["full"]
         go_on.set()
         for thread in busy:
             thread.join(10)
         assert b" 200 " in talk(port, get("/"))
-    assert "full" in told
     assert [b" 200 " in it for it in answers] == [True, True]
 
 
