@@ -34,6 +34,20 @@ def test_systemd_understands_every_line(unit, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.daemons
+def test_systemd_understands_the_documented_credentials(tmp_path):
+    text = (REPO / "docs" / "security.md").read_text()
+    lines = re.findall(r"^    (LoadCredential\w*=.+)$", text, re.MULTILINE)
+    assert len(lines) == 2
+    copy = tmp_path / ACTUATOR.name
+    unit = re.sub(r"/opt/vmheal/bin/\S+", "/bin/true", ACTUATOR.read_text())
+    for changed, fine in ((lines, True), ([lines[0].replace("/root", "root")], False)):
+        copy.write_text(unit.replace("[Service]\n", "\n".join(["[Service]", *changed, ""])))
+        argv = ["systemd-analyze", "verify", "--man=no", copy]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.stderr == "") is fine, done.stderr
+
+
 @pytest.mark.parametrize("unit", [EXPORTER, ACTUATOR], ids=lambda it: it.stem)
 def test_it_comes_back_whatever_ends_it(unit):
     said = ConfigParser(strict=False, interpolation=None)
