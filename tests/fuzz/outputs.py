@@ -415,15 +415,19 @@ def arbiter_answer(content):
     fence_peer.socket = SimpleNamespace(create_connection=lambda *_, **__: Connection(), socket=real.socket)
     try:
         state = fence_peer.State("Primary", up_to_date=True, connected=False, peer_up_to_date=False)
-        verdict, sentence = fence_peer.ask(("v09", 1), "token", {"hook": "fence-peer"}, lambda: state)
+        actuator = fence_peer.Actuator("v09", 1, None)
+        verdict, sentence = fence_peer.ask(actuator, "token", {"hook": "fence-peer"}, lambda: state)
     finally:
         fence_peer.socket = real
     assert isinstance(verdict, str)
     assert isinstance(sentence, str)
-    if verdict == "grant":
-        head, _, body = content.partition(b"\r\n\r\n")
-        assert head.split(b"\r\n")[0].split(b" ")[1] == b"200"
-        assert json.loads(body)["verdict"] == "grant"
+    head, _, body = content.partition(b"\r\n\r\n")
+    said = None
+    with contextlib.suppress(ValueError, RecursionError, IndexError):
+        if head.split(b"\r\n")[0].split(b" ")[1] == b"200":
+            said = json.loads(body)
+    in_order = isinstance(said, dict) and {"version", "verdict", "sentence"} <= set(said)
+    assert verdict == (str(said["verdict"]) if in_order else "")
 
 
 # ---- servers over HTTP, and fence agents -----------------------------------------------------------------

@@ -167,7 +167,7 @@ def question(content):
     assert code in {200, 400}, code
     assert len(text) < 5000
     if code == 200:
-        assert json.loads(text)["verdict"] in {None, "wait", "release", "deny", "allow"}, text
+        assert json.loads(text)["verdict"] in {None, "wait", "release", "refuse", "allow"}, text
         assert arbitrate.parse(content).hook != "fence-peer" or json.loads(text)["verdict"] != "allow"
 
 
