@@ -120,8 +120,14 @@ security: test-packages dev  ## try everything that must not work, with the key 
 abuse: test-packages dev  ## what strangers and stolen tokens do over the network, the heavy load too; five minutes
 	$(ROOT) $(BIN)/pytest -m "daemons or abuse" tests/network
 
-reference: dev  ## write docs/configuration.md, metrics.md, openapi.json and the manual pages anew from the code
+reference: dev  ## write docs/configuration.md, dependencies.md, metrics.md, openapi.json, manual pages anew
 	$(BIN)/python -m docs.reference
+
+.PHONY: audit
+audit: dev  ## known vulnerabilities of what is locked, asked of PyPI
+	@test -x .cache/audit/bin/python || $(PYTHON) -m venv .cache/audit
+	@.cache/audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt
+	$(BIN)/python -m docs.reference.audit .cache/audit/bin/pip-audit
 
 sbom: dev  ## what the locked requirements put onto a host, with licences and hashes, into dist/
 	@mkdir -p dist
@@ -146,7 +152,7 @@ pictures: test-packages dev  ## play for the dashboards and the status page, and
 	$(ROOT) $(BIN)/python -m tests.line.page docs/pictures
 
 lock: dev  ## compile requirements/*.txt anew from requirements/*.in
-	cd requirements && for name in exporter actuator dev fuzz; do \
+	cd requirements && for name in exporter actuator dev fuzz audit; do \
 	    ../$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --python-version 3.11 \
 	        --no-emit-index-url --no-emit-find-links --no-header --no-annotate $$name.in -o $$name.txt; done
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from actuator.openapi import description
-from docs.reference import configuration, manual, metrics
+from docs.reference import configuration, dependencies, manual, metrics
 
 REPO = Path(__file__).parents[2]
 
@@ -13,6 +13,7 @@ def pages() -> dict[Path, str]:
     """What is to be in each file."""
     docs = {
         "configuration.md": configuration.page(),
+        "dependencies.md": dependencies.page(),
         "metrics.md": metrics.page(),
         "openapi.json": json.dumps(description(), indent=1) + "\n",
     }

@@ -38,13 +38,14 @@ def _component(name: str, version: str, hashes: str) -> dict[str, Any]:
         "name": name,
         "version": version,
         "purl": f"pkg:pypi/{name}@{version}",
-        "licenses": [{"license": {"name": _licence(name)}}],
+        "licenses": [{"license": {"name": licence(name)}}],
         # Of each file that may be installed: the source, and a wheel for each platform.
         "hashes": [{"alg": "SHA-256", "content": it} for it in _HASH.findall(hashes)],
     }
 
 
-def _licence(name: str) -> str:
+def licence(name: str) -> str:
+    """What an installed package says of itself; "unknown" of one that is not installed."""
     try:
         said = metadata(name)
     except PackageNotFoundError:
