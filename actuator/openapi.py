@@ -349,7 +349,7 @@ def description() -> Mapping[str, Any]:
                     "alertmanager": "webhook.token_file",
                     "host": "hosts.NAME.arbiter_token_file",
                     "operator": "operator.token_file",
-                    "reader": "Where the configuration wants one for looking; an operator's is one, too.",
+                    "reader": "read.token_file, where it is configured; an operator's is one, too.",
                 }.items()
             },
         },

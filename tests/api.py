@@ -1,7 +1,8 @@
 """`python -m tests.api`: Schemathesis against the running actuator and its own description (`make api-test`).
 
-A real process with a journal, and hosts where nobody listens. First with each caller's own token, then with none: no answer is
-5xx but a 503 that is described, none has a status or a body that is not described, and none is given for a missing token.
+A real process with a journal, and hosts where nobody listens. First with each caller's own token, then with none; and again
+where looking takes a token, too. No answer is 5xx but a 503 that is described, none has a status or a body that is not described,
+and none is given for a missing token.
 """
 
 import contextlib
@@ -46,11 +47,12 @@ OPERATIONS = {
     ],
 }
 """By whose token: the operations that it is for."""
+LOOKING = [it for it in OPERATIONS["operator"] if it not in {"order", "reload"}]
 
 
 def configuration(folder: Path) -> Path:
     """A site whose hosts, Prometheus and Alertmanager do not answer, and a token of each kind."""
-    for name in OPERATIONS:
+    for name in (*OPERATIONS, "reader"):
         (folder / name).write_text(f"a-token-of-{name}\n")
     (folder / "known_hosts").touch()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"], check=True)
@@ -128,6 +130,15 @@ def ask(url: str, operations: list[str], token: str | None, seed: int) -> int:
     ).returncode
 
 
+def closed(config: Path) -> Path:
+    """The same site, where looking takes a token, too."""
+    document = yaml.safe_load(config.read_text())
+    document["read"] = {"token_file": str(config.with_name("reader"))}
+    document["listen"] = f"127.0.0.1:{free_port()}"
+    config.write_text(yaml.safe_dump(document))
+    return config
+
+
 def main() -> int:
     seed = int(sys.argv[1]) if sys.argv[1:] else 1
     with tempfile.TemporaryDirectory() as folder:
@@ -136,6 +147,9 @@ def main() -> int:
             failed = [who for who, names in OPERATIONS.items() if ask(url, names, f"a-token-of-{who}", seed)]
             everything = [name for names in OPERATIONS.values() for name in names]
             failed += ["nobody"] * bool(ask(url, everything, None, seed))
+        with running(closed(config)) as url:
+            assert requests.get(f"{url}/api/v1/openapi.json", timeout=10).status_code == 401
+            failed += ["reader"] * bool(ask(url, LOOKING, "a-token-of-reader", seed))
         said = (Path(folder) / "log").read_text()
     faults = re.findall(r".*(?:Traceback|failed unexpectedly|fault of vmheal's own).*", said)
     print(
