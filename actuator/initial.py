@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from actuator.drbd_common import asking
 from actuator.model import DomainState, Parting
 
 PORT = 10811
@@ -58,6 +59,15 @@ class HostFound:
     host_keys: tuple[str, ...] = ()
     """Lines of known_hosts: what it was checked against."""
     libvirt_answers: bool = True
+    drbd_common: str = ""
+    """Its global_common.conf; empty: it has none."""
+    drbd_nine: bool = False
+    """Its DRBD is 9, not 8.4."""
+
+    @property
+    def drbd_asking(self) -> str | None:
+        """What its global_common.conf shall be; None: a person has to see to it."""
+        return asking(self.drbd_common, nine=self.drbd_nine) if self.drbd_common else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,8 @@ def _of_resources(host: HostFound, names: Collection[str]) -> Iterator[str]:
             yield f"{name}: its host {', '.join(missing)} was not named to init"
         if (why := _PARTING.get(resource.parting)) is not None:
             yield f"{name} on {host.name}: {why}"
+        if resource.parting is Parting.GOES_ON:
+            yield _MENDED.format(host=host.name) if host.drbd_asking else _NOT_MENDED.format(host=host.name)
 
 
 def _of_domains(host: HostFound, protected: Collection[str]) -> Iterator[str]:
@@ -164,9 +176,14 @@ def _of_domains(host: HostFound, protected: Collection[str]) -> Iterator[str]:
 
 _PARTING = {
     None: "what its DRBD does when it loses its peer is not known",
-    Parting.GOES_ON: "its DRBD writes on when it loses its peer, and asks nobody: see vmheal-fencing.res",
+    Parting.GOES_ON: "its DRBD writes on when it loses its peer, and asks nobody",
     Parting.LOSES: "protocol A or B: what its VM saw stored last may be lost with its host",
 }
+_MENDED = "{host}: DRBD asks the arbiter once hosts/{host}/etc/drbd.d/global_common.conf is there"
+_NOT_MENDED = (
+    "{host}: its DRBD has fencing of its own, or no global_common.conf: put in by hand what has it ask the"
+    " arbiter: docs/hosts.md"
+)
 
 
 def files(found: Sequence[HostFound], choices: Choices) -> dict[str, str]:
@@ -182,7 +199,8 @@ def files(found: Sequence[HostFound], choices: Choices) -> dict[str, str]:
         written[f"{here}/vmheal/authorized_keys"] = _authorized_keys(choices)
         written[f"{here}/vmheal/host.conf"] = _host_conf(host, found)
         written[f"{here}/vmheal/fence-peer.conf"] = _fence_peer(host, choices)
-        written[f"{here}/drbd.d/vmheal-fencing.res"] = _DRBD
+        if host.drbd_asking is not None:
+            written[f"{here}/drbd.d/global_common.conf"] = host.drbd_asking
     return written
 
 
@@ -333,19 +351,6 @@ def _quoted(word: str) -> str:
 
 
 _NO_WORDS = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
-
-_DRBD = """\
-# /etc/drbd.d/vmheal-fencing.res, for DRBD 8.4: a Primary that loses its peer stands still until the arbiter
-# has answered. On DRBD 9 `fencing resource-and-stonith;` stands in `net`. Then: drbdadm adjust all
-common {
-    disk     { fencing resource-and-stonith; on-io-error detach; }
-    handlers {
-        fence-peer           "/usr/bin/vmheal-fence-peer";
-        unfence-peer         "/usr/bin/vmheal-fence-peer unfence-peer";
-        before-resync-source "/usr/bin/vmheal-fence-peer before-resync-source";
-    }
-}
-"""
 
 _WEB = f"""\
 # {CONFIG}/web.yml of the actuator: TLS. Who may do what is in actuator.yml.

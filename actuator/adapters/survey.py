@@ -1,5 +1,6 @@
 """One look around on a host that vmheal does not know yet, for ``init``. Nothing there is changed."""
 
+import re
 import time
 from contextlib import closing
 
@@ -17,6 +18,9 @@ from exporter.drbd import Snapshot
 DRIVERS = {True: ("xen",), False: ("qemu", "lxc")}
 """By whether it is a Xen host."""
 HYPERVISOR_TYPE = "/sys/hypervisor/type"
+DRBD_COMMON = "/etc/drbd.d/global_common.conf"
+DRBD_VERSION = re.compile(r"version: 9\.")
+"""In /proc/drbd, of DRBD 9."""
 BMC = ("ipmitool", "lan", "print", "1")
 MAX_DOMAINS = 1000
 SSH_PORT = 22
@@ -35,6 +39,8 @@ def look_around(access: SshAccess, *, timeout_seconds: float) -> HostFound:
         if not name:
             raise Unanswered(f"{access.address}: uname -n says nothing")
         is_xen = _asked(ssh, ("cat", HYPERVISOR_TYPE), deadline) == "xen"
+        drbd_common = _asked(ssh, ("cat", DRBD_COMMON), deadline)
+        drbd_nine = DRBD_VERSION.match(_asked(ssh, ("cat", "/proc/drbd"), deadline)) is not None
         bmc = _field(_asked(ssh, BMC, deadline), "IP Address")
     problems: list[str] = []
     snapshot, partings = _storage(name, access, deadline, problems)
@@ -65,6 +71,8 @@ def look_around(access: SshAccess, *, timeout_seconds: float) -> HostFound:
         tuple(problems),
         _host_keys(access),
         libvirt_answers=bool(uri),
+        drbd_common=f"{drbd_common}\n" if drbd_common else "",
+        drbd_nine=drbd_nine,
     )
 
 

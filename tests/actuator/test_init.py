@@ -36,6 +36,10 @@ CHOICES = Choices(
 RULES = program.Path(__file__).parents[2] / "rules"
 
 
+GOES_ON = {"voms01": ResourceFound(BOTH, Parting.GOES_ON)}
+COMMON = "common {\n\thandlers {\n\t}\n\tdisk {\n\t\t# size\n\t}\n\tnet {\n\t}\n}\n"
+
+
 def host(name, *, domains=None, resources=None, bmc="10.30.0.1", driver="xen", **more):
     return HostFound(
         name,
@@ -72,7 +76,12 @@ def test_a_vm_is_at_home_where_it_runs():
         ([host("v01", bmc=""), host("v02")], "v01: no power control"),
         ([replace(host("v01"), libvirt_answers=False), host("v02")], "is a guess"),
         ([host("v01", problems=("DRBD on v01: no",)), host("v02")], "v01: DRBD on v01: no"),
-        ([host("v01", resources={"voms01": ResourceFound(BOTH, Parting.GOES_ON)})], "writes on when"),
+        ([host("v01", resources=GOES_ON)], "writes on when"),
+        ([host("v01", resources=GOES_ON)], "by hand what has it ask the arbiter"),
+        (
+            [host("v01", resources=GOES_ON, drbd_common=COMMON)],
+            "once hosts/v01/etc/drbd.d/global_common.conf is",
+        ),
         ([host("v01", resources={"voms01": ResourceFound(BOTH, Parting.LOSES)})], "protocol A or B"),
         ([host("v01", resources={"voms01": ResourceFound(BOTH, None)})], "is not known"),
     ],
@@ -115,12 +124,6 @@ def test_what_is_written_is_understood(tmp_path):
     assert scraped[2]["scheme"] == "https"
     [webhook] = yaml.safe_load(made["alertmanager.yml"])["receivers"][0]["webhook_configs"]
     assert webhook["http_config"]["tls_config"] == {"ca_file": "ca.pem"}
-    assert (
-        made["hosts/v01/etc/drbd.d/vmheal-fencing.res"].partition("common {")[2]
-        == (
-            (program.Path(__file__).parents[2] / "docs/drbd-fencing.res").read_text().partition("common {")[2]
-        )
-    )
 
 
 def test_the_key_may_do_what_is_protected_and_no_more():
