@@ -95,6 +95,7 @@ def test_they_are_installed_run_and_purged(debs, debian):
 
 def the_actuator_gets_in_and_may_do_nothing_yet(debian):
     assert (debian / "etc/passwd").read_text().splitlines()[-1].endswith(":/var/lib/vmheal:/bin/sh")
+    assert "\nvmheal:*:" in (debian / "etc/shadow").read_text(), "not locked, for an sshd without PAM"
     modes = {
         "/etc/sudoers.d/vmheal": "440",
         "/etc/ssh/sshd_config.d/vmheal.conf": "644",
