@@ -74,3 +74,13 @@ def written(common):
     from tests.actuator.test_init import CHOICES
 
     return files([host("v01", drbd_common=common)], CHOICES)
+
+
+def test_a_section_within_another_is_not_taken_for_it():
+    said = asking("common { disk { } net { disk { } } }", nine=False)
+    assert said.startswith("common {\n\thandlers {")
+    assert said.endswith(
+        "{ } net { disk { } } }".replace(
+            "{ }", "{\n\t\tfencing resource-and-stonith;\n\t\ton-io-error detach; }", 1
+        )
+    )
