@@ -8,6 +8,7 @@ hook asks: then it is the memory of whose data were current before a host was lo
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import permutations
 
 import structlog
@@ -44,6 +45,27 @@ WRITE_AT_ONCE = 100
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _InOrder:
+    """A resource that was in order in a look: from the same look follows the same, nothing to be done.
+
+    Attributes:
+        it: what was written of it.
+        sides: how its hosts saw it, all of them connected.
+        partings: what DRBD does on each of its hosts when it loses its peer.
+        holder: the side that writes to both replicas.
+    """
+
+    it: Authority
+    sides: tuple[Side, ...]
+    partings: tuple[Parting | None, ...]
+    holder: Side
+
+    def still(self, it: Authority, sides: tuple[Side, ...], partings: tuple[Parting | None, ...]) -> bool:
+        """Whether all is as it was then."""
+        return self.it is it and self.sides == sides and self.partings == partings
+
+
 class Keeper:
     """One ``turn`` each interval, for the resources of all hosts."""
 
@@ -60,6 +82,8 @@ class Keeper:
         self._armed: dict[str, Mapping[str, Parting]] = {}
         self._armed_at: dict[str, float] = {}
         self._identified_at: dict[str, float] = {}
+        self._in_order: Mapping[str, _InOrder] = {}
+        """By resource: as it was in the last turn."""
 
     def turn(self) -> None:
         """Look at all hosts once, and write down what follows. Handles its own errors."""
@@ -69,10 +93,15 @@ class Keeper:
             moving = _moving(self._ports.journal.records())
             sides = self._look()
             again: dict[str, Snapshot | None] = {}
-            well: dict[str, tuple[Authority, Side]] = {}
+            well: dict[str, _InOrder] = {}
             changes: list[tuple[Authority, Authority]] = []
             for resource in sorted(sides):
                 before = known.get(resource) or Authority(resource)
+                partings = self._partings(before)
+                last = self._in_order.get(resource)
+                if last and last.still(before, sides[resource], partings) and resource not in moving:
+                    well[resource] = last
+                    continue
                 after = looked_at(adopted(before, sides[resource]), sides[resource])
                 if after is before:
                     after = self._as_armed(before, sides[resource])
@@ -85,7 +114,10 @@ class Keeper:
                     self._connections.mend(before, sides[resource], moving=resource in moving)
                 holder = next((side for side in sides[resource] if in_order(before, side)), None)
                 if holder is not None and resource not in moving:
-                    well[resource] = before, holder
+                    well[resource] = _InOrder(before, sides[resource], partings, holder)
+            self._in_order = {
+                name: it for name, it in well.items() if all(side.connected for side in it.sides)
+            }
             self._write(changes)
             self._identify(well)
         except JournalError as error:
@@ -148,7 +180,10 @@ class Keeper:
                 return after
         return it
 
-    def _identify(self, well: Mapping[str, tuple[Authority, Side]]) -> None:
+    def _partings(self, it: Authority) -> tuple[Parting | None, ...]:
+        return tuple(self._armed.get(host, {}).get(it.resource) for host in it.hosts)
+
+    def _identify(self, well: Mapping[str, _InOrder]) -> None:
         """Read the generation identifiers of the data of resources that are in order, where they are due.
 
         Those that are not known, or were not in order meanwhile, come first; so many in each turn that all of
@@ -157,7 +192,7 @@ class Keeper:
         now = self._ports.clock.monotonic()
         self._identified_at = {name: at for name, at in self._identified_at.items() if name in well}
         due = [it for it in well if now - self._identified_at.get(it, -math.inf) >= GENERATIONS_SECONDS]
-        due.sort(key=lambda it: (self._identified_at.get(it, -math.inf), bool(well[it][0].generations)))
+        due.sort(key=lambda it: (self._identified_at.get(it, -math.inf), bool(well[it].it.generations)))
         due = due[: math.ceil(len(well) / GENERATIONS_SECONDS)]
         if not due:
             return
@@ -165,7 +200,7 @@ class Keeper:
         timeout = self._timeout_seconds
         calls = {
             it: functools.partial(
-                self._ports.storage.generations, well[it][1].host, it, timeout_seconds=timeout
+                self._ports.storage.generations, well[it].holder.host, it, timeout_seconds=timeout
             )
             for it in due
         }
@@ -174,8 +209,8 @@ class Keeper:
             if isinstance(answer, Unanswered):
                 log.warning("generation identifiers not read", error=str(answer))
                 continue
-            before, holder = well[name]
-            if (after := identified(before, holder, answer)) is not before:
+            before = well[name].it
+            if (after := identified(before, well[name].holder, answer)) is not before:
                 changes.append((before, after))
         self._write(changes)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from actuator import keep
 from actuator.adapters.sqlite import SqliteJournal
 from actuator.connections import AGAIN_SECONDS
 from actuator.contact import Contacts
@@ -282,6 +283,63 @@ def test_whose_drbd_freezes_and_asks_is_written_down(keeper, hosts, journal):
     assert journal.authority("voms01").lossy == BOTH
 
 
+def in_order(keeper, hosts, journal):
+    put(journal)
+    hosts.says("14-connected-primary-secondary")
+    hosts.is_armed = {"voms01": Parting.ASKS}
+    for _ in range(4):
+        keeper.turn()
+    it = journal.authority("voms01")
+    assert (it.armed, it.generations, it.granted) == (BOTH, FIRST, False)
+    return it
+
+
+def test_what_is_in_order_as_it_was_is_not_gone_through_again(keeper, hosts, journal, monkeypatch):
+    it = in_order(keeper, hosts, journal)
+    gone_through = []
+    monkeypatch.setattr(keep, "looked_at", lambda it, sides: gone_through.append(sides) or it)
+    keeper.turn()
+    assert not gone_through
+    hosts.says("30-mgmt-partition")  # all is as it was here too
+    hosts.said["v02"] = replace(hosts.said["v02"], resources=())
+    keeper.turn()
+    assert gone_through
+    assert journal.authority("voms01") == it
+
+
+@pytest.mark.parametrize("change", ["written", "seen", "armed"])
+def test_of_what_was_in_order_each_change_is_noticed(keeper, hosts, journal, change):
+    it = in_order(keeper, hosts, journal)
+    match change:
+        case "written":
+            journal.commit(authorities=[replace(it, version=it.version + 1, admitted=frozenset({"v01"}))])
+        case "seen":
+            hosts.says("19-standalone-v02")
+        case "armed":
+            hosts.is_armed = {"voms01": Parting.GOES_ON}
+            keeper._armed_at.clear()
+    for _ in range(2):
+        keeper.turn()
+    after = journal.authority("voms01")
+    match change:
+        case "written":
+            assert after.admitted == BOTH
+        case "seen":
+            assert after.admitted == {"v01"}
+        case "armed":
+            assert after.armed != BOTH
+
+
+def test_of_what_was_in_order_a_plan_has_none_read_that_moves_it(keeper, hosts, journal):
+    in_order(keeper, hosts, journal)
+    plan = Plan("restart", "voms01", "v02", "moved", (Promote("v02", "voms01"),))
+    journal.commit(record=claimed(DomainRecord("voms01", version=0, host="v02"), plan, now=1.0))
+    hosts.identified.clear()
+    hosts.clock.now += GENERATIONS_SECONDS
+    keeper.turn()
+    assert not hosts.identified
+
+
 def given_up(hosts, *, role="Secondary", peer_role="Secondary", peer_disk="UpToDate"):
     """v02 has given up the connection, as after it was granted and its peer came back; v01 waits for it."""
     texts = {host: command(drbd84(f"19-standalone-v02.{host}"), "drbdsetup events2") for host in BOTH}
@@ -422,6 +480,20 @@ def test_who_has_lost_disk_and_peer_is_disconnected(keeper, hosts, journal, outc
     hosts.clock.now += AGAIN_SECONDS
     keeper.turn()
     assert len(hosts.disconnected) == 2, "what has had no effect is tried again"
+
+
+def test_who_has_neither_is_disconnected_again_also_while_its_peer_sees_all_in_order(keeper, hosts, journal):
+    put(journal, armed=BOTH)
+    disconnects(hosts)
+    text = command(drbd84("41b-diskless-alone.v01"), "drbdsetup events2")
+    hosts.said = {
+        "v01": snapshot("14-connected-primary-secondary", "v01"),
+        "v02": parse_events2(text.replace("conn-name:peer", "conn-name:v01")),
+    }
+    for _ in range(3):
+        keeper.turn()
+        hosts.clock.now += AGAIN_SECONDS
+    assert hosts.disconnected == 2 * [("v02", "voms01")]
 
 
 def test_who_loses_them_later_or_again_is_disconnected_at_once(keeper, hosts, journal):
