@@ -30,6 +30,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 READ_BYTES = 64 * 1024
+BACKLOG = 1024  # who finds it full tries again a second later
 TLS_SHUTDOWN_SECONDS = 1.0
 ACCEPT_AGAIN_SECONDS = 0.1  # after one could not be accepted
 
@@ -131,7 +132,11 @@ def _listen(address: str) -> list[socket.socket]:
     try:
         if not host and socket.has_dualstack_ipv6():
             with contextlib.suppress(OSError):  # IPv6 compiled in, but switched off on this host
-                return [socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)]
+                return [
+                    socket.create_server(
+                        ("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+                    )
+                ]
         found = socket.getaddrinfo(
             host or "0.0.0.0",  # noqa: S104  every address is what ":PORT" asks for
             int(port),
@@ -139,7 +144,7 @@ def _listen(address: str) -> list[socket.socket]:
             flags=socket.AI_PASSIVE,
         )
         return [
-            socket.create_server(where[:2], family=family)
+            socket.create_server(where[:2], family=family, backlog=BACKLOG)
             for family, where in dict.fromkeys((family, where) for family, _, _, _, where in found)
         ]
     except OSError as error:
@@ -437,7 +442,7 @@ class Server:
                 reason = _what_is_wrong(error)
                 if not client.reader.at_eof():  # it went away: that is no news
                     self._refused(error.error_status_hint, reason, client.remote)
-                await _answer(client, Response(error.error_status_hint, f"{reason}\n".encode()), head=False)
+                await self._send(client, Response(error.error_status_hint, f"{reason}\n".encode()), head=False)
                 return
             client.parser.start_next_cycle()
             seconds = self._bounds.idle_seconds
@@ -456,6 +461,7 @@ class Server:
         event = await client.next_event()
         if not isinstance(event, h11.Request):
             return None
+        _check_framing(event)
         request = _request(event, client)
         limit = self._bounds.body_bytes
         if self._wants_body is None or client.parser.their_state is not h11.SEND_BODY:
@@ -477,7 +483,11 @@ class Server:
         unread = (request.length or 0) > self._bounds.body_bytes
         if self._stopping or unread or client.parser.they_are_waiting_for_100_continue:
             headers.append(("Connection", "close"))
-        await _answer(client, replace(response, headers=headers), head=request.method == "HEAD")
+        await self._send(client, replace(response, headers=headers), head=request.method == "HEAD")
+
+    async def _send(self, client: _Client, response: Response, *, head: bool) -> None:
+        with self._waiting():  # clients that take no answers must not keep others out
+            await _answer(client, response, head=head)
 
     async def _handle(self, request: Request) -> Response:
         try:
@@ -503,6 +513,12 @@ def _tls_reason(error: ssl.SSLError) -> str:
 def _what_is_wrong(error: h11.RemoteProtocolError) -> str:
     """Without the line at fault, which may be the one with the password."""
     return re.split(r":? (?:bytearray\(|b['\"])", str(error), maxsplit=1)[0]
+
+
+def _check_framing(event: h11.Request) -> None:
+    """Refuse a body with two ends: a proxy may take what is between them for the next request."""
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+        raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
 
 
 def _request(event: h11.Request, client: _Client) -> Request:

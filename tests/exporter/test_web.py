@@ -133,6 +133,37 @@ def test_idle_connections_make_room_for_a_new_one():
         assert idle[0].recv(1) == b""  # the oldest had to go
 
 
+def test_connections_that_take_no_answer_make_room_for_a_new_one():
+    began = threading.Semaphore(0)
+
+    def handler(request: Request) -> Response:
+        began.release()
+        return Response(200, b"x" * 50_000_000 if request.path == "/big" else b"ok")
+
+    with serving(handler, bounds=Bounds(connections=5)) as port, contextlib.ExitStack() as stack:
+        for _ in range(5):
+            deaf = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            deaf.sendall(get("/big"))
+            assert began.acquire(timeout=10)
+        assert b" 200 " in talk(port, get("/small"))
+
+
+def test_a_body_with_two_ends_is_refused_and_what_follows_is_not_read():
+    """A proxy that believes the length would take the rest for another client's request."""
+    asked = []
+
+    def handler(request: Request) -> Response:
+        asked.append(request.path)
+        return Response(200, b"ok")
+
+    body = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    with serving(handler) as port:
+        answer = talk(port, body + get("/hidden"))
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert asked == []
+
+
 def test_when_all_are_being_answered_a_new_one_is_turned_away():
     go_on, inside, told = threading.Event(), threading.Semaphore(0), []
 
