@@ -24,8 +24,8 @@ class Connections:
         self._done: dict[tuple[str, str, str], tuple[float, float]] = {}
         """By verb, host and resource: when, and how long nothing is done then."""
 
-    def mend(self, it: Authority, sides: tuple[Side, ...], *, moving: bool) -> None:
-        """Do what is due of one resource, after a look at its hosts; `moving`: a plan has it in hand.
+    def part(self, it: Authority, sides: tuple[Side, ...]) -> None:
+        """Disconnect what must not meet its peer, right after a look: that may be back any moment.
 
         Raises:
             JournalError: what was done could not be written down.
@@ -38,6 +38,13 @@ class Connections:
                 self._do(
                     "disconnect", self._ports.storage.disconnect, side, it.resource, "has no disk and no peer"
                 )
+
+    def join(self, it: Authority, sides: tuple[Side, ...], *, moving: bool) -> None:
+        """Connect what may meet, when that look has changed nothing else; `moving`: a plan has it in hand.
+
+        Raises:
+            JournalError: what was done could not be written down.
+        """
         for side, peer in permutations(sides, 2):
             if to_connect(it, side, peer) and not moving and not self._is_paused(side.host, peer.host):
                 self._do("connect", self._ports.storage.connect, side, it.resource, "was StandAlone")

@@ -107,11 +107,13 @@ class Keeper:
                     after = self._as_armed(before, sides[resource])
                 if after is before and resource not in moving:
                     after = self._give_back(before, sides[resource], again)
+                if self._connections:
+                    self._connections.part(before, sides[resource])
                 if after is not before:
                     changes.append((before, after))
                     continue
                 if self._connections:
-                    self._connections.mend(before, sides[resource], moving=resource in moving)
+                    self._connections.join(before, sides[resource], moving=resource in moving)
                 holder = next((side for side in sides[resource] if in_order(before, side)), None)
                 if holder is not None and resource not in moving:
                     well[resource] = _InOrder(before, sides[resource], partings, holder)

@@ -213,8 +213,8 @@ class Storage(Protocol):
     def disconnect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
         """``drbdadm disconnect RESOURCE``; ``Done`` also when it is StandAlone.
 
-        Refused (``Failed``) but for a Secondary that has lost both its disk and its peer (R4): from any other
-        it would take something.
+        Refused (``Failed``) but for one that has lost both its disk and its peer (R4): from any other it
+        would take something.
         """
 
 

@@ -296,10 +296,9 @@ class _Host:
         if isinstance(seen, Failed):
             return seen
         states = {it.connection_state for it in seen.connections}
-        if seen.role is not Role.SECONDARY or _has_its_disks(seen) or ConnectionState.CONNECTED in states:
+        if not isinstance(seen.role, Role) or _has_its_disks(seen) or ConnectionState.CONNECTED in states:
             return Failed(
-                f"{resource} on {self.name} is not a Secondary that has lost both its disk and its peer:"
-                " it is not disconnected"
+                f"{resource} on {self.name} has not lost both its disk and its peer: it is not disconnected"
             )
         looking = [it for it in seen.connections if it.connection_state is not ConnectionState.STAND_ALONE]
         return self._to_each("disconnect", resource, looking, deadline)

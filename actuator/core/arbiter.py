@@ -15,7 +15,8 @@ The rules R1 to R9, L1 and L2 that the comments name:
 R1  The authority goes back to a former Primary only on the word of both sides, the holder's first.
 R2  One version, raised by every change, intents to promote included: a connected promotion asks nobody.
 R3  Granted is only who holds the authority, is admitted, and whose own disk is UpToDate.
-R4  A Secondary that has lost its disk and its peer does not meet it again without its disk.
+R4  A Secondary that has lost its disk and its peer does not meet it again without its disk; nor a Primary one
+    that it knows to be old.
 R5  "Wait" keeps the loser frozen; "release" ends it, once the winner's grant is durable.
 R6  Who attaches a disk is excluded first: a disk attached again may read UpToDate and be old.
 R8  A grant excludes the peer; taking the authority excludes nobody; a resync's target is excluded first.
@@ -78,6 +79,8 @@ class Side:
     """It has given the connection up, and waits to be told to connect."""
     attached: bool = True
     """It has its own disk."""
+    peer_old: bool = False
+    """It knows that its peer's disk is Inconsistent or Outdated, or was when it was lost."""
 
 
 def side_of(host: str, resource: Resource, peer: str) -> Side:
@@ -95,10 +98,12 @@ def side_of(host: str, resource: Resource, peer: str) -> Side:
         frozen=bool(resource.suspended),
         standalone=connection is not None and connection.connection_state is ConnectionState.STAND_ALONE,
         attached=bool(disks) and not any(disk in _WITHOUT_DISK for disk in disks),
+        peer_old=any(disk in _OLD for disk in theirs),
     )
 
 
 _UP_TO_DATE = {DiskState.UP_TO_DATE}
+_OLD = {DiskState.INCONSISTENT, DiskState.OUTDATED}
 _WITHOUT_DISK = {
     DiskState.DISKLESS,
     DiskState.ATTACHING,
@@ -346,10 +351,13 @@ def to_disconnect(it: Authority, side: Side) -> bool:
     """Whether this host must be kept from meeting its peer (R4): it has no disk to offer, and no peer now.
 
     DRBD takes the meeting for a reconnect: a peer that is frozen would go on, although another host was
-    granted, and a disk that is old would count as UpToDate (both seen on 8.4, docs/drills.md).
+    granted, and a disk that is old would count as UpToDate (both seen on 8.4, docs/drills.md). A Primary goes
+    on over its peer's disk; it is kept from one that DRBD here knows to be old, which may have ended a resync
+    meanwhile and lack what was written since.
     """
     lost = not side.attached and not side.connected and not side.standalone
-    return lost and side.role is Role.SECONDARY and bool(it.armed) and {side.host, side.peer} == set(it.hosts)
+    unfit = side.role is Role.SECONDARY or (side.role is Role.PRIMARY and side.peer_old)
+    return lost and unfit and bool(it.armed) and {side.host, side.peer} == set(it.hosts)
 
 
 def to_connect(it: Authority, side: Side, peer: Side) -> bool:

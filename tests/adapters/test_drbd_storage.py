@@ -772,9 +772,12 @@ def test_who_does_not_say_how_it_is_is_left_so(answering, call, silence):
 LOST = command(drbd84("41b-diskless-alone.v01"), "drbdsetup events2")
 
 
+@pytest.mark.parametrize("role", ["Secondary", "Primary"])
 @pytest.mark.parametrize("state", ["Connecting", "Unconnected", "NetworkFailure", "Marvellous"])
-def test_who_has_lost_disk_and_peer_is_disconnected(answering, state):
-    text = LOST.replace("connection:Connecting", f"connection:{state}")
+def test_who_has_lost_disk_and_peer_is_disconnected(answering, state, role):
+    text = LOST.replace("connection:Connecting", f"connection:{state}").replace(
+        "role:Secondary", f"role:{role}"
+    )
     storage, programs = answering({EVENTS2: said(text), DISCONNECT: said()})
     assert storage.disconnect("v01", "voms01", timeout_seconds=5) == Done()
     assert programs.run_argvs[-1] == DISCONNECT
@@ -790,7 +793,6 @@ def test_who_is_disconnected_already_is_left_so(answering):
 @pytest.mark.parametrize(
     ("seen", "instead"),
     [
-        ("role:Secondary", "role:Primary"),
         ("role:Secondary", "role:Marvellous"),
         ("disk:Diskless", "disk:UpToDate"),
         ("connection:Connecting", "connection:Connected"),

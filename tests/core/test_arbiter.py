@@ -368,10 +368,12 @@ def test_an_ungranted_holder_that_cannot_be_promoted_lets_go():
     assert let
 
 
-def test_only_a_secondary_that_has_neither_disk_nor_peer_is_disconnected_and_where_somebody_freezes():
-    for it, seen, attached, standalone in product(STATES, SIDES, YES_NO, YES_NO):
-        side = replace(seen, attached=attached, standalone=standalone)
-        lost = (side.role, attached, side.connected, standalone) == (Role.SECONDARY, False, False, False)
+def test_what_has_neither_disk_nor_peer_is_disconnected_where_somebody_freezes():
+    """A Primary only from a peer that it knows to be old: over another's disk it goes on."""
+    for it, seen, attached, standalone, old in product(STATES, SIDES, YES_NO, YES_NO, YES_NO):
+        side = replace(seen, attached=attached, standalone=standalone, peer_old=old)
+        unfit = side.role is Role.SECONDARY or (side.role is Role.PRIMARY and old)
+        lost = unfit and (attached, side.connected, standalone) == (False, False, False)
         ours = side.peer in HOSTS and side.peer != side.host
         for armed in subsets(HOSTS):
             assert to_disconnect(replace(it, armed=armed), side) is (lost and ours and bool(armed))
@@ -564,7 +566,9 @@ def test_sides_of_real_drbd(label, host, role, up_to_date, connected, peer_up_to
     resource = parse_events2(text).resource("voms01")
     side = side_of(host, resource, peer)
     attached = (label, host) != ("41-diskless-secondary", "v01")
-    assert side == Side(host, role, up_to_date, peer, connected, peer_up_to_date, frozen, attached=attached)
+    old = (label, host) == ("08-syncing-mid", "v01")
+    said = (host, role, up_to_date, peer, connected, peer_up_to_date, frozen)
+    assert side == Side(*said, attached=attached, peer_old=old)
     stranger = side_of(host, resource, "v09")
     assert (stranger.connected, stranger.peer_up_to_date) == (False, False)
 

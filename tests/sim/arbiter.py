@@ -14,6 +14,7 @@ from tests.sim.world import (
     BY_HAND,
     DISKLESS,
     HOOKS,
+    OLD,
     RUN,
     TOGETHER,
     UP,
@@ -198,4 +199,5 @@ def side_of(x: Host, host: int) -> Side:
         x.frozen,
         x.connection in {ALONE, BY_HAND},
         x.disk != DISKLESS,
+        x.peer_disk in OLD,
     )

@@ -104,7 +104,7 @@ def lose(arbiter: Arbiter, w: World, host: int) -> World:
 
 
 def disk_first(arbiter: Arbiter, w: World, host: int) -> World:
-    """A Secondary without its disk and without its peer is disconnected, by the next look at it (R4)."""
+    """Who has no disk and no peer, and must not meet it so, is disconnected by the next look at it (R4)."""
     x = w.hosts[host]
     if arbiter.rules.disk_first and x.role != DOWN and arbiter.to_disconnect(w.it, side_of(x, host)):
         return stand_alone(w, host, BY_HAND)

@@ -374,8 +374,8 @@ class Storage(_OnHosts):
     def disconnect(self, host: str, resource: str, *, timeout_seconds: float) -> CallOutcome:
         def effect(it: "Host") -> CallOutcome:
             node = it.nodes[resource]
-            if node.role == "Primary" or node.attached or any(map(_is_connected, node.links)):
-                return Failed(f"{resource} on {host} is not a Secondary that has lost both")
+            if node.attached or any(map(_is_connected, node.links)):
+                return Failed(f"{resource} on {host} has not lost both")
             return _outcome(it.drbdadm("disconnect", resource))
 
         return self._do(host, timeout_seconds, "disconnect", effect)

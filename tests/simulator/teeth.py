@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from actuator import arbitrate, execute, keep, reconcile
+from actuator import arbitrate, connections, execute, keep, reconcile
 from actuator.core import arbiter, decide, progress
 from actuator.core.arbiter import Answer, Verdict
 from actuator.core.guards import memory, verbs
@@ -16,11 +16,12 @@ from exporter.drbd import Role
 
 Patches = list[tuple[Any, str, Any]]
 
-_fence_peer, _stale, _taken, _why_not = (
+_fence_peer, _stale, _taken, _why_not, _to_disconnect = (
     arbiter.fence_peer,
     arbiter._stale,
     arbiter.taken,
     arbiter.why_not,
+    arbiter.to_disconnect,
 )
 _check, _next_step, _end_users = verbs.check, release.next_step, release.end_users
 
@@ -95,6 +96,9 @@ TEETH: Mapping[str, Patches] = {
         (arbiter, "why_not", _holder_alone),
         (memory, "why_not", _holder_alone),
     ],
+    "R4: a Primary meets a peer that it knows to be old": [
+        (connections, "to_disconnect", lambda it, side: _to_disconnect(it, replace(side, peer_old=False)))
+    ],
     "R5: released before another is granted": [(arbitrate, "fence_peer", _releases_at_once)],
     "R6: an attach excludes nobody": [(arbitrate, "before_attach", _allowed)],
     "R7: a lost host is not waited for": [
@@ -131,6 +135,7 @@ TEETH: Mapping[str, Patches] = {
 BREAKS: Mapping[str, str] = {
     "R3: whoever asks is granted": "a_host_stands_still_and_wakes",
     "R3: an excluded replica is taken": "attached_after_the_primary_has_written_without_it",
+    "R4: a Primary meets a peer that it knows to be old": "the_source_of_a_resync_loses_its_link_then_its_disk",
     "R8: what was granted alone is taken": "both_go_off_and_the_newest_comes_up",
     "R7: a lost host is not waited for": "a_cut_off_host_loses_its_power",
     "R7: an isolated host keeps its VM": "a_witness_prolongs_a_frozen_vms_life",
