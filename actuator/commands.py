@@ -127,6 +127,13 @@ def _exchange(
                 allow_redirects=False,
                 **order,
             )
+    except requests.exceptions.SSLError as error:
+        said: BaseException = error
+        while said.__context__ is not None:  # beneath the layers of HTTP
+            said = said.__context__
+        raise click.ClickException(
+            f"{url}: {said}: web.url names it as its certificate does, web.ca_file who has signed that"
+        ) from error
     except (requests.RequestException, OSError) as error:  # a ca_file that is not there is an OSError
         raise click.ClickException(f"{url}: {error}") from error
 

@@ -568,6 +568,7 @@ def test_by_https_with_rights_apart(serve, secured, tmp_path):
     for key, value, said in (
         ("ca_file", str(tmp_path / "server.key"), ""),
         ("ca_file", None, "certificate verify failed"),
+        ("ca_file", None, "web.ca_file who has signed that"),
         ("url", program.url.replace("127.0.0.1", "localhost"), "Hostname mismatch"),
     ):
         changed = document | {"web": document["web"] | {key: value}}
