@@ -8,7 +8,7 @@ SHELL := /bin/bash
 # How often `make bench-loss` loses a host, and `make bench-pause` cuts a link.
 RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
-SCHEDULES ?= 8000
+SCHEDULES ?= 14000
 
 .PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-disk bench-scale bench-page soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
 help:  ## list the targets
