@@ -10,7 +10,7 @@ RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
 SCHEDULES ?= 14000
 
-.PHONY: help dev lint test test-fast demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-disk bench-scale bench-page soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
+.PHONY: help dev lint test test-fast new-site demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-disk bench-scale bench-page soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -53,6 +53,9 @@ test-contract: test-packages dev  ## what the simulator's models say of DRBD and
 
 drill: test-packages dev  ## one drill alone: make drill NAME=test_a_host_is_killed
 	$(ROOT) $(BIN)/pytest -m "drill" -k "$(NAME)" tests/lab
+
+new-site: test-packages dev  ## docs/first-steps.md, typed on bare hosts, up to a host kill
+	$(ROOT) $(BIN)/pytest -m "drill" tests/lab/test_new_site.py
 
 drills: test-packages dev  ## all faults on whole hosts; takes some hours
 	$(ROOT) $(BIN)/pytest -m "drill"

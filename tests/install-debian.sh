@@ -10,7 +10,7 @@ dev="gcc libc6-dev libvirt-dev pkg-config python3-dev python3-venv"
 test="prometheus prometheus-alertmanager prometheus-blackbox-exporter
       libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils mmdebstrap
       e2fsprogs cpio busybox-static iproute2 openssh-client openssh-server sudo fence-agents
-      chromium chromium-driver fonts-dejavu-core man-db systemd"
+      chromium chromium-driver fonts-dejavu-core man-db systemd systemd-container"
 bench="prometheus-libvirt-exporter prometheus-hacluster-exporter fio"
 
 wanted=""

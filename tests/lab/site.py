@@ -181,15 +181,14 @@ class Site:
         return [event for event in self._journal() if event.at >= since]
 
     def _journal(self) -> Iterator[Event]:
-        done = subprocess.run(
-            [*actuator_program(), "journal", "--config", str(self.config), "--json", "--lines", "1000000"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        )
-        for line in done.stdout.splitlines():
+        for line in self.ask("journal", "--json", "--lines", "1000000").splitlines():
             yield parse_event(line)
+
+    def ask(self, *words: str) -> str:
+        """Run `vmheal-actuator` with these words and return what it printed."""
+        argv = [*actuator_program(), *words, "--config", str(self.config)]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout
 
     def alerts(self) -> list[dict[str, Any]]:
         """Return what fires in Prometheus now, but for the Watchdog, which always does."""
