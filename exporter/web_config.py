@@ -122,13 +122,13 @@ class _Section:
         if value is None:
             return default
         if not isinstance(value, str):
-            raise WebConfigError(f"{self.where(key)} must be a text, not {value!r}")
+            raise WebConfigError(f"{self.where(key)} must be a text, not {_shown(value)}")
         return value
 
     def flag(self, key: str) -> None:
         value = self.raw(key)
         if not isinstance(value, bool | None):
-            raise WebConfigError(f"{self.where(key)} must be true or false, not {value!r}")
+            raise WebConfigError(f"{self.where(key)} must be true or false, not {_shown(value)}")
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.raw(key) or []
@@ -154,6 +154,11 @@ class _Section:
             if self.where(key) in _NOT_HERE:
                 raise WebConfigError(f"{self.where(key)} is not supported here: {_NOT_HERE[self.where(key)]}")
             one_of(f"{self._path or 'the file'}: key", key, self._known)
+
+
+def _shown(value: object) -> str:
+    """What is there instead. A list may have itself in it a million times, by YAML's aliases."""
+    return f"a {type(value).__name__}" if isinstance(value, list | dict | set) else repr(value)[:100]
 
 
 def one_of(what: str, word: str, known: Iterable[str]) -> str:
