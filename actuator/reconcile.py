@@ -21,7 +21,7 @@ from actuator.contact import Contacts
 from actuator.core.definition import differ
 from actuator.core.failback import goes_back
 from actuator.core.guards.situation import DOWN, RUNNING
-from actuator.core.replica import minors, shared
+from actuator.core.owners import Owners, same_words
 from actuator.core.sight import Sight
 from actuator.core.silence import not_understood
 from actuator.keep import Keeper
@@ -30,7 +30,7 @@ from actuator.ports import JournalError, Ports, Unanswered
 from actuator.protected import Protected
 from actuator.worker import DARK_SECONDS, Firing, Worker, key_of
 from exporter.drbd import Snapshot
-from exporter.libvirt_domain import Disk, parse_definition
+from exporter.libvirt_domain import parse_definition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,8 +75,8 @@ class Reconciler:
         self._alarm = alarm
         self._contacts = contacts
         self._keeper = keeper
-        self._disks: dict[str, tuple[Disk, ...]] = {}
-        """By domain, as its definition was kept; filled when they are asked for."""
+        self._owners: Owners | None = None
+        """Whose the disks are by the definitions that are kept; read when it is first asked for."""
         self._not_kept: dict[str, str] = {}
         """By domain: the definition that was not kept, which is said once."""
         self._down_since: dict[str, float] = {}
@@ -232,9 +232,11 @@ class Reconciler:
             return
         self._definitions_at = now
         found = self._read_definitions(records, now)
+        seen = self._keeper.seen.items()
+        same = {host: same_words(said) for host, said in seen if isinstance(said, Snapshot)}
         for record in records:
             if isinstance(xml := found.get((record.host, record.domain)), str):
-                self._keep_definition(record, xml)
+                self._keep_definition(record, xml, same)
         self._look_for_drift(records, found)
 
     def _read_definitions(
@@ -296,13 +298,16 @@ class Reconciler:
                 self._ports.journal.commit(events=[event])
         self._worker.drifted = drifted
 
-    def _keep_definition(self, record: DomainRecord, xml: str) -> None:
+    def _keep_definition(
+        self, record: DomainRecord, xml: str, same: Mapping[str, Mapping[str, frozenset[str]]]
+    ) -> None:
+        """``same``: by host, the words that mean the same resource there."""
         kept = self._ports.journal.definition(record.domain)
         if kept is not None and kept.xml == xml:
             self._not_kept.pop(record.domain, None)
             return
         at = self._ports.clock.wall()
-        if whose := self._with_anothers_disk(record, xml):
+        if whose := self._with_anothers_disk(record, xml, same):
             if self._not_kept.get(record.domain) != xml:
                 self._not_kept[record.domain] = xml
                 sentence = f"{whose}: that definition of {record.domain} is not kept, and not used elsewhere"
@@ -316,33 +321,31 @@ class Reconciler:
         )
         definition = Definition(record.domain, version, xml, record.host, at)
         self._ports.journal.commit(definition=definition, events=[event])
-        self._disks[record.domain] = parse_definition(xml).disks
+        self._known_owners().put(record.domain, parse_definition(xml).disks)
         self._worker.rooms.defined(record.domain, xml)
 
-    def _with_anothers_disk(self, record: DomainRecord, xml: str) -> str:
+    def _with_anothers_disk(
+        self, record: DomainRecord, xml: str, same: Mapping[str, Mapping[str, frozenset[str]]]
+    ) -> str:
         """Why a definition may not be kept: a host that was taken over would get another VM's disk elsewhere.
 
         What was kept first counts: nobody loses a disk by another one's definition. Where a host does not say
         which resources it has, the definitions' own words are compared.
         """
-        mine = parse_definition(xml).disks
+        owners, disks = self._known_owners(), parse_definition(xml).disks
         for host in self._protected.hosts(record):
-            said = self._keeper.seen.get(host)
-            known = minors(said) if isinstance(said, Snapshot) else {}
-            for other in self._settings.domains:
-                if other == record.domain or host not in self._settings.hosts_of(other):
-                    continue
-                if disk := shared(mine, self._kept_disks(other), known):
+            for disk, other in owners.others(record.domain, disks, same.get(host, {})):
+                if other in self._settings.domains and host in self._settings.hosts_of(other):
                     return f"{record.domain}'s disk {disk.source} on {record.host} is {other}'s"
         return ""
 
-    def _kept_disks(self, domain: str) -> tuple[Disk, ...]:
-        if domain not in self._disks:
-            kept = self._ports.journal.definition(domain)
-            if kept is None:
-                return ()
-            self._disks[domain] = parse_definition(kept.xml).disks
-        return self._disks[domain]
+    def _known_owners(self) -> Owners:
+        if self._owners is None:
+            self._owners = Owners()
+            for domain in self._settings.domains:
+                if (kept := self._ports.journal.definition(domain)) is not None:
+                    self._owners.put(domain, parse_definition(kept.xml).disks)
+        return self._owners
 
     def _alive(self, record: HostRecord) -> None:
         """A host that answers has not failed, and is not down, whatever was said before."""

@@ -1,12 +1,11 @@
 """A domain's disks as DRBD replicas: which resources they lie on, and what is known about the peers."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum, auto
 
 from actuator.model import Disk, Evidence, Observed
 from exporter.drbd import Connection, ConnectionState, DiskState, Resource, Role, Snapshot
-from exporter.libvirt_domain import Disk as DefinedDisk
 
 _BY_NAME = re.compile(r"(?:drbd:|/dev/drbd/by-res/)([^/]+)(?:/\d+)?")
 _BY_MINOR = re.compile(r"/dev/drbd(\d+)(?:p\d+)?")
@@ -26,34 +25,6 @@ def resource_of(disk: Disk, snapshot: Snapshot) -> Resource | None:
             ),
             None,
         )
-    return None
-
-
-def minors(snapshot: Snapshot) -> dict[int, str]:
-    """The resources of a host by their devices' numbers."""
-    return {device.minor: resource.name for resource in snapshot.resources for device in resource.devices}
-
-
-def name_of(source: str, minors: Mapping[int, str]) -> str:
-    """The resource of a disk as a definition names it, on a host with these; not known, what it names."""
-    if match := _BY_NAME.fullmatch(source):
-        return match[1]
-    match = _BY_MINOR.fullmatch(source)
-    return minors.get(int(match[1]), source) if match else source
-
-
-def shared(
-    one: Sequence[DefinedDisk], other: Sequence[DefinedDisk], minors: Mapping[int, str]
-) -> DefinedDisk | None:
-    """One's disk that is on a host the same as one of the other's; not what both only read."""
-    theirs: dict[str, bool] = {}
-    for disk in other:
-        name = name_of(disk.source, minors)
-        theirs[name] = theirs.get(name, False) or disk.writable
-    for disk in one:
-        name = name_of(disk.source, minors)
-        if disk.source and name in theirs and (disk.writable or theirs[name]):
-            return disk
     return None
 
 

@@ -4,9 +4,8 @@ import pytest
 
 from actuator.core.guards.replicas import may_be_promoted
 from actuator.core.guards.verbs import check
-from actuator.core.replica import Standing, minors, peers, shared
+from actuator.core.replica import Standing, peers
 from exporter.drbd import ConnectionState, DiskState, Role, UnknownWord
-from exporter.libvirt_domain import Disk
 from tests.actuator.build import connection, evidence, resource, situation, snapshot, theirs
 
 CONNECTED, CONNECTING = ConnectionState.CONNECTED, ConnectionState.CONNECTING
@@ -97,28 +96,3 @@ def test_a_secondary_is_promoted_only_when_its_peer_vouches_for_it(their_side, p
     here, there = resource(role=Role.SECONDARY), theirs(**their_side)
     seen = evidence(drbd_here=snapshot(here), drbd_there=snapshot(there))
     assert (check((may_be_promoted,), situation(seen)) is None) == promoted
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "both"),
-    [
-        ("/dev/drbd0", "/dev/drbd0", True),
-        ("/dev/drbd0", "/dev/drbd1", False),
-        ("/dev/drbd0", "/dev/drbd/by-res/voms01/0", True),
-        ("/dev/drbd0p1", "drbd:voms01", True),
-        ("/dev/drbd1", "/dev/drbd/by-res/voms01/0", False),
-        ("/dev/drbd7", "/dev/drbd7", True),  # no resource here; the same device all the same
-        ("", "", False),
-    ],
-)
-def test_two_definitions_have_the_same_disk(one, other, both):
-    known = minors(snapshot(resource("voms01")))
-    found = shared([Disk("xvda", ""), Disk("xvdb", one)], [Disk("xvda", other)], known)
-    assert (found is not None) == both
-    assert not found or found.source == one
-
-
-@pytest.mark.parametrize(("mine", "theirs", "refused"), [(0, 0, False), (0, 1, True), (1, 0, True)])
-def test_what_both_only_read_may_be_the_same(mine, theirs, refused):
-    one, other = (Disk("xvda", "/dev/drbd0", writable=bool(it)) for it in (mine, theirs))
-    assert (shared([one], [other], {}) is not None) == refused
