@@ -30,6 +30,7 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 READ_BYTES = 64 * 1024
+ACCEPT_AT_ONCE = 64
 BACKLOG = 1024  # who finds it full tries again a second later
 TLS_SHUTDOWN_SECONDS = 1.0
 ACCEPT_AGAIN_SECONDS = 0.1  # after one could not be accepted
@@ -166,11 +167,16 @@ class Pool:
         self.waiting = 0
         """Calls for which no thread is free."""
 
-    async def run(self, call: Callable[[], T]) -> T:
-        """Return what the call returns, or raise what it raises."""
+    async def run(
+        self,
+        call: Callable[[], T],
+        while_waiting: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> T:
+        """Return what the call returns, or raise what it raises; `while_waiting` for a thread to be free."""
         self.waiting += 1
         try:
-            await self._room.acquire()
+            with while_waiting():
+                await self._room.acquire()
         finally:
             self.waiting -= 1
         self._busy += 1
@@ -333,23 +339,35 @@ class Server:
             pool.close()
 
     def _accept(self, listening: socket.socket) -> None:
-        """Accept one connection. No task does that: cancelled in between, it would lose one."""
+        """Accept those that have come. No task does that: cancelled in between, it would lose one.
+
+        Several at once: of a crowd that comes and goes, most have gone before any work was done for them, and
+        who comes behind it does not wait for that.
+        """
+        for _ in range(ACCEPT_AT_ONCE):
+            if not self._accept_one(listening):
+                return
+
+    def _accept_one(self, listening: socket.socket) -> bool:
+        """Accept one; whether there was one."""
         try:
             connected, address = listening.accept()
-        except (BlockingIOError, ConnectionAbortedError):  # the client is gone already
-            return
+        except ConnectionAbortedError:  # the client is gone already
+            return True
+        except BlockingIOError:
+            return False
         except OSError as error:  # out of file descriptors
             log.warning("a connection could not be accepted", error=str(error))
             loop = asyncio.get_running_loop()
             loop.remove_reader(listening)
             loop.call_later(ACCEPT_AGAIN_SECONDS, self._accept_again, listening)
-            return
+            return False
         connected.setblocking(False)
         if len(self._tasks) >= self._bounds.connections:
             if not self._silent:
                 self._closed("full")
                 connected.close()
-                return
+                return True
             self._closed("room")
             oldest = next(iter(self._silent))
             del self._silent[oldest]
@@ -358,6 +376,7 @@ class Server:
         self._tasks.add(task)
         self._silent[task] = None
         task.add_done_callback(partial(self._forget, connected))
+        return True
 
     def _accept_again(self, listening: socket.socket) -> None:
         if not self._stopping:
@@ -442,7 +461,9 @@ class Server:
                 reason = _what_is_wrong(error)
                 if not client.reader.at_eof():  # it went away: that is no news
                     self._refused(error.error_status_hint, reason, client.remote)
-                await self._send(client, Response(error.error_status_hint, f"{reason}\n".encode()), head=False)
+                await self._send(
+                    client, Response(error.error_status_hint, f"{reason}\n".encode()), head=False
+                )
                 return
             client.parser.start_next_cycle()
             seconds = self._bounds.idle_seconds
@@ -496,8 +517,11 @@ class Server:
                 allowed = await self._verifier.run(partial(self._access.verify, request))
             if not allowed:
                 return UNAUTHORIZED
-            pool = self.pages if request.body is None else self.bodies
-            return await pool.run(partial(self._handler, request))
+            call = partial(self._handler, request)
+            if request.body is None:
+                # Whoever asks for pages without end must not keep out those who bring something.
+                return await self.pages.run(call, self._waiting)
+            return await self.bodies.run(call)
         except Exception:
             log.exception("a request failed unexpectedly", path=request.path)
             return Response(500, b"an unexpected error; the log has it\n")

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from exporter.web import AddressError, Bounds, Request, Response, listen
-from tests.exporter.serving import hello, serving, talk
+from tests.exporter.serving import Everybody, hello, serving, talk
 
 CLOSE = b"Connection: close\r\n\r\n"
 
@@ -146,6 +146,36 @@ def test_connections_that_take_no_answer_make_room_for_a_new_one():
             deaf.sendall(get("/big"))
             assert began.acquire(timeout=10)
         assert b" 200 " in talk(port, get("/small"))
+
+
+def test_pages_that_wait_for_a_thread_make_room_for_who_brings_something():
+    go_on, asked = threading.Event(), threading.Semaphore(0)
+
+    class Counting(Everybody):
+        def quick(self, request: Request) -> bool:
+            asked.release()
+            return True
+
+    def handler(request: Request) -> Response:
+        if request.body is None:
+            go_on.wait(10)
+        return Response(200, b"ok")
+
+    def wants_body(request: Request) -> bool:
+        return request.method == "POST"
+
+    bounds = Bounds(connections=4, threads=1)
+    with (
+        serving(handler, Counting(), bounds=bounds, wants_body=wants_body) as port,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(go_on.set)
+        for _ in range(4):
+            asker = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            asker.sendall(get("/page"))
+            assert asked.acquire(timeout=10)
+        head = b"POST /hook HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+        assert b" 200 " in talk(port, head + b"{}")
 
 
 def test_a_body_with_two_ends_is_refused_and_what_follows_is_not_read():
