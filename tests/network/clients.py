@@ -148,9 +148,11 @@ class Others:
         def arbitrate() -> None:
             question = {"hook": "fence-peer", "resource": BYSTANDER, "peer": "v02", "minors": "9"}
             question |= {"boot_id": "abc", "began_ns": next(numbers)}
-            reply = fence_peer.exchange(ACTUATOR, self.site.tokens["v01"], question)
+            reply = fence_peer.exchange(fence_peer.Actuator(*ACTUATOR), self.site.tokens["v01"], question)
             look = {"role": "Primary", "up_to_date": True, "connected": True, "version": reply["version"]}
-            reply = fence_peer.exchange(ACTUATOR, self.site.tokens["v01"], question | look)
+            reply = fence_peer.exchange(
+                fence_peer.Actuator(*ACTUATOR), self.site.tokens["v01"], question | look
+            )
             assert reply["verdict"] == "wait", reply
 
         return {
@@ -167,9 +169,9 @@ class Others:
             self.tries[kind] += 1
             try:
                 ask()
-            except (OSError, ValueError, AssertionError) as error:
+            except Exception as error:
                 self.failed[kind] = f"{type(error).__name__}: {error}"
-                self._stop.wait(0.1)
+                threading.Event().wait(0.1)
             else:
                 self.failed.pop(kind, None)
                 self.served[kind] += 1
@@ -185,6 +187,8 @@ class Others:
 
     def told(self) -> str:
         """In words."""
+        if missing := [kind for kind in self.kinds() if not self.served[kind]]:
+            return f"not served: {', '.join(missing)}"
         if self.failed:
             return "not served: " + "; ".join(f"{kind}: {why}" for kind, why in sorted(self.failed.items()))
         return "the others are served"
@@ -204,8 +208,7 @@ class Others:
         try:
             yield
         finally:
-            if not self.failed:
-                self._stop.set()
+            self._stop.set()
             for thread in threads:
                 thread.join(OTHERS_SECONDS * TRIES)
 
