@@ -22,17 +22,20 @@ from actuator.receive import ALERTS, ARBITRATE, LOG_WINDOW_SECONDS, MAX_LOG_LINE
 from tests.attempt import Attempt as AnyAttempt
 from tests.lab.waiting import wait_until
 from tests.network.clients import Crowd, Others, alert, connect, delivery, post, talk
-from tests.network.site import ACTUATOR, EXPORTER, PATIENCE, VM, Site, descriptors, memory_mib
+from tests.network.site import ACTUATOR, BY_TLS, EXPORTER, PATIENCE, VM, Site, descriptors, memory_mib
 
 Attempt = AnyAttempt[Site]
 Attack = Callable[[Site, tuple[str, int]], str]
 Try = Callable[[Site], str]
 
 SERVERS = {"actuator": ACTUATOR, "exporter": EXPORTER}
+ALL_SERVERS = SERVERS | {"by TLS": BY_TLS}
 HEALTHY = "GET /-/healthy HTTP/1.1"
 HALF = b"POST /alerts HTTP/1.1\r\nHost: x\r\n"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+HELLO = b"\x16\x03\x01\x00\xc8\x01\x00\x00\xc4\x03\x03" + bytes(32) + b"\x00\x00\x02\x13\x01\x01\x00\x00\x99"
+"""The beginning of a client's first message in TLS; the rest does not come."""
 MANY = tuple(f"127.0.7.{number}" for number in range(1, 101))
 """Addresses."""
 CROWD = 10_000
@@ -354,7 +357,7 @@ def under_load(server: str, attack: Attack) -> Try:
     """Attack one server while the others ask, and see what it costs."""
 
     def try_it(site: Site) -> str:
-        address = SERVERS[server]
+        address = ALL_SERVERS[server]
         pid = site.process(address)
         memory, open_before = memory_mib(pid), descriptors(pid)
         others = Others(site)
@@ -426,6 +429,12 @@ def flood(content: bytes, number: int) -> Attack:
         return f"{number:,} answered {', '.join(str(it) for it in sorted(found))}"
 
     return attack
+
+
+def no_tls(site: Site, address: tuple[str, int]) -> str:
+    """HTTP, and garbage, where TLS is spoken."""
+    told = Counter(talk(address, it) == [] for it in [METRICS, bytes(range(256)) * 10] * 500)
+    return f"{told[True]:,} closed, {told[False]} answered"
 
 
 HIDDEN_END = b"GET /hidden HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -639,6 +648,8 @@ ATTEMPTS: tuple[Attempt, ...] = (
             "300 that ask for pages and take none": deaf,
         }
     ),
+    Attempt(LOAD, "by TLS: 10,000 handshakes that stop half-way", HELD, under_load("by TLS", crowd(HELLO))),
+    Attempt(LOAD, "by TLS: 1,000 times what is no TLS", HELD, under_load("by TLS", no_tls)),
     Attempt(LOAD, "actuator: 3,000 requests without a token", f"{HELD}; few lines in the log", _quiet_log),
 )
 HEAVY: tuple[Attempt, ...] = tuple(

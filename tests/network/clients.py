@@ -155,9 +155,13 @@ class Others:
             )
             assert reply["verdict"] == "wait", reply
 
+        def by_tls() -> None:
+            assert "libvirt_domain_state" in self.site.ask_by_tls()
+
         return {
             "scrape of the exporter": scrape(EXPORTER, "libvirt_domain_state"),
             "scrape of the actuator": scrape(ACTUATOR, "vmheal_domain_expected"),
+            "scrape by TLS": by_tls,
             "delivery": deliver,
             "arbitration": arbitrate,
         }

@@ -9,15 +9,22 @@ import os
 import re
 import resource
 import sqlite3
+import ssl
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from actuator.adapters.sqlite import SqliteJournal
-from actuator.model import Authority
-from tests.line.line import HOSTS, Line
+import yaml
 
-ACTUATOR, EXPORTER = ("127.0.0.1", 10811), ("127.0.0.1", 10810)
+from actuator.adapters.sqlite import SqliteJournal
+from actuator.model import Authority as Held
+from tests.exporter.certificates import Authority
+from tests.line.line import HOSTS, PROGRAMS, Line
+from tests.program import Program
+
+ACTUATOR, EXPORTER, BY_TLS = ("127.0.0.1", 10811), ("127.0.0.1", 10810), ("127.0.0.1", 10812)
+"""The last one is another exporter, by HTTPS: the server is the same."""
 VM, BYSTANDER = "voms01", "ce01"
 RESOURCES = tuple(f"r{number}" for number in range(10))
 """Of no VM and on no host's DRBD: what the arbiter writes of them is from hooks alone. v01 holds each."""
@@ -54,9 +61,40 @@ class Site(Line):
         settings["journal"] |= {"keep_events": 1000, "max_bytes": 16 * 1024**2}
         with contextlib.closing(SqliteJournal(Path(settings["journal"]["path"]))) as journal:
             both = tuple(HOSTS)
-            held = [Authority(it, both, 1, both[0], frozenset(both)) for it in RESOURCES]
+            held = [Held(it, both, 1, both[0], frozenset(both)) for it in RESOURCES]
             journal.commit(authorities=held)
         return settings
+
+    def _start_more(self, started: contextlib.ExitStack) -> None:
+        folder = self.folder / "tls"
+        folder.mkdir()
+        authority = Authority(folder)
+        certificate, key = authority.issue("server", ip=BY_TLS[0])
+        self.believed = ssl.create_default_context(cafile=str(authority.file))
+        configuration = folder / "web.yml"
+        files = {"cert_file": str(certificate), "key_file": str(key)}
+        configuration.write_text(yaml.safe_dump({"tls_server_config": files}))
+        flags = [f"--web.listen-address={BY_TLS[0]}:{BY_TLS[1]}", f"--web.config.file={configuration}"]
+        argv = [PROGRAMS / "vmheal-exporter", *flags, f"--libvirt.uri={self.libvirtds['v01'].uri}"]
+        self.by_tls = started.enter_context(Program(argv, folder / "exporter.log", netns=self.netns))
+        self.by_tls.wait_for(self._answers_by_tls, "an answer by TLS")
+
+    def _answers_by_tls(self) -> bool:
+        with self.netns.entered(), contextlib.suppress(OSError):
+            return bool(self.ask_by_tls())
+        return False
+
+    def ask_by_tls(self) -> str:
+        """A page of metrics.
+
+        Raises:
+            OSError: there was no answer.
+        """
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.believed)
+        )
+        with opener.open(f"https://{BY_TLS[0]}:{BY_TLS[1]}/metrics", timeout=20) as answer:
+            return str(answer.read().decode())
 
     # ---- what was done beside the answers ----------------------------------------------------------------
 
@@ -77,7 +115,7 @@ class Site(Line):
 
     def said(self) -> str:
         """What the actuator and the exporter have logged."""
-        return self.exporters["v01"].output + self.actuator.output
+        return self.exporters["v01"].output + self.by_tls.output + self.actuator.output
 
     def journalled(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the journal's file, beside the actuator."""
@@ -95,7 +133,7 @@ class Site(Line):
 
     def process(self, address: tuple[str, int]) -> int:
         """Who listens there."""
-        return self.actuator.pid if address == ACTUATOR else self.exporters["v01"].pid
+        return {ACTUATOR: self.actuator, EXPORTER: self.exporters["v01"], BY_TLS: self.by_tls}[address].pid
 
 
 def memory_mib(pid: int) -> int:
