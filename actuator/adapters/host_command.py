@@ -63,11 +63,11 @@ class HostCommand:
         self._lock = threading.Lock()
         self._numbers = count()
         self._asked: dict[int, Future[Mapping[str, Any]]] = {}
+        self._questions = 0
         self._ended = False
         self._buffer = bytearray()
-        channel.settimeout(seconds)
         try:
-            hello = self._line()
+            hello = self._line(time.monotonic() + seconds)
         except (OSError, ValueError, RecursionError) as error:
             raise ConnectionError(f"vmheal-host does not answer: {error}") from error
         if not isinstance(hello, dict) or hello.get("vmheal-host") != VERSION:
@@ -133,6 +133,7 @@ class HostCommand:
             if self._ended:
                 raise BrokenError(f"{what}: the connection broke before it was asked")
             number = next(self._numbers)
+            self._questions += 1
             self._asked[number] = answered
         try:
             line = json.dumps({"id": number, "seconds": round(seconds, 3) or 0.001, **request}) + "\n"
@@ -149,7 +150,10 @@ class HostCommand:
 
     def _listen(self) -> None:
         try:
-            while (answer := self._line()) is not None:
+            answers = 0
+            # More answers than questions: that could keep us reading for ever.
+            while answers <= self._questions and (answer := self._line()) is not None:
+                answers += 1
                 with self._lock:
                     waiting = self._asked.get(answer.get("id"))
                 if waiting is not None and not waiting.done():
@@ -165,10 +169,11 @@ class HostCommand:
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):  # gone with its connection
             self._channel.close()
 
-    def _line(self) -> Any:
+    def _line(self, deadline: float | None = None) -> Any:
         """The next line; None at the end.
 
         Raises:
+            TimeoutError: it was not whole in time.
             ValueError: it is not JSON, or too long.
         """
         begin = 0
@@ -176,6 +181,10 @@ class HostCommand:
             begin = len(self._buffer)
             if begin > MAX_ANSWER_BYTES:
                 raise ValueError("an answer does not end")
+            if deadline is not None:
+                if (left := deadline - time.monotonic()) <= 0:
+                    raise TimeoutError("its first line does not end")
+                self._channel.settimeout(left)
             chunk = self._channel.recv(CHUNK_BYTES)
             if not chunk:
                 return None

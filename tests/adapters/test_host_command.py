@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from actuator.adapters.drbd_storage import DrbdStorage
-from actuator.adapters.host_command import OutputTooLargeError, RefusedError
+from actuator.adapters.host_command import HostCommand, OutputTooLargeError, RefusedError
 from actuator.adapters.ssh import MAX_PROGRAMS, SshAccess, SshHost
 from actuator.adapters.warm import NotConnectedError
 from actuator.model import Allowed, Failed
@@ -249,3 +249,41 @@ def test_a_host_that_answers_nonsense_is_told(base, access, answer):
         ):
             change(ssh, "vm1")
     assert not isinstance(caught.value, NotConnectedError)
+
+
+class Talkative:
+    """The channel of a host that says the same for ever, after a beginning."""
+
+    def __init__(self, begin: bytes, always: bytes) -> None:
+        self.begin, self.always = begin, always
+        self.closed = threading.Event()
+
+    def settimeout(self, seconds: float | None) -> None:
+        """What is there is there at once."""
+
+    def recv(self, _: int) -> bytes:
+        self.closed.wait(0.01)
+        said, self.begin = self.begin or self.always, b""
+        return said
+
+    def recv_stderr(self, _: int) -> bytes:
+        return b""
+
+    def sendall(self, _: bytes) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def test_a_host_whose_first_line_does_not_end_is_given_up():
+    """Even though a byte comes all the time: an attempt to connect has a deadline as a whole."""
+    with pytest.raises(ConnectionError, match="does not answer: its first line does not end"):
+        HostCommand(Talkative(b"{", b" "), 0.2)
+
+
+def test_a_host_that_answers_what_nobody_has_asked_is_not_listened_to_any_more():
+    channel = Talkative(b'{"vmheal-host":1}\n', b'{"id":0}\n' * 100)
+    command = HostCommand(channel, SOON)
+    assert channel.closed.wait(SOON)
+    wait_until(lambda: not command.alive(), "its end", SOON, 0.01)
