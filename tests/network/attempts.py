@@ -629,11 +629,19 @@ def _asked() -> Iterator[Attempt]:
         yield Attempt(ASKED, name, expected, arbiter(f"r{number}", ask))
 
 
-def _load(attacks: Mapping[str, Attack]) -> Iterator[Attempt]:
-    for name in SERVERS:
-        for what, attack in attacks.items():
-            yield Attempt(LOAD, f"{name}: {what}", HELD, under_load(name, attack))
+def _load(server: str, attacks: Mapping[str, Attack]) -> Iterator[Attempt]:
+    for what, attack in attacks.items():
+        yield Attempt(LOAD, f"{server}: {what}", HELD, under_load(server, attack))
 
+
+SILENT = {"10,000 silent connections at once": crowd(b"")}
+SLOW = {"heads and bodies, byte by byte": slow}
+DEAF = {"300 that ask for pages and take none": deaf}
+MORE = {
+    "10,000 with half a head, from 100 addresses": crowd(HALF, MANY),
+    "10,000 that come and go": churn,
+    "10,000 requests without a token": flood(post(ALERTS, b"{}"), 10_000),
+}
 
 ATTEMPTS: tuple[Attempt, ...] = (
     *_wire(),
@@ -641,24 +649,15 @@ ATTEMPTS: tuple[Attempt, ...] = (
     *_bodies(),
     *_replays(),
     *_asked(),
-    *_load(
-        {
-            "10,000 silent connections at once": crowd(b""),
-            "heads and bodies, byte by byte": slow,
-            "300 that ask for pages and take none": deaf,
-        }
-    ),
-    Attempt(LOAD, "by TLS: 10,000 handshakes that stop half-way", HELD, under_load("by TLS", crowd(HELLO))),
-    Attempt(LOAD, "by TLS: 1,000 times what is no TLS", HELD, under_load("by TLS", no_tls)),
+    *_load("actuator", SILENT | SLOW | DEAF),
+    *_load("exporter", DEAF),
+    *_load("by TLS", {"10,000 handshakes that stop half-way": crowd(HELLO)}),
     Attempt(LOAD, "actuator: 3,000 requests without a token", f"{HELD}; few lines in the log", _quiet_log),
 )
-HEAVY: tuple[Attempt, ...] = tuple(
-    _load(
-        {
-            "10,000 with half a head, from 100 addresses": crowd(HALF, MANY),
-            "10,000 that come and go": churn,
-            "10,000 requests without a token": flood(post(ALERTS, b"{}"), 10_000),
-        }
-    )
+HEAVY: tuple[Attempt, ...] = (
+    *_load("exporter", SILENT | SLOW),
+    *_load("by TLS", {"1,000 times what is no TLS": no_tls}),
+    *_load("actuator", MORE),
+    *_load("exporter", MORE),
 )
-"""Those of `make abuse` alone."""
+"""Those of `make abuse` and `make security` alone: the servers are one, with other bounds."""
