@@ -43,7 +43,10 @@ def yaml_examples() -> Iterator[bytes]:
     yield text.encode()
     short = "\n".join(line for line in text.split("\n") if line.strip() and not line.strip().startswith("#"))
     yield short.encode()
-    for section in ("fence: {agent: fence_dummy, options: {ip: a}}", "libvirt_uri: qemu+tls://v02/system"):
+    for section in (
+        "libvirt_uri: xen+ssh://a/system\n    fence: {agent: fence_dummy, options: {ip: a}}",
+        "libvirt_uri: qemu+tls://v02/system",
+    ):
         yield short.replace("libvirt_uri: xen+ssh://10.10.0.2/system", section).encode()
 
 
@@ -90,14 +93,14 @@ http_server_config:
   http2: true
   headers: {X-Frame-Options: deny}
 basic_auth_users:
-  ann: $2y$10$abcdefghijklmnopqrstuuabcdefghijklmnopqrstuabcdefghijklm
+  ann: $2y$10$abcdefghijklmnopqrstuuabcdefghijklmnopqrstuuabcdefghi
 """
 
 
 @target(
     lambda: [
         WEB_CONFIG,
-        b"basic_auth_users:\n  ann: $2y$10$abcdefghijklmnopqrstuuabcdefghijklmnopqrstuabcdefghijklm\n",
+        b"basic_auth_users:\n  ann: $2y$10$abcdefghijklmnopqrstuuabcdefghijklmnopqrstuuabcdefghi\n",
     ],
     WebConfigError,
     words=(

@@ -5,8 +5,10 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from pydantic import TypeAdapter
@@ -15,7 +17,7 @@ from actuator.adapters import alertmanager, child, drbd_storage, fence_agents, p
 from actuator.adapters.host_command import Completed, HostCommand
 from actuator.adapters.http_json import HttpJson
 from actuator.core import definition
-from actuator.model import Failed
+from actuator.model import Allowed, Failed, HandlerReport, HostSetup, Notification
 from actuator.ports import Unanswered
 from exporter import fence_peer, kernel_log
 from exporter.drbd import DrbdOutputError, parse_events2
@@ -41,11 +43,18 @@ def text(content: bytes) -> str:
     return content.decode("utf-8", "replace")
 
 
-def told(failed: Exception | None) -> None:
-    """Raise what came out, in a sentence that a person can read, when something did."""
-    if failed is not None:
-        assert len(str(failed)) < 5000
+def answers(refused: type[Exception], *asks: Callable[[], Any]) -> list[Any]:
+    """What they return. Where all are refused, the last refusal, in a sentence that a person can read, is raised."""
+    got, failed = [], None
+    for ask in asks:
+        try:
+            got.append(ask())
+        except refused as error:
+            failed = error
+    assert failed is None or len(str(failed)) < 5000
+    if failed is not None and not got:
         raise failed
+    return got
 
 
 # ---- DRBD ------------------------------------------------------------------------------------------------
@@ -197,16 +206,16 @@ def hook_look(content):
 
 def storage_said() -> Iterator[bytes]:
     """/proc/drbd, and of each program that is run, in the order of `storage`, the exit status and what it prints."""
-    refused = "11State change failed: (-2) Need access to UpToDate data\n"
+    refused = "11 State change failed: (-2) Need access to UpToDate data\n"
     for proc_, events_, show_, is_9 in (
         ("version: 9.2.18 (api:2)\n", list(events2_said())[-3], list(show9_said())[10], True),
         (next(proc_said()).decode(), next(events2_said()), next(show84_said()), False),
     ):
-        events, shown, names = f"0{events_.decode()}", f"0{show_.decode()}", f"0{DUMP_XML}"
+        events, shown, names = f"0 {events_.decode()}", f"0 {show_.decode()}", f"0 {DUMP_XML}"
         status = [events] if is_9 else [events, names]
-        looks_ = [*status, *([] if is_9 else ["20"]), shown, shown, *([names] if is_9 else []), f"0{CHECK}"]
-        acts = [refused, events, "0", shown, events, events]
-        yield "\f".join([proc_, *looks_, *acts, f"0{GET_GI}"]).encode()
+        looks_ = [*status, *([] if is_9 else ["20 "]), shown, shown, *([names] if is_9 else []), f"0 {CHECK}"]
+        acts = [refused, events, "0 ", shown, events, events]
+        yield "\f".join([proc_, *looks_, *acts, f"0 {GET_GI}"]).encode()
 
 
 CHECK = (
@@ -229,32 +238,25 @@ class ScriptedHost:
         if not self._rest:
             raise TimeoutError("no answer")
         said = text(self._rest.pop(0))
-        digits = len(said) - len(said.lstrip("0123456789"))
-        status = int(said[: min(digits, 3)] or 0)
-        return Completed(status if status < 256 else None, said[digits:], said[digits:] if status else "")
+        word, _, said = said.partition(" ")
+        status = int(word) if word.isascii() and word.isdecimal() and len(word) < 4 else None
+        return Completed(status, said, said if status else "")
 
     def allowed(self, _seconds):
         raise OSError("too old")
 
 
-@target(storage_said, Unanswered, words=(b"\f", b"\f0", b"\f20", b"\f11", b"Failure: (102) "))
+@target(storage_said, Unanswered, words=(b"\f", b"\f0 ", b"\f20 ", b"\f11 ", b"Failure: (102) "))
 def storage(content):
     """Each look and change as the actuator makes it: an outcome, or `Unanswered`, and never a good one for nothing."""
     host = object.__new__(drbd_storage._Host)
     host.name, host._prefix, host._ssh, host._last = "v01", (), ScriptedHost(content), None
     host._names, host._names_at, host._has_json = {}, -math.inf, True
-    unanswered = None
-    for look in (host.status, host.armed, host.setup):
-        try:
-            found = look(SOON)
-        except Unanswered as error:
-            unanswered = error
-        else:
-            if look == host.setup and hasattr(found.handler, "ahead_seconds"):
-                assert math.isfinite(found.handler.ahead_seconds)
-                assert found.handler.isolation_seconds is None or math.isfinite(
-                    found.handler.isolation_seconds
-                )
+    looks_ = [partial(look, SOON) for look in (host.status, host.armed, host.setup)]
+    for found in answers(Unanswered, *looks_):
+        if isinstance(found, HostSetup) and isinstance(found.handler, HandlerReport):
+            assert math.isfinite(found.handler.ahead_seconds)
+            assert math.isfinite(found.handler.isolation_seconds or 0.0)
     for act in (
         lambda: host.change_role("primary", drbd_storage.Role.PRIMARY, "voms01", SOON),
         lambda: host.allow_two_primaries("voms01", allowed=True, timeout_seconds=SOON),
@@ -265,7 +267,6 @@ def storage(content):
         if isinstance(outcome, Failed):
             assert len(outcome.reason) < 5000
     host.generations("voms01", SOON)
-    told(unanswered)
 
 
 # ---- libvirt and LVM -------------------------------------------------------------------------------------
@@ -360,24 +361,22 @@ HOST_SAID = (
 )
 def host_answers(content):
     """Whatever vmheal-host says: an `OSError` of a named kind, never silence until the deadline."""
-    asks = (
-        lambda it, until: it.run(["drbdadm", "get-gi", "vm1"], until, "get-gi on v01"),
-        lambda it, until: it.run(["drbdadm", "primary", "vm1"], until, "primary on v01"),
-        lambda it, until: it.read("/proc/drbd", until, "/proc/drbd on v01"),
-        lambda it, until: it.allowed(until, "vmheal-host on v01"),
-    )
-    failed = None
-    for ask in asks:
-        command_ = HostCommand(ScriptedChannel(content), SOON)
-        try:
-            got = ask(command_, time.monotonic() + SOON)
-        except OSError as error:
-            failed = error
+    until = time.monotonic() + SOON
+
+    def anew() -> HostCommand:
+        return HostCommand(ScriptedChannel(content), SOON)
+
+    for got in answers(
+        OSError,
+        lambda: anew().run(["drbdadm", "get-gi", "vm1"], until, "get-gi on v01"),
+        lambda: anew().run(["drbdadm", "primary", "vm1"], until, "primary on v01"),
+        lambda: anew().read("/proc/drbd", until, "/proc/drbd on v01"),
+        lambda: anew().allowed(until, "vmheal-host on v01"),
+    ):
+        if isinstance(got, Allowed):
+            assert all(isinstance(name, str) for name in (*(got.resources or ()), *(got.domains or ())))
         else:
-            if hasattr(got, "resources"):
-                assert got.resources is None or all(isinstance(name, str) for name in got.resources)
-                assert got.domains is None or all(isinstance(name, str) for name in got.domains)
-    told(failed)
+            assert isinstance(got, str | Completed)
 
 
 ARBITER_HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
@@ -477,21 +476,16 @@ def prometheus_said() -> Iterator[bytes]:
 @target(prometheus_said, Unanswered, words=(b'"yaml": "', b"activeAt", b"labeldrop", b"(a+)+$", b"!!int ''"))
 def prometheus_answers(content):
     alerts, _, configuration = content.partition(b"\n\n")
-    it = prometheus.Prometheus("http://server")
-    failed = None
-    it._server = ScriptedServer(alerts, configuration)
-    try:
-        for notification in it.firing(timeout_seconds=SOON):
+    one, other = prometheus.Prometheus("http://server"), prometheus.Prometheus("http://server")
+    one._server, other._server = ScriptedServer(alerts, configuration), ScriptedServer(content)
+    for got in answers(
+        Unanswered,
+        lambda: one.firing(timeout_seconds=SOON),
+        lambda: other.last_words("v01", before=0.0, timeout_seconds=SOON),
+    ):
+        for notification in got if isinstance(got, tuple) else ():
             assert math.isfinite(notification.starts_at)
             assert len(notification.fingerprint) == 16
-    except Unanswered as error:
-        failed = error
-    it._server = ScriptedServer(content)
-    try:
-        it.last_words("v01", before=0.0, timeout_seconds=SOON)
-    except Unanswered as error:
-        failed = error
-    told(failed)
 
 
 def alertmanager_said() -> Iterator[bytes]:
@@ -508,16 +502,11 @@ def alertmanager_said() -> Iterator[bytes]:
 def alertmanager_answers(content):
     it = alertmanager.Alertmanager("http://server")
     it._server = ScriptedServer(content)
-    failed = None
-    for ask in (it.firing, it.watchdog, it.silences):
-        try:
-            found = ask(timeout_seconds=SOON)
-        except Unanswered as error:
-            failed = error
-        else:
-            if ask == it.firing:
-                assert all(math.isfinite(notification.starts_at) for notification in found)
-    told(failed)
+    for got in answers(
+        Unanswered, *(partial(ask, timeout_seconds=SOON) for ask in (it.firing, it.watchdog, it.silences))
+    ):
+        for found in got if isinstance(got, tuple) else ():
+            assert math.isfinite(found.starts_at if isinstance(found, Notification) else found.ends_at)
 
 
 SECRET = "hunter2%&'"
