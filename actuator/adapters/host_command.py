@@ -26,6 +26,8 @@ log = structlog.get_logger(__name__)
 
 MAX_ANSWER_BYTES = 16 << 20
 """Of one line: two streams of a MiB each, written as JSON."""
+MAX_SAID = 500
+"""Letters of a host's own words that a sentence quotes."""
 CHUNK_BYTES = 1 << 16
 
 
@@ -202,9 +204,9 @@ class HostCommand:
 
 def _checked(answer: Mapping[str, Any], what: str) -> Mapping[str, Any]:
     if "refused" in answer:
-        raise RefusedError(f"{what}: refused by vmheal-host: {answer['refused']}")
+        raise RefusedError(f"{what}: refused by vmheal-host: {str(answer['refused'])[:MAX_SAID]}")
     if "busy" in answer:
-        raise NotConnectedError(f"{what}: {answer['busy']}")
+        raise NotConnectedError(f"{what}: {str(answer['busy'])[:MAX_SAID]}")
     if "late" in answer:
         raise TimeoutError(f"{what}: not ended in time")
     if "too_large" in answer:
