@@ -1,10 +1,11 @@
 """vmheal's HTTP server, the exporter's and the actuator's: asyncio around h11, small on purpose.
 
 Everything a client can hold on to is bounded: the size of a request's head and body, the time to send it,
-the time to take the answer, and the number of connections, of which the one that has been silent for longest
-makes room for a new one. A thread per connection, as in the usual WSGI servers, would let a few clients that
-send one byte every few seconds lock Prometheus out. A body is kept only when the request's head is good for
-it; else the request is answered at once, and what comes of its body is dropped.
+the time to take the answer, and the number of connections, of which the one that has been silent for longest,
+from the address that has the most, makes room for a new one. A thread per connection, as in the usual WSGI
+servers, would let a few clients that send one byte every few seconds lock Prometheus out. A body is kept only
+when the request's head is good for it; else the request is answered at once, and what comes of its body is
+dropped.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -369,14 +371,21 @@ class Server:
                 connected.close()
                 return True
             self._closed("room")
-            oldest = next(iter(self._silent))
+            oldest = self._longest_silent()
             del self._silent[oldest]
             oldest.cancel()
-        task = asyncio.create_task(self._connection(connected, address[0].removeprefix("::ffff:")))
+        remote = address[0].removeprefix("::ffff:")
+        task = asyncio.create_task(self._connection(connected, remote), name=remote)
         self._tasks.add(task)
         self._silent[task] = None
         task.add_done_callback(partial(self._forget, connected))
         return True
+
+    def _longest_silent(self) -> asyncio.Task[None]:
+        """Of the address that has the most of them: a crowd from one machine takes its own places."""
+        numbers = Counter(it.get_name() for it in self._silent)
+        most = max(numbers.values())
+        return next(it for it in self._silent if numbers[it.get_name()] == most)
 
     def _accept_again(self, listening: socket.socket) -> None:
         if not self._stopping:

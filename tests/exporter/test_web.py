@@ -133,6 +133,20 @@ def test_idle_connections_make_room_for_a_new_one():
         assert idle[0].recv(1) == b""  # the oldest had to go
 
 
+def test_a_crowd_from_one_address_takes_its_own_places():
+    with serving(bounds=Bounds(connections=5)) as port, contextlib.ExitStack() as stack:
+
+        def connect(source: str) -> socket.socket:
+            it = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+            return stack.enter_context(it)
+
+        kept = connect("127.0.0.2")
+        crowd = [connect("127.0.0.1") for _ in range(20)]
+        assert crowd[0].recv(1) == b""  # the oldest of them
+        kept.sendall(get("/"))
+        assert b" 200 " in kept.recv(65536)
+
+
 def test_connections_that_take_no_answer_make_room_for_a_new_one():
     began = threading.Semaphore(0)
 
