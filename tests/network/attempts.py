@@ -336,8 +336,9 @@ def _at_once(it: Asker) -> str:
     with ThreadPoolExecutor(50) as threads:
         said = list(threads.map(one, range(100)))
     it.versions.append(it.now()["version"])
-    granted = {host for host, verdict in said if verdict == "grant"}
-    return f"{len(said)} answered; granted: {', '.join(sorted(granted)) or 'nobody'}"
+    others = {host for host, verdict in said if verdict == "grant"} - {"v01"}
+    _, then = it.ask("v01", 1000)
+    return f"{len(said)} answered, granted to {', '.join(others) or 'nobody'} but v01; then v01 {then}"
 
 
 def _flood_of_names(it: Asker) -> str:
@@ -505,7 +506,9 @@ def _wire() -> Iterator[Attempt]:
         REFUSED,
         refused(*(raw(first=f"GET {it} HTTP/1.1") for it in paths)),
     )
-    yield Attempt(WIRE, "1,000 requests in one go", "1,000 answers of 404", answered(1000, HIDDEN, 404))
+    yield Attempt(
+        WIRE, "1,000 requests in one go", "1,000 answers of 404", answered(1000, HIDDEN * 1000, 404)
+    )
 
 
 def _forged() -> Iterator[Attempt]:
@@ -618,7 +621,11 @@ def _asked() -> Iterator[Attempt]:
             ),
             ("an earlier run, after a later one", wait, _earlier_run),
             ("the second question without the first", wait, _second_first),
-            ("100 at once, of both hosts", "100 answered; granted: v01; v01 alone", _at_once),
+            (
+                "100 at once, of both hosts",
+                "100 answered, granted to nobody but v01; then v01 grant; v01 alone",
+                _at_once,
+            ),
             (
                 "300 resources that there are not",
                 f"less than {MEMORY_MIB} MiB more; v01 not alone",
