@@ -29,6 +29,8 @@ _PATHS = {"dir", "file", "path"}
 _SCRIPT = re.compile(r"vif-[a-z]+")
 MAX_DEPTH = 32
 """Elements within each other; a guest's are seven."""
+MAX_FAULT = 500
+"""Letters of a sentence about one, which quotes it."""
 
 
 def read(xml: str, more_paths: tuple[str, ...] = ()) -> tuple[str, str | None]:
@@ -49,7 +51,8 @@ def read(xml: str, more_paths: tuple[str, ...] = ()) -> tuple[str, str | None]:
     names = [it.text or "" for it in root.findall("name")]
     if root.tag != "domain" or len(names) != 1:
         return "", "it is not of one domain"
-    return names[0], next(_faults(root, (*PATHS, *more_paths)), None)
+    fault = next(_faults(root, (*PATHS, *more_paths)), None)
+    return names[0], None if fault is None else fault[:MAX_FAULT]
 
 
 def _faults(it: ET.Element, paths: tuple[str, ...], in_disk: bool = False, depth: int = 1) -> Iterator[str]:
