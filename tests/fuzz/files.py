@@ -27,6 +27,11 @@ def _kept() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="vmheal-fuzz-", dir="/dev/shm")
 
 
+def clean() -> None:
+    """Remove what was written, for a process that ends without ceremony."""
+    _kept().cleanup()
+
+
 def folder() -> Path:
     """Of this process, in memory."""
     return Path(_kept().name)

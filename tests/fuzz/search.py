@@ -24,6 +24,7 @@ except ImportError:
 with atheris.instrument_imports(include=["actuator", "exporter"]) if atheris else contextlib.nullcontext():
     for kind in ("files", "outputs", "strangers"):
         importlib.import_module(f"tests.fuzz.{kind}")
+from tests.fuzz import files
 from tests.fuzz.mutate import changed, mutated
 from tests.fuzz.target import TARGETS, Target, fault, smaller
 
@@ -60,6 +61,7 @@ class Search:
         if seconds > self._seconds:
             said = {"inputs": self._tried, "seconds": seconds, "faults": [*self._faults]}
             print(json.dumps(said), flush=True)
+            files.clean()
             os._exit(0)  # libFuzzer would go on
 
 
