@@ -23,7 +23,7 @@ def link_to_source_is_lost(it: Situation) -> str | None:
             if connection.name == it.source and connection.connection_state is ConnectionState.CONNECTED:
                 return (
                     f"DRBD on {it.host} is still connected to {it.source} ({resource.name}): {it.source} is"
-                    f" alive, and only the way to it is broken; mend that, {it.domain} runs on"
+                    f" alive, and only the way to it is broken; mend that: {it.domain} may run there"
                 )
     return None
 
