@@ -110,7 +110,7 @@ class Site(Line):
         found = [json.loads(body) for (body,) in events]
         done = sorted({f"{it['kind']} {it['domain']}" for it in found if it["kind"] in _DONE})
         ended = [f"another process of {it}" for it, pid in self._pids.items() if self.pid(it) != pid]
-        faults = re.findall(r"Traceback|fault of vmheal's own|unexpected\w*", self.said()[self.read :])
+        faults = re.findall(r"Traceback|fault of vmheal's own|failed unexpectedly", self.said()[self.read :])
         return [*done, *ended, *faults]
 
     def said(self) -> str:
