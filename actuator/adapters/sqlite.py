@@ -194,6 +194,7 @@ class SqliteJournal:
             self._prepare(create=not read_only)
             if not read_only:
                 self._connection.execute("PRAGMA journal_mode = WAL")
+            (self._page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
             self._reader = opened.enter_context(contextlib.closing(self._connect(read_only=True)))
             self._searcher = opened.enter_context(contextlib.closing(self._connect(read_only=True)))
             self._opened = opened.pop_all()
@@ -402,10 +403,11 @@ class SqliteJournal:
             ask(_OLD_RUNS, (RUN, RUNS_SECONDS))
             self._pruned_at = last
         # Looked at with each write: a few events of somebody's choosing may be as large as thousands of ours.
-        pages, free, page_bytes = (
-            ask(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
-        )
-        if (pages - free) * page_bytes > self._max_bytes:
+        (pages,) = ask("PRAGMA page_count").fetchone()
+        if pages * self._page_bytes <= self._max_bytes:
+            return
+        (free,) = ask("PRAGMA freelist_count").fetchone()
+        if (pages - free) * self._page_bytes > self._max_bytes:
             # A quarter, so that this is seldom. The file keeps its size, and its room is used again.
             ask("DELETE FROM event WHERE seq <= ? - (SELECT count(*) * 3 / 4 FROM event)", (last,))
 
