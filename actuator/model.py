@@ -7,12 +7,16 @@ a fact is the actuator's monotonic clock, because ages must not depend on a wall
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Generic, Literal, TypeAlias, TypeVar
+
+from pydantic import Discriminator
 
 from exporter.drbd import Snapshot
 from exporter.drbd_configuration import Generations
 
 T = TypeVar("T")
+BY_KIND = Discriminator("kind")
+"""Whoever reads it takes it for what its ``kind`` says: to try all kinds in turn costs several times more."""
 
 
 # ---- facts -----------------------------------------------------------------------------------------------
@@ -450,7 +454,7 @@ class Plan:
     """Where the domain runs when the plan has succeeded."""
     reason: str
     """One sentence: what was seen that asks for it."""
-    steps: tuple[Step, ...]
+    steps: tuple[Annotated[Step, BY_KIND], ...]
     source: str = ""
     """Where it ran, or should have; empty when it does not move."""
     proof: Proof | None = None
@@ -542,10 +546,10 @@ class PlanStatus(StrEnum):
 class StepRecord:
     """One step of a plan. An intent without an outcome means: nobody knows, observe."""
 
-    step: Step
+    step: Annotated[Step, BY_KIND]
     intended_at: float | None = None
     concluded_at: float | None = None
-    outcome: CallOutcome | None = None
+    outcome: Annotated[CallOutcome, BY_KIND] | None = None
     ours: bool = False
     """We called it, or may have before a crash; False: its effect was found to be there already."""
 
