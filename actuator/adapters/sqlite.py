@@ -471,9 +471,8 @@ class SqliteJournal:
             timeout=self._timeout_seconds / 2,
             check_same_thread=False,
         )
-        connection.execute("PRAGMA synchronous = FULL")
-        if read_only:
-            connection.execute("PRAGMA query_only = ON")
+        # One that only reads opens the file when it is first asked, and who searches is seldom asked.
+        connection.execute(f"PRAGMA {'query_only = ON' if read_only else 'synchronous = FULL'}")
         return connection
 
     def _prepare(self, *, create: bool) -> None:
