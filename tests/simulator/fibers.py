@@ -49,7 +49,7 @@ class Process:
 class Fiber:
     """One line of execution."""
 
-    __slots__ = ("_about", "_call", "_name", "ended", "glet", "parked", "process")
+    __slots__ = ("_about", "_call", "_name", "ended", "glet", "late_seconds", "leaves", "parked", "process")
 
     def __init__(self, process: Process, call: Callable[[], Any], name: str, about: object) -> None:
         self.process = process
@@ -61,6 +61,10 @@ class Fiber:
         self._call = call
         self.parked = 0
         """Which of its waits it is in: a wake for an earlier one is too late."""
+        self.leaves: Callable[[], None] | None = None
+        """What it asks of several at once: called before it waits, so that another one asks the rest meanwhile."""
+        self.late_seconds = 0.0
+        """As long as it leaves nothing yet: when the answer that it has is there for who wants it."""
         process.fibers.add(self)
 
     @property
@@ -124,6 +128,14 @@ class Loop:
         heappush(self._due, (due, next(self._numbers), fiber, fiber.parked + 1))
         self._park(fiber)
 
+    def answer_in(self, seconds: float) -> None:
+        """Let the time pass that an answer takes. One of several that are asked at once does not wait for it."""
+        fiber = self._this()
+        if fiber.leaves is None:
+            self.sleep(seconds)
+        else:
+            fiber.late_seconds += seconds
+
     def run(self, seconds: float) -> None:
         """Let so much time pass."""
         end = self.now + seconds
@@ -177,6 +189,9 @@ class Loop:
 
     def _park(self, fiber: Fiber) -> None:
         fiber.parked += 1
+        if fiber.leaves is not None:
+            leave, fiber.leaves = fiber.leaves, None
+            leave()
         self._hub.switch()
         if not fiber.process.alive:
             raise Killed
@@ -239,11 +254,12 @@ class Event:
     def is_set(self) -> bool:
         return self._set
 
-    def set(self) -> None:
+    def set(self, seconds: float = 0.0) -> None:
+        """Who waits goes on; after so long, if not at once."""
         self._set = True
         waiting, self._waiting = self._waiting, []
         for wait in waiting:
-            self._loop.resume_in(0.0, *wait)
+            self._loop.resume_in(seconds, *wait)
 
     def clear(self) -> None:
         self._set = False

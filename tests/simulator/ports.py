@@ -1,7 +1,7 @@
 """The actuator's ports over the simulated world."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actuator.model import (
@@ -57,7 +57,7 @@ class Clock:
 
 
 class Tasks:
-    """A fiber for each call."""
+    """A fiber for each call that waits. Those that are answered soon are asked by one, one after the other."""
 
     def __init__(self, loop: Loop, process: Process) -> None:
         self._loop = loop
@@ -68,27 +68,54 @@ class Tasks:
     ) -> dict[Any, Any | Unanswered]:
         if not calls:
             return {}
-        answers: dict[Any, Any] = {}
-        done = Event(self._loop)
-        for key, call in calls.items():
-            ask = partial(self._ask, key, call, answers, len(calls), done)
-            self._loop.spawn(self._process, ask, "ask", key)
-        done.wait(timeout_seconds)
+        asking = _Asking(self._loop, self._process, calls)
+        asking.go_on()
+        asking.done.wait(timeout_seconds)
         late = Unanswered(f"no answer within {timeout_seconds:g} s")
-        said = dict(answers)
+        said = dict(asking.answers)
         return {key: said.get(key, late) for key in calls}
-
-    @staticmethod
-    def _ask(key: Any, call: Callable[[], Any], answers: dict[Any, Any], wanted: int, done: Event) -> None:
-        try:
-            answers[key] = call()
-        except Unanswered as error:
-            answers[key] = error
-        if len(answers) == wanted:
-            done.set()
 
     def spawn(self, name: str, call: Callable[[], None]) -> None:
         self._loop.spawn(self._process, call, name)
+
+
+class _Asking:
+    """Several calls at once, and what they have answered."""
+
+    def __init__(self, loop: Loop, process: Process, calls: Mapping[Any, Callable[[], Any]]) -> None:
+        self._loop = loop
+        self._process = process
+        self._rest = iter(calls.items())
+        self._wanted = len(calls)
+        self._there_at = 0.0
+        """When the latest answer is there."""
+        self.answers: dict[Any, Any] = {}
+        self.done = Event(loop)
+
+    def go_on(self) -> None:
+        """Ask the rest."""
+        self._loop.spawn(self._process, self._ask, "ask")
+
+    def _ask(self) -> None:
+        """One call after the other; if one waits, another fiber goes on with those after it."""
+        loop = self._loop
+        fiber = loop.current
+        assert fiber is not None
+        fiber.leaves = self.go_on
+        for key, call in self._rest:
+            fiber.late_seconds = 0.0
+            try:
+                self.answers[key] = call()
+            except Unanswered as error:
+                self.answers[key] = error
+            waited = fiber.leaves is None
+            self._there_at = max(self._there_at, loop.now + (0.0 if waited else fiber.late_seconds))
+            if len(self.answers) == self._wanted:
+                fiber.leaves = None
+                self.done.set(self._there_at - loop.now)
+            if waited:
+                return
+        fiber.leaves = None
 
 
 class _OnHosts:
@@ -446,7 +473,7 @@ class Alerts:
         self._wait()
 
     def _wait(self) -> None:
-        self._world.loop.sleep(self._world.loop.random.uniform(0.001, 0.02))
+        self._world.loop.answer_in(self._world.loop.random.uniform(0.001, 0.02))
         if not self._world.monitoring.alertmanager_works:
             raise Unanswered("Alertmanager does not answer")
 
@@ -468,7 +495,7 @@ class Metrics:
         return self._world.monitoring.last_words(host)
 
     def _wait(self) -> None:
-        self._world.loop.sleep(self._world.loop.random.uniform(0.001, 0.02))
+        self._world.loop.answer_in(self._world.loop.random.uniform(0.001, 0.02))
         if not self._world.monitoring.prometheus_works:
             raise Unanswered("Prometheus does not answer")
 

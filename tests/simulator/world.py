@@ -199,7 +199,7 @@ class World:
                 MANAGEMENT, MONITOR, name, lambda: host.answering, lambda: answer(host), seconds, what
             )
         said = answer(host)
-        loop.sleep(there_and_back)
+        loop.answer_in(there_and_back)
         if not network.passes(MANAGEMENT, name, MONITOR):
             self._until(lambda: network.passes(MANAGEMENT, name, MONITOR), loop.now + seconds, what)
         return said
