@@ -38,6 +38,8 @@ END_SECONDS = 480.0
 """After all faults have ended; the longest wait of vmheal's own is release_timeout_seconds."""
 QUIET_SECONDS, QUIET_TIMES = 4.0, 2
 """For so long all must be in order, and each VM write, for a run to end before that."""
+BEGIN_TIMES = 1
+"""Before anything has happened once is enough: nothing comes back."""
 STILL_SECONDS = 64.0
 """Or for so long nothing may have changed, a warning standing: what vmheal does again by itself it does each minute."""
 
@@ -69,20 +71,29 @@ def simulate(
         site = sites.with_a_liar(Random(f"liar {seed}"), site)
     if schedule is None:
         schedule = pointed.schedule(aim, chance, site) if aim else events.by_chance(chance, site, most)
-    return replace(play(Random(seed), site, schedule, tell=tell), seed=seed)
+    outcome = play(Random(seed), site, schedule, tell=tell, begin_times=BEGIN_TIMES)
+    return replace(outcome, seed=seed)
 
 
-def play(random: Random, site: Site, schedule: Sequence[Happening], *, tell: bool = True) -> Outcome:
+def play(
+    random: Random,
+    site: Site,
+    schedule: Sequence[Happening],
+    *,
+    tell: bool = True,
+    begin_times: int = QUIET_TIMES,
+) -> Outcome:
     """Run a schedule on a site, have all be mended, and see to what comes of it.
 
     Args:
         tell: what was seen is told, not only where the promise was broken.
+        begin_times: how often all must have been in order before it begins.
     """
     folder = Path(tempfile.mkdtemp(prefix="vmheal-simulator-", dir=_memory()))
     try:
         world = World(random, folder, site)
         with world:
-            come_to_rest(world)
+            come_to_rest(world, begin_times)
             begin = world.loop.now
             for it in schedule:
                 world.run(begin + it.at - world.loop.now)
@@ -105,15 +116,15 @@ def play(random: Random, site: Site, schedule: Sequence[Happening], *, tell: boo
         shutil.rmtree(folder)
 
 
-def come_to_rest(world: World) -> None:
-    """Let time pass until all is in order, twice in a row; or a warning stands, and nothing changes any more.
+def come_to_rest(world: World, times: int = QUIET_TIMES) -> None:
+    """Let time pass until all is in order, so often in a row; or a warning stands, and nothing changes any more.
 
     At the latest until the bound is reached: then a warning must stand.
     """
     end = world.loop.now + END_SECONDS
     quiet = 0
     seen, seen_at = world.seen(), world.loop.now
-    while quiet < QUIET_TIMES:
+    while quiet < times:
         before = world.acknowledged()
         world.run(QUIET_SECONDS)
         if world.oracle.violations:
