@@ -33,7 +33,7 @@ from enum import StrEnum
 from itertools import combinations
 
 from actuator.model import Authority, HookRun, Parting, Proof
-from exporter.drbd import ConnectionState, DiskState, Resource, Role, UnknownWord
+from exporter.drbd import ConnectionState, DiskState, Resource, Role
 from exporter.drbd_configuration import Generations
 
 MAX_RUNS = 256
@@ -86,19 +86,20 @@ class Side:
 def side_of(host: str, resource: Resource, peer: str) -> Side:
     """Return how a host sees a resource of its own and one peer; what is not known is not the good case."""
     connection = next((it for it in resource.connections if it.name == peer), None)
-    disks = [device.disk_state for device in resource.devices]
-    theirs = [device.peer_disk_state for device in connection.peer_devices] if connection else []
+    peer_devices = connection.peer_devices if connection else ()
+    disks = {device.disk_state for device in resource.devices}
+    theirs = {device.peer_disk_state for device in peer_devices}
     return Side(
         host=host,
         role=resource.role if isinstance(resource.role, Role) else Role.UNKNOWN,
-        up_to_date=_all_up_to_date(disks),
+        up_to_date=disks == _UP_TO_DATE,
         peer=peer,
         connected=connection is not None and connection.connection_state is ConnectionState.CONNECTED,
-        peer_up_to_date=len(theirs) == len(disks) and _all_up_to_date(theirs),
+        peer_up_to_date=len(peer_devices) == len(resource.devices) and theirs == _UP_TO_DATE,
         frozen=bool(resource.suspended),
         standalone=connection is not None and connection.connection_state is ConnectionState.STAND_ALONE,
-        attached=bool(disks) and not any(disk in _WITHOUT_DISK for disk in disks),
-        peer_old=any(disk in _OLD for disk in theirs),
+        attached=bool(disks) and disks.isdisjoint(_WITHOUT_DISK),
+        peer_old=not theirs.isdisjoint(_OLD),
     )
 
 
@@ -111,10 +112,6 @@ _WITHOUT_DISK = {
     DiskState.FAILED,
     DiskState.NEGOTIATING,
 }
-
-
-def _all_up_to_date(disks: Sequence[DiskState | UnknownWord]) -> bool:
-    return set(disks) == _UP_TO_DATE
 
 
 # ---- what hooks ask ------------------------------------------------------------------------------------
