@@ -582,6 +582,12 @@ def test_a_side_has_its_disk_when_each_volume_has_one():
         assert side.attached == (bool(disks) and there.issuperset(disks))
 
 
+def test_a_peer_is_current_when_each_volume_of_it_is_known_to_be():
+    both = resource(devices=[device(0, 0), device(1, 1)])
+    assert side_of("v01", resource(), "v02").peer_up_to_date
+    assert not side_of("v01", both, "v02").peer_up_to_date  # it says something of one volume
+
+
 def test_the_hooks_of_one_host_are_bounded_and_leave_the_others_alone():
     it = Authority("voms01", HOSTS, 1, "v01", frozenset(HOSTS))
     for number in range(MAX_RUNS + 3):
