@@ -74,6 +74,7 @@ def site_for(it: Aim, by_chance: Site) -> Site:
     pairs = {vm: on[:2] for vm, on in by_chance.vms.items()}
     settings = {section: dict(said) for section, said in by_chance.settings.items()}
     settings.get("failover", {}).pop("quorum", None)
+    settings.pop("reconcile", None)  # its times are for an actuator that looks as often as it comes
     plain = replace(by_chance, vms=pairs, nine={}, ties={}, alone=frozenset(), settings=settings)
     return replace(plain, **it.site)
 
