@@ -1,7 +1,9 @@
 """The real actuator as a process of the simulator: everything behind its HTTP side, on its real journal."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from actuator import serve
@@ -92,6 +94,15 @@ class Journal:
             raise JournalError("the process is gone")
 
 
+@cache
+def _empty_journal() -> bytes:
+    """The file as it was made for an actuator that started for the first time: to make it costs more than to open it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "journal.db")
+        SqliteJournal(path).close()
+        return path.read_bytes()
+
+
 class SimulatedActuator:
     """Started and killed again and again on one journal.
 
@@ -102,6 +113,7 @@ class SimulatedActuator:
     def __init__(self, world: "World", settings: Settings) -> None:
         self._world = world
         self._settings = settings
+        settings.journal.path.write_bytes(_empty_journal())
         self.process = Process("actuator")
         self.runs = False
         self.starts = 0
