@@ -989,6 +989,7 @@ def published(journal) -> dict[str, set[str]]:
     journal.host("v02", drained=Order("ann", 0.0))
     journal.report.faults.labels("keeper").inc()
     reload(journal, [None])
+    certificate(journal, 0.0)
     no = Check("v02", "failover", (reason("has_memory"),))
     journal.report.show_readiness(lambda: [rehearsal(*WELL[:2], no)])
     kept = re.findall(
