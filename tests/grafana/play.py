@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from actuator.model import Proof
-from tests.lab.waiting import print_progress, wait_until
+from tests.lab.waiting import LabTimeoutError, print_progress, wait_until
 from tests.libvirtd import Libvirtd
 from tests.line.line import HOSTS, RULES, SOON
 from tests.line.loss import LosableLine
@@ -165,11 +165,14 @@ class Play(LosableLine):
     def all_is_well_again(self) -> None:
         """But that a plan has failed is said for a quarter of an hour."""
         left = {"Watchdog", "VMHealPlanFailed"}
-        wait_until(
-            lambda: {it["labels"]["alertname"] for it in self.all_alerts()} <= left,
-            "the end of all other alerts",
-            SOON,
-        )
+
+        def others() -> set[str]:
+            return {it["labels"]["alertname"] for it in self.all_alerts()} - left
+
+        try:
+            wait_until(lambda: not others(), "the end of all other alerts", SOON)
+        except LabTimeoutError as error:
+            raise LabTimeoutError(f"{error}: {', '.join(sorted(others()))}") from None
         self.see()
 
     # ---- how ---------------------------------------------------------------------------------------------
