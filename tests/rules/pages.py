@@ -28,11 +28,16 @@ def armed(text: str) -> str:
 XML = "<domain type='kvm'><os><type>hvm</type></os></domain>"
 
 
+CONTROL_DOMAIN = {"Domain-0": "00000000-0000-0000-0000-000000000000"}
+"""On each Xen host, with this UUID (libvirt's libxl_driver.c)."""
+
+
 def domains(*, control=("ok", 0.0), silent=(), up=1.0, **states: tuple[str, str]) -> list[Metric]:
     """What the collector `libvirt` publishes when libvirt says so of its domains; each has its own resource."""
     families = libvirt_state._Families()
     for name, (state, reason) in states.items():
-        domain = libvirt_state._Domain("qemu:///system", name, f"uuid-of-{name}", True, False, 1)
+        uuid = CONTROL_DOMAIN.get(name, f"uuid-of-{name}")
+        domain = libvirt_state._Domain("qemu:///system", name, uuid, True, False, 1)
         known = libvirt_state._Known(parse_definition(XML), ((name, "0", "vda"),), (), name, 0.0, 1)
         answer = libvirt_state._State(
             STATES.index(state),

@@ -512,6 +512,13 @@ def test_what_is_not_understood(replay, word):
             id="just migrated",
         ),
         pytest.param(
+            {"v01": {"voms01": RUNS, "Domain-0": RUNS}, "v02": {"Domain-0": RUNS}},
+            "VMRunsTwice",
+            10,
+            [],
+            id="Xen's own domain",
+        ),
+        pytest.param(
             {"v01": {"up": 0.0}},
             "LibvirtDown",
             30,
