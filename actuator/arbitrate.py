@@ -25,6 +25,7 @@ from actuator.core.arbiter import (
     fence_peer,
     unfence_peer,
 )
+from actuator.faults import first_fault
 from actuator.model import Authority, Event, HookRun
 from actuator.ports import Clock, Conflict, Journal, JournalError
 from exporter.drbd import Role
@@ -82,9 +83,7 @@ def parse(body: bytes) -> Question:
     try:
         question = Question.model_validate_json(body)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise MalformedQuestionError(f"{place}: {fault['msg']}" if place else fault["msg"]) from None
+        raise MalformedQuestionError(first_fault(error)) from None
     if (question.peer is None) != (question.hook == "attach"):
         raise MalformedQuestionError(
             f"peer: {question.hook} {'has none' if question.peer else 'must name it'}"

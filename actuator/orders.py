@@ -18,6 +18,7 @@ from actuator.alarm import Alarm
 from actuator.config import Mode, Name, Settings
 from actuator.contact import Contacts
 from actuator.core.arbiter import accepted, forgotten
+from actuator.faults import first_fault
 from actuator.model import (
     Authority,
     Demote,
@@ -165,10 +166,7 @@ def parse(body: bytes) -> AnyOrder:
     try:
         return _ORDER.validate_json(body)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        sentence = f"{place}: {fault['msg']}" if place else fault["msg"]
-        raise MalformedOrderError(sentence[:MAX_REASON_LENGTH]) from None
+        raise MalformedOrderError(first_fault(error)[:MAX_REASON_LENGTH]) from None
 
 
 # ---- what becomes of it ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from actuator.adapters.deadline import DeadlineThreads
 from actuator.config import ConfigError, read_secret
+from actuator.faults import first_fault
 from actuator.ports import Unanswered
 
 T = TypeVar("T")
@@ -175,11 +176,7 @@ class HttpJson:
         try:
             return answer.validate_json(body)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in fault["loc"])
-            raise Unanswered(
-                f"{self._server}: the answer is not understood: {place}{': ' * bool(place)}{fault['msg']}"
-            ) from None
+            raise Unanswered(f"{self._server}: the answer is not understood: {first_fault(error)}") from None
 
 
 def without_credentials(url: str) -> str:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from actuator.faults import first_fault
 from actuator.model import (
     Authority,
     Definition,
@@ -522,10 +523,8 @@ class SqliteJournal:
         try:
             return kind.validate_json(body)
         except ValidationError as error:
-            fault = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in fault["loc"])
             raise JournalError(
-                f"{self._path}: a record cannot be understood: {place}{': ' * bool(place)}{fault['msg']}"
+                f"{self._path}: a record cannot be understood: {first_fault(error)}"
             ) from error
 
 

@@ -17,7 +17,7 @@ from actuator.adapters.sqlite import SqliteJournal
 from actuator.arbitrate import Arbiter
 from actuator.config import WebhookSettings
 from actuator.contact import Contacts
-from actuator.model import Notification
+from actuator.model import Authority, Notification
 from actuator.ports import Journal
 from actuator.receive import Parts, Server
 from actuator.rights import Holder, Right, Rights
@@ -97,6 +97,15 @@ class MemoryJournal:
 def patient_journal(path: Path) -> SqliteJournal:
     """The real journal; a machine that is busy with other tests is not its failure."""
     return SqliteJournal(path, timeout_seconds=60.0)
+
+
+@contextlib.contextmanager
+def arbitrating_journal(path: Path) -> Iterator[SqliteJournal]:
+    """One that knows voms01: v01 holds it, and both its replicas are admitted."""
+    with contextlib.closing(patient_journal(path)) as journal:
+        both = ("v01", "v02")
+        journal.commit(authorities=[Authority("voms01", both, 1, "v01", frozenset(both))])
+        yield journal
 
 
 @dataclass

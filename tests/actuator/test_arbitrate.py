@@ -18,17 +18,15 @@ from actuator.contact import Contacts
 from actuator.model import Authority
 from actuator.ports import Conflict, JournalError
 from actuator.receive import ARBITRATE, MAX_QUESTION_BYTES
-from tests.actuator.deliveries import TOKEN, TOKENS, patient_journal, served
+from tests.actuator.deliveries import TOKEN, TOKENS, arbitrating_journal, served
 
 BOOT = "0a1b2c3d-0000-4000-8000-000000000000"
 
 
 @pytest.fixture
 def journal(tmp_path):
-    journal = patient_journal(tmp_path / "journal")
-    journal.commit(authorities=[Authority("voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}))])
-    yield journal
-    journal.close()
+    with arbitrating_journal(tmp_path / "journal") as journal:
+        yield journal
 
 
 @pytest.fixture

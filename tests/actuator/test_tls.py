@@ -13,14 +13,14 @@ import yaml
 from structlog.testing import capture_logs
 
 from actuator.adapters.alertmanager import Alertmanager
-from actuator.model import Authority, OutgoingAlert
+from actuator.model import OutgoingAlert
 from actuator.receive import Server
 from actuator.rights import Holder, Right, Rights
 from actuator.tokens import TokenFiles
 from actuator.web import expires_at
 from exporter import fence_peer
 from exporter.web_config import WebConfigFile
-from tests.actuator.deliveries import alert, body, parts, patient_journal
+from tests.actuator.deliveries import alert, arbitrating_journal, body, parts
 from tests.alertmanager import alertmanager
 from tests.exporter.certificates import Authority as CertificateAuthority
 from tests.lab.waiting import wait_until
@@ -54,10 +54,8 @@ def stranger(tmp_path):
 
 @pytest.fixture
 def journal(tmp_path):
-    journal = patient_journal(tmp_path / "journal")
-    journal.commit(authorities=[Authority("voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}))])
-    yield journal
-    journal.close()
+    with arbitrating_journal(tmp_path / "journal") as journal:
+        yield journal
 
 
 @contextlib.contextmanager

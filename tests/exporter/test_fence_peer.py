@@ -11,11 +11,10 @@ import time
 import pytest
 
 from actuator.core.arbiter import side_of
-from actuator.model import Authority
 from exporter import fence_peer
 from exporter.drbd import parse_events2
 from exporter.drbd_proc import agrees, parse_proc
-from tests.actuator.deliveries import TOKENS, patient_journal, served
+from tests.actuator.deliveries import TOKENS, arbitrating_journal, served
 from tests.exporter.drbd_samples import command, drbd9, drbd84, snaps9, snaps84
 
 PROC = command(drbd84("14-connected-primary-secondary.v01"), "cat /proc/drbd")
@@ -136,10 +135,8 @@ def _impatient(monkeypatch):
 
 @pytest.fixture
 def journal(tmp_path):
-    journal = patient_journal(tmp_path / "journal")
-    journal.commit(authorities=[Authority("voms01", ("v01", "v02"), 1, "v01", frozenset({"v01", "v02"}))])
-    yield journal
-    journal.close()
+    with arbitrating_journal(tmp_path / "journal") as journal:
+        yield journal
 
 
 @pytest.fixture
