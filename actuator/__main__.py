@@ -412,7 +412,7 @@ def _reach(settings: Settings, opened: ExitStack) -> _World:
         uris = {name: strict_uri(host.libvirt_uri, access[name]) for name, host in settings.hosts.items()}
     except ValueError as error:
         raise ConfigError((f"hosts: {error}",)) from error
-    logins = {name: each.login for name, each in access.items()}
+    logins = {name: each.logins for name, each in access.items()}
     return _World(
         hypervisor=opened.enter_context(closing(LibvirtHypervisor(uris, logins))),
         storage=opened.enter_context(closing(DrbdStorage(access))),

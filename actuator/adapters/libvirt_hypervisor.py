@@ -25,7 +25,7 @@ import libvirt
 from actuator.adapters import libvirt_changes as changes
 from actuator.adapters.deadline import DeadlineThreads
 from actuator.adapters.libvirt_changes import ALIVE, Change, Gate, find, id_of
-from actuator.adapters.ssh import SshAccess
+from actuator.adapters.ssh import LOGIN_SECONDS, Logins, SshAccess
 from actuator.adapters.ssh_program import ssh_program
 from actuator.adapters.warm import NotConnectedError, Warm
 from actuator.model import (
@@ -57,7 +57,7 @@ GROW_SECONDS = 0.05
 MAX_THREADS = 24
 """For each host: calls that run, or that have not come back."""
 PING_SECONDS = 5.0
-OPEN_SECONDS = 15.0
+OPEN_SECONDS = LOGIN_SECONDS
 REACH_SECONDS = 3.0
 
 SHORT_SECONDS = 5.0
@@ -105,16 +105,16 @@ def strict_uri(uri: str, access: SshAccess) -> str:
 class LibvirtHypervisor:
     """`actuator.ports.Hypervisor` over libvirt-python."""
 
-    def __init__(self, uris: Mapping[str, str], logins: Mapping[str, threading.Lock] | None = None) -> None:
+    def __init__(self, uris: Mapping[str, str], logins: Mapping[str, Logins] | None = None) -> None:
         """Open connections to all hosts, in the background.
 
         Args:
             uris: libvirt URI by host name; complete, see `strict_uri`.
-            logins: by host name, what is held while a connection is opened, see `SshAccess.login`.
+            logins: by host name, what is shared with the other connections to it.
         """
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are exceptions; the default prints them
-        locks = logins or {host: threading.Lock() for host in uris}
-        self._hosts = {host: _Host(host, uri, locks[host]) for host, uri in uris.items()}
+        turns = logins or {host: Logins() for host in uris}
+        self._hosts = {host: _Host(host, uri, turns[host]) for host, uri in uris.items()}
         self._closed = threading.Event()
 
     def look(self, host: str, domain: str, *, timeout_seconds: float) -> DomainView | None:
@@ -278,14 +278,14 @@ class _Connection:
 class _Host:
     """The connections to one host, and the threads that use them."""
 
-    def __init__(self, host: str, uri: str, login: threading.Lock) -> None:
+    def __init__(self, host: str, uri: str, logins: Logins) -> None:
         self.name = f"libvirt on {host}"
         self._uri = uri
         self._threads = DeadlineThreads(self.name, MAX_THREADS)
         self._idle: queue.SimpleQueue[Warm[_Connection]] = queue.SimpleQueue()
         self._all: list[Warm[_Connection]] = []
         self._growing = threading.Lock()
-        self._login = login
+        self._logins = logins
         self._closed = threading.Event()
         for _ in range(WARM_CONNECTIONS):
             self._grow()
@@ -453,7 +453,7 @@ class _Host:
     def _open(self) -> _Connection:
         """Connect, within `OPEN_SECONDS`, one after the other; a host that is off costs `REACH_SECONDS`."""
         parts = urlsplit(self._uri)
-        with self._login:
+        with self._logins.turn():
             if self._closed.is_set():
                 raise ConnectionError(f"{self.name}: closed, because this program ends")
             if parts.hostname:

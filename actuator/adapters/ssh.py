@@ -30,7 +30,12 @@ logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # what it logs with a 
 MAX_OUTPUT_BYTES = 1 << 20
 """Of each stream; the states of 100 resources are 100 KB."""
 CHUNK_BYTES = 1 << 16
-CONNECT_TIMEOUT_SECONDS = 10.0
+REACH_SECONDS = 10.0
+LOGIN_SECONDS = 60.0
+"""For each step of a login. A busy host gets so much, because to begin again would make it busier; one that
+has died meanwhile is noticed after `SILENT_PEER_SECONDS`."""
+TURN_SECONDS = 15.0
+"""For so long a login waits for another one that does not come to its end."""
 KEEPALIVE_SECONDS = 2
 SILENT_PEER_SECONDS = 5.0
 """Sent but not acknowledged for so long: the host or the way to it is dead (TCP_USER_TIMEOUT)."""
@@ -44,12 +49,32 @@ ABSENT_EXIT_STATUS = -1
 """What paramiko says when the other side ended the channel without an exit status."""
 
 
+class Logins:
+    """The logins on one host, one after the other.
+
+    A login costs a busy host more than what is asked afterwards, several at once all come too late there, and
+    sshd drops some of ten (MaxStartups).
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for the others, but no longer than `TURN_SECONDS`: one may hang."""
+        ours = self._lock.acquire(timeout=TURN_SECONDS)
+        try:
+            yield
+        finally:
+            if ours:
+                self._lock.release()
+
+
 @dataclass(frozen=True)
 class SshAccess:
     """How to log in to one host. A host key that is not in `known_hosts_file` is refused.
 
-    `login` is held while somebody logs in, libvirt too: a login costs a busy host more than what is asked
-    afterwards, several at once all come too late there, and sshd drops some of ten (MaxStartups).
+    `logins` are taken in turns, libvirt's too.
     """
 
     address: str
@@ -59,7 +84,7 @@ class SshAccess:
     user: str = "root"
     command: str | None = None
     """How vmheal-host is called (`exporter.host`); None: the key may run everything."""
-    login: threading.Lock = field(default_factory=threading.Lock, compare=False, repr=False)
+    logins: Logins = field(default_factory=Logins, compare=False, repr=False)
 
 
 class SshHost:
@@ -155,7 +180,7 @@ class SshHost:
 
 
 def _open(access: SshAccess) -> "_SshConnection":
-    with access.login:
+    with access.logins.turn():
         return _SshConnection(access)
 
 
@@ -183,16 +208,20 @@ class _SshConnection:
             ) from error
         except (paramiko.SSHException, EOFError) as error:
             self._client.close()
-            if time.monotonic() - begun >= CONNECT_TIMEOUT_SECONDS:  # paramiko says "No existing session"
-                raise TimeoutError(f"not logged in within {CONNECT_TIMEOUT_SECONDS:g} s") from error
+            if time.monotonic() - begun >= LOGIN_SECONDS:  # paramiko says "No existing session"
+                raise TimeoutError(f"not logged in within {LOGIN_SECONDS:g} s") from error
             raise ConnectionError(str(error) or type(error).__name__) from error
         except BaseException:
             self._client.close()
             raise
 
     def _connect(self, access: SshAccess) -> paramiko.Transport:
-        wire = socket.create_connection((access.address, access.port), CONNECT_TIMEOUT_SECONDS)
+        wire = socket.create_connection((access.address, access.port), REACH_SECONDS)
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # Who dies while we wait for him to let us in is asked by nobody else.
+        wire.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_SECONDS)
         wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(SILENT_PEER_SECONDS * 1000))
         self._client.connect(
             access.address,
@@ -202,10 +231,10 @@ class _SshConnection:
             key_filename=str(access.key_file),
             allow_agent=False,
             look_for_keys=False,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            banner_timeout=CONNECT_TIMEOUT_SECONDS,
-            auth_timeout=CONNECT_TIMEOUT_SECONDS,
-            channel_timeout=CONNECT_TIMEOUT_SECONDS,
+            timeout=LOGIN_SECONDS,
+            banner_timeout=LOGIN_SECONDS,
+            auth_timeout=LOGIN_SECONDS,
+            channel_timeout=LOGIN_SECONDS,
         )
         transport = self._client.get_transport()
         if transport is None:
@@ -214,15 +243,15 @@ class _SshConnection:
         return transport
 
     def _open_command(self, command: str) -> HostCommand:
-        with self._closed_in(CONNECT_TIMEOUT_SECONDS):
-            channel = self._transport.open_session(timeout=CONNECT_TIMEOUT_SECONDS)
+        with self._closed_in(LOGIN_SECONDS):
+            channel = self._transport.open_session(timeout=LOGIN_SECONDS)
             channel.exec_command(command)
-            return HostCommand(channel, CONNECT_TIMEOUT_SECONDS)
+            return HostCommand(channel, LOGIN_SECONDS)
 
     def _open_sftp(self) -> paramiko.SFTPClient | None:
         """Open it ahead, too: it is a program on the host, but only one for all files."""
         try:
-            with self._closed_in(CONNECT_TIMEOUT_SECONDS):
+            with self._closed_in(LOGIN_SECONDS):
                 return self._client.open_sftp()
         except (paramiko.SSHException, EOFError):
             if self.alive():  # sshd offers none, or allows this key one command only

@@ -15,7 +15,8 @@ from pathlib import Path
 ALIVE_SECONDS = 5
 ALIVE_TIMES = 3
 """A host that has left so many questions unanswered is lost, and so is what libvirt was asked there."""
-CONNECT_SECONDS = 10
+CONNECT_SECONDS = 60
+"""To exchange keys, too. Who opens the connection has found the host to be there, and gives up himself."""
 
 _CONFIGURATION = """\
 Host *

@@ -126,7 +126,7 @@ def _domains(
     def left() -> float:
         return max(0.1, deadline - time.monotonic())
 
-    with closing(LibvirtHypervisor({name: strict_uri(uri, access)}, {name: access.login})) as libvirt:
+    with closing(LibvirtHypervisor({name: strict_uri(uri, access)}, {name: access.logins})) as libvirt:
         states = libvirt.states(name, timeout_seconds=left())
         if len(states) > MAX_DOMAINS:
             raise Unanswered(f"more than {MAX_DOMAINS} domains")

@@ -17,7 +17,7 @@ import pytest
 
 from actuator.adapters import libvirt_hypervisor, ssh, warm
 from actuator.adapters.libvirt_hypervisor import LibvirtHypervisor, strict_uri
-from actuator.adapters.ssh import SshAccess, SshHost
+from actuator.adapters.ssh import Logins, SshAccess, SshHost
 from actuator.adapters.ssh_program import ssh_program
 from actuator.core.definition import needs
 from actuator.model import Disk, DomainState, Done, Failed, GuestCpu, Indeterminate
@@ -353,8 +353,8 @@ def test_libvirt_and_ssh_log_in_to_a_host_one_after_the_other(monkeypatch):
 
     monkeypatch.setattr(libvirt_hypervisor, "_Connection", lambda _uri: log_in("libvirt"))
     monkeypatch.setattr(ssh, "_SshConnection", lambda _access: log_in("ssh"))
-    access = replace(ACCESS, login=threading.Lock())
-    hypervisor = LibvirtHypervisor({"v01": "test:///default"}, {"v01": access.login})
+    access = replace(ACCESS, logins=Logins())
+    hypervisor = LibvirtHypervisor({"v01": "test:///default"}, {"v01": access.logins})
     over_ssh = SshHost("v01", access)
     wait_until(lambda: logins["ssh"] >= 2 and logins["libvirt"] >= 2 * libvirt_hypervisor.WARM_CONNECTIONS)
     over_ssh.close()
@@ -362,11 +362,20 @@ def test_libvirt_and_ssh_log_in_to_a_host_one_after_the_other(monkeypatch):
     assert overlaps == []
 
 
+def test_a_login_that_hangs_keeps_nobody_out_for_long(monkeypatch):
+    monkeypatch.setattr(ssh, "TURN_SECONDS", 0.1)
+    logins = Logins()
+    with logins.turn():  # raises at its end when somebody else has ended it
+        hypervisor = LibvirtHypervisor({"v01": "test:///default"}, {"v01": logins})
+        wait_until(hypervisor._hosts["v01"]._all_connected)
+        hypervisor.close()
+
+
 def test_what_waits_to_log_in_does_not_when_all_is_closed(monkeypatch):
-    opened, login = [], threading.Lock()
+    opened, logins = [], Logins()
     monkeypatch.setattr(libvirt_hypervisor, "_Connection", opened.append)
-    with login:
-        hypervisor = LibvirtHypervisor({"v01": "test:///default"}, {"v01": login})
+    with logins.turn():
+        hypervisor = LibvirtHypervisor({"v01": "test:///default"}, {"v01": logins})
         keepers = [warm._keeper for warm in hypervisor._hosts["v01"]._all]
         hypervisor.close()
     for keeper in keepers:

@@ -371,7 +371,7 @@ def test_a_server_that_says_nothing_is_given_up(server):
 
 
 def test_a_login_that_takes_too_long_is_told_so(server, monkeypatch):
-    monkeypatch.setattr(ssh_module, "CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(ssh_module, "LOGIN_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         slow = replace(access_to(server), port=mute.getsockname()[1])
         with (

@@ -28,7 +28,7 @@ class Real(Side):
         self.host.define(self.vm)
         access = SshAccess(address(HOST), lab.keys.client, lab.keys.known_hosts)
         uri = f"{self.vm.flavour}+ssh://{address(HOST)}/system"
-        self.port = LibvirtHypervisor({HOST: strict_uri(uri, access)}, {HOST: access.login})
+        self.port = LibvirtHypervisor({HOST: strict_uri(uri, access)}, {HOST: access.logins})
 
     def call(self, method, *arguments, **more):
         return getattr(self.port, method)(HOST, *arguments, **more, timeout_seconds=LATE)
