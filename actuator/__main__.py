@@ -98,7 +98,7 @@ JOURNAL_PAGE = 1000
 IDLE_SECONDS = 60.0
 STDERR = 2
 SURVEY_SECONDS = 60.0
-"""For one host: a login, and each of its domains is asked for."""
+"""For one host, or for all at once: a login, which a busy one may take long for, and each of its domains."""
 KEYGEN_SECONDS = 30.0
 REST_SECONDS = 10.0
 """How long a reload waits for a moment without a plan under way."""
@@ -632,16 +632,17 @@ def _ask_everybody(settings: Settings) -> dict[str, str]:
         servers: dict[str, Alertmanager | Prometheus] = {**world.alertmanagers, **world.prometheuses}
         for name, server in servers.items():
             questions[name] = partial(_count_alerts, server)
-        answers = ThreadTasks().gather(questions, timeout_seconds=ASK_SECONDS + 1)
+        say(f"asking {', '.join(questions)}: up to {SURVEY_SECONDS:g} s ...", err=True)
+        answers = ThreadTasks().gather(questions, timeout_seconds=SURVEY_SECONDS + 1)
     return {who: str(answer) for who, answer in answers.items()}
 
 
 def _count_domains(world: _World, host: str) -> str:
-    return f"ok, {len(world.hypervisor.states(host, timeout_seconds=ASK_SECONDS))} domains"
+    return f"ok, {len(world.hypervisor.states(host, timeout_seconds=SURVEY_SECONDS))} domains"
 
 
 def _count_resources(world: _World, host: str) -> str:
-    return f"ok, {len(world.storage.status(host, timeout_seconds=ASK_SECONDS).resources)} resources"
+    return f"ok, {len(world.storage.status(host, timeout_seconds=SURVEY_SECONDS).resources)} resources"
 
 
 def _count_alerts(source: Alertmanager | Prometheus) -> str:

@@ -30,6 +30,8 @@ AGENT_SECONDS = 300.0
 REST_FACTOR = 4.0
 """After a rehearsal nothing is done for so many times as long as it took."""
 IDLE_SECONDS = 60.0
+MORE_SECONDS = 20.0
+"""For what no decision waits for. Programs are started for it, which a busy host needs seconds for."""
 
 log = structlog.get_logger(__name__)
 
@@ -229,17 +231,16 @@ class Rehearser:
         self, took: Mapping[tuple[str, str], float | None]
     ) -> Mapping[tuple[str, str], HostView | HostSetup | Unanswered]:
         """What else those that answered say; asked later, not to hold up the answers that are measured."""
-        timeout = self._settings.evidence.timeout_seconds
         asks: dict[str, Callable[..., HostView | HostSetup]] = {
             "libvirt": self._ports.hypervisor.host_view,
             "drbd": self._ports.storage.setup,
         }
         calls = {
-            (who, host): functools.partial(asks[who], host, timeout_seconds=timeout)
+            (who, host): functools.partial(asks[who], host, timeout_seconds=MORE_SECONDS)
             for (who, host), seconds in took.items()
             if seconds is not None
         }
-        return self._ports.tasks.gather(calls, timeout_seconds=timeout)
+        return self._ports.tasks.gather(calls, timeout_seconds=MORE_SECONDS)
 
     def _timed(self, call: Callable[[], object]) -> float:
         begun = self._ports.clock.monotonic()
