@@ -21,8 +21,6 @@ from tests.lab.site import Site
 from tests.lab.vm import VOLUME_GROUP
 from tests.lab.waiting import LabError, stage, wait_until
 
-pytestmark = [pytest.mark.drill, pytest.mark.timeout(3600)]
-
 DOCUMENT = REPO / "docs" / "first-steps.md"
 AT_MOST = 20
 COMMAND_SECONDS = 600
@@ -141,6 +139,8 @@ def test_there_are_no_more_than_twenty_and_each_line_is_one():
     assert not [line for line in commands() if re.search(r"[;|`]|&&|\$\(|\b(for|while|xargs|sh -c)\b", line)]
 
 
+@pytest.mark.drill
+@pytest.mark.timeout(3600)
 def test_from_bare_hosts_to_a_host_that_is_lost_and_comes_back(bare, monitor):
     lab, vm = bare
     site = InstalledSite(lab, [vm], monitor)
