@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -58,7 +59,11 @@ def main() -> int:
         for it in found["faults"]:
             print(f"    {it}")
         inputs, faults = inputs + found["inputs"], faults + len(found["faults"])
-    print(f"{inputs} inputs in {time.monotonic() - begun:.0f} s, faults: {faults}")
+    took = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{inputs} inputs in {time.monotonic() - begun:.0f} s, {took.ru_utime + took.ru_stime:.0f} s of them"
+        f" of processor time, faults: {faults}"
+    )
     return 1 if faults else 0
 
 
