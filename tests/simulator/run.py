@@ -31,7 +31,7 @@ LIAR_EVERY = 12
 """One site in so many has a host that was taken over, and lies."""
 BATCH = 20
 """Runs that a process does at a time."""
-GARBAGE = 100_000
+GARBAGE = 1_000_000
 """So many new objects are kept before those of no use any more are looked for."""
 TELL_SECONDS = 10.0
 END_SECONDS = 480.0
@@ -50,6 +50,7 @@ class Outcome:
 
     seed: int
     schedule: tuple[Happening, ...]
+    """With the times at which it happened, to where the promise was broken."""
     violations: list[str]
     excused: list[str] = field(default_factory=list)
     """What a fence agent has brought about that lied."""
@@ -71,7 +72,7 @@ def simulate(
         site = sites.with_a_liar(Random(f"liar {seed}"), site)
     if schedule is None:
         schedule = pointed.schedule(aim, chance, site) if aim else events.by_chance(chance, site, most)
-    outcome = play(Random(seed), site, schedule, tell=tell, begin_times=BEGIN_TIMES)
+    outcome = play(Random(seed), site, schedule, tell=tell, begin_times=BEGIN_TIMES, hurry=True)
     return replace(outcome, seed=seed)
 
 
@@ -82,21 +83,25 @@ def play(
     *,
     tell: bool = True,
     begin_times: int = QUIET_TIMES,
+    hurry: bool = False,
 ) -> Outcome:
     """Run a schedule on a site, have all be mended, and see to what comes of it.
 
     Args:
         tell: what was seen is told, not only where the promise was broken.
         begin_times: how often all must have been in order before it begins.
+        hurry: what happens next does so at once when all is in order: the times are the latest ones.
     """
     folder = Path(tempfile.mkdtemp(prefix="vmheal-simulator-", dir=_memory()))
     try:
         world = World(random, folder, site)
         with world:
             come_to_rest(world, begin_times)
-            begin = world.loop.now
+            begin, at, played = world.loop.now, 0.0, []
             for it in schedule:
-                world.run(begin + it.at - world.loop.now)
+                wait(world, it.at - at, hurry=hurry)
+                at = it.at
+                played.append(replace(it, at=world.loop.now - begin))
                 if world.oracle.violations:
                     break
                 it.do(world)
@@ -104,16 +109,27 @@ def play(
                 world.log("-- all is mended")
                 events.mend_everything(world)
                 come_to_rest(world)
-            world.reach.scheduled(schedule)
+            world.reach.scheduled(played)
             broken = world.oracle.violations
             story = world.told() if tell or broken else []
             by_liars = Counter({it.split(":")[0] for it in world.oracle.by_liars})
-            outcome = Outcome(0, tuple(schedule), broken, [], by_liars, story, world.reach.seen)
+            outcome = Outcome(0, tuple(played), broken, [], by_liars, story, world.reach.seen)
             if world.oracle.agents_that_lied:
                 outcome.violations, outcome.excused = [], outcome.violations
             return outcome
     finally:
         shutil.rmtree(folder)
+
+
+def wait(world: World, seconds: float, *, hurry: bool) -> None:
+    """Let so much time pass; in a hurry only until nothing is left to be done."""
+    end = world.loop.now + seconds
+    while hurry and end - world.loop.now > QUIET_SECONDS:
+        before = world.acknowledged()
+        world.run(QUIET_SECONDS)
+        if world.oracle.violations or world.in_order(before):
+            return
+    world.run(end - world.loop.now)
 
 
 def come_to_rest(world: World, times: int = QUIET_TIMES) -> None:
