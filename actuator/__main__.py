@@ -167,7 +167,7 @@ class _Serving:
         self._site = _Site(settings, journal, report)
         try:
             self._site.start()
-            self.server = Server(settings.listen_address, self._parts(self._site), _web_config(settings))
+            self.server = Server(settings.listen, self._parts(self._site), _web_config(settings))
         except BaseException:
             self._site.stop()
             raise

@@ -99,10 +99,10 @@ def time_text(at: float | None) -> str:
 def _url(settings: Settings) -> str:
     if settings.web.url is not None:
         return settings.web.url
-    host, port = settings.listen_address
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
+    host, _, port = settings.listen.rpartition(":")
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104  compared, not bound
     scheme = "https" if settings.web.config_file else "http"
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{host}:{port}"
 
 
 def _exchange(

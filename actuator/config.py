@@ -477,7 +477,7 @@ class Settings(_Section):
     listen: Annotated[
         str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]*):[0-9]{1,5}$")
     ] = ":10811"
-    """Where Alertmanager, Prometheus, the hosts' hooks and operators come, as HOST:PORT."""
+    """Where Alertmanager, Prometheus, the hosts' hooks and operators come: HOST:PORT, or :PORT on all."""
     journal: JournalSettings
     """The durable memory."""
     web: WebSettings = WebSettings()
@@ -583,12 +583,6 @@ class Settings(_Section):
             both[name].add(other)
             both[other].add(name)
         return {name: frozenset(others) for name, others in both.items()}
-
-    @property
-    def listen_address(self) -> tuple[str, int]:
-        """Host and port to bind; an empty host means every address."""
-        host, _, port = self.listen.rpartition(":")
-        return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  as Prometheus's programs do
 
 
 def load(path: Path) -> Settings:

@@ -109,15 +109,15 @@ class Server:
     """Answers from ``start`` to ``stop``; as a context manager, inside ``with``.
 
     Args:
-        address: host and port to listen on; port 0 takes a free one.
+        address: HOST:PORT to listen on, or :PORT for every address; port 0 takes a free one.
         parts: what it works with.
         config: TLS; plain HTTP without it.
 
     Raises:
-        OSError: the address cannot be listened on.
+        AddressError: the address cannot be listened on.
     """
 
-    def __init__(self, address: tuple[str, int], parts: Parts, config: WebConfigFile | None = None) -> None:
+    def __init__(self, address: str, parts: Parts, config: WebConfigFile | None = None) -> None:
         self._refusals = Refusals(parts.clock)
         self._counters = Counters(parts.registry)
         self.use(parts)

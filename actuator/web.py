@@ -8,7 +8,6 @@ import contextlib
 import functools
 import io
 import math
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import structlog
 from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from exporter.web import Bounds, Request, Response, Server
+from exporter.web import Bounds, Request, Response, Server, listen
 from exporter.web_config import Guard, WebConfigFile
 
 log = structlog.get_logger()
@@ -39,7 +38,7 @@ class WebServer:
 
     Args:
         application: what answers.
-        address: host and port; port 0 takes a free one.
+        address: HOST:PORT, or :PORT for every address; port 0 takes a free one.
         wants_body: asked with each request's head; without its consent no body is kept.
         refused: told of each request that was not even HTTP: status, reason, remote address.
         max_body_bytes: of a wanted body.
@@ -48,13 +47,13 @@ class WebServer:
         config: TLS, and what else of ``--web.config.file`` is for the actuator.
 
     Raises:
-        OSError: the address cannot be listened on.
+        AddressError: the address cannot be listened on.
     """
 
     def __init__(
         self,
         application: WSGIApplication,
-        address: tuple[str, int],
+        address: str,
         *,
         wants_body: Callable[[Request], bool],
         refused: Callable[[int, str, str], None],
@@ -70,13 +69,13 @@ class WebServer:
             ["reason"],
             registry=registry,
         )
-        listening = _listen(address)
-        self.port: int = listening.getsockname()[1]
+        sockets = listen([address])
+        self.port: int = sockets[0].getsockname()[1]
         """The port that is listened on."""
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
         self._server = Server(
-            [listening],
+            sockets,
             functools.partial(answer, application),
             Guard(config.current),
             tls=lambda: config.current().tls,
@@ -198,8 +197,3 @@ def _environment(request: Request) -> dict[str, Any]:
     if request.length is not None:
         environment["CONTENT_LENGTH"] = str(request.length)
     return environment
-
-
-def _listen(address: tuple[str, int]) -> socket.socket:
-    family, _, _, _, where = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    return socket.create_server(where[:2], family=family, backlog=1024)

@@ -104,7 +104,7 @@ class Access(Protocol):
         """Answer after slow work; called in a thread of its own, one at a time."""
 
 
-class AddressError(Exception):
+class AddressError(OSError):
     """A listen address cannot be used; the message says which and why."""
 
 

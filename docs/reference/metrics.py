@@ -83,7 +83,7 @@ def _registry() -> CollectorRegistry:
     Reloader(lambda: settings, lambda _: None, report.registry)
     server = WebServer(
         lambda *_: [],
-        ("127.0.0.1", 0),
+        "127.0.0.1:0",
         wants_body=lambda *_: False,
         refused=lambda *_: None,
         max_body_bytes=1024,

@@ -153,7 +153,7 @@ def parts(journal: Journal, **limits: float) -> Parts:
 def served(journal: Journal, port: int = 0, **limits: float) -> Iterator[Served]:
     """The receiver on a port of loopback, a free one by default, in this process."""
     given, woken = parts(journal, **limits), threading.Semaphore(0)
-    with Server(("127.0.0.1", port), replace(given, wake=woken.release)) as server:
+    with Server(f"127.0.0.1:{port}", replace(given, wake=woken.release)) as server:
         yield Served(server.port, given.registry, woken)
 
 

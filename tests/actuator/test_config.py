@@ -29,7 +29,7 @@ def problems(path: Path) -> list[str]:
 def test_the_documented_example_loads():
     settings = load(EXAMPLE)
     assert settings.mode is Mode.OBSERVE
-    assert settings.listen_address == ("0.0.0.0", 10811)
+    assert settings.listen == ":10811"
     assert settings.hosts_of("voms01") == ("v01", "v02")
 
 

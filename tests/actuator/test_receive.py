@@ -315,7 +315,7 @@ class Commander:
 @contextlib.contextmanager
 def commanded(journal, commander, operator="the-operators-token", **more):
     given = replace(parts(journal), orders=commander, rights=rights(operator), **more)
-    with Server(("127.0.0.1", 0), given) as server:
+    with Server("127.0.0.1:0", given) as server:
         yield f"http://127.0.0.1:{server.port}"
 
 
@@ -422,7 +422,7 @@ class Lamp:
 
 def test_pages(journal):
     given = replace(parts(journal), status=lambda: {"lamps": [Lamp(Colour.RED)], "since": 1.5})
-    with Server(("127.0.0.1", 0), given) as server:
+    with Server("127.0.0.1:0", given) as server:
         url = f"http://127.0.0.1:{server.port}"
         status = requests.get(f"{url}/api/v1/status")
         assert status.json() == {"lamps": [{"colour": "red"}], "since": 1.5}
@@ -450,14 +450,20 @@ def test_a_status_that_cannot_be_read_is_503(journal):
     def status():
         raise JournalError("journal.db: not read within 2 s")
 
-    with Server(("127.0.0.1", 0), replace(parts(journal), status=status)) as server:
+    with Server("127.0.0.1:0", replace(parts(journal), status=status)) as server:
         reply = requests.get(f"http://127.0.0.1:{server.port}/api/v1/status")
     assert (reply.status_code, reply.text) == (503, "journal.db: not read within 2 s\n")
 
 
+def test_without_a_host_it_listens_on_all_addresses_of_both_families(journal):
+    with Server(":0", parts(journal)) as server:
+        for host in ("127.0.0.1", "[::1]"):
+            assert requests.get(f"http://{host}:{server.port}/-/healthy").status_code == 200
+
+
 def test_an_address_that_is_taken_is_an_error_at_once(journal, receiver):
     with pytest.raises(OSError, match="in use"):
-        Server(("127.0.0.1", receiver.port), parts(journal))
+        Server(f"127.0.0.1:{receiver.port}", parts(journal))
 
 
 # ---- whatever comes --------------------------------------------------------------------------------------

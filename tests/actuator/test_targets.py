@@ -61,7 +61,7 @@ def test_the_shipped_prometheus_scrapes_the_hosts_that_it_is_told(tmp_path):
         shutil.copy(RULES / name, tmp_path)
     config = tmp_path / "prometheus.yml"
     with contextlib.ExitStack() as started:
-        actuator = started.enter_context(Server(("127.0.0.1", 0), given))
+        actuator = started.enter_context(Server("127.0.0.1:0", given))
         text = config.read_text().replace("localhost:10811", f"127.0.0.1:{actuator.port}")
         config.write_text(text.replace("refresh_interval: 5s", "refresh_interval: 1s"))
         server = started.enter_context(prometheus(config, tmp_path))
@@ -83,7 +83,7 @@ def test_the_shipped_prometheus_scrapes_the_hosts_that_it_is_told(tmp_path):
         actuator.stop()
         wait_until(lambda: _failures(server.url) > 0, "Prometheus to ask in vain", SOON)
         assert scraped()["vmheal-state"] == hosts
-        with Server(("127.0.0.1", port), replace(given, registry=CollectorRegistry())):
+        with Server(f"127.0.0.1:{port}", replace(given, registry=CollectorRegistry())):
             told.pop(0)
             wait_until(lambda: scraped()["vmheal-state"] == {"v02"}, "the host to be gone", SOON)
 

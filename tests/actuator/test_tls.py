@@ -81,7 +81,7 @@ def serving(folder, journal, client_auth="VerifyClientCertIfGiven"):
     )
     hosts = [{"targets": ["v01.example:10810"], "labels": {"host": "v01"}}]
     given = replace(parts(journal), rights=rights, targets=lambda: hosts)
-    with Server(("127.0.0.1", 0), given, WebConfigFile(folder / "web.yml")) as server:
+    with Server("127.0.0.1:0", given, WebConfigFile(folder / "web.yml")) as server:
         yield f"https://127.0.0.1:{server.port}"
 
 

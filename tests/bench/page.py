@@ -144,7 +144,7 @@ class Shown(Run):
         page = Page(actuator.site, self.journal, self.clock, rights("the-operators-token"), actuator.orders)
         ready = partial(readiness, actuator.rehearser.last(), actuator._settings.domains)
         given = replace(parts(self.journal), page=page, status=self._status, ready=ready)
-        with Server(("127.0.0.1", 0), given) as server:
+        with Server("127.0.0.1:0", given) as server:
             yield f"http://127.0.0.1:{server.port}"
 
     def ask(self, url: str, times: int, *, anew: bool) -> Answers:

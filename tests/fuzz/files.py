@@ -73,7 +73,7 @@ def actuator_yml(content):
     settings = config.load(written(content))
     assert config.Settings.model_validate(settings.model_dump(mode="json")) == settings
     settings.apart()
-    assert settings.listen_address[1] >= 0
+    assert int(settings.listen.rpartition(":")[2]) >= 0
     for domain in settings.domains:
         assert settings.hosts_of(domain)
         settings.mode_of(domain)

@@ -97,7 +97,7 @@ def shown(window, tmp_path):
         given = parts(journal)
         it = Shown(window)
         page = Page(lambda: Site(it.known), journal, given.clock, rights(TOKEN), it)
-        it.server = Server(("127.0.0.1", 0), replace(given, page=page))
+        it.server = Server("127.0.0.1:0", replace(given, page=page))
         it.url = f"http://127.0.0.1:{it.server.port}"
         it.server.start()
         window.be(*DESK)

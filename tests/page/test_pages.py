@@ -629,7 +629,7 @@ def test_it_is_in_the_journal_who_did_it_and_that_it_was_on_the_page(folders, cl
 
 @contextlib.contextmanager
 def served(visitor, journal):
-    with Server(("127.0.0.1", 0), replace(parts(journal), page=visitor.page)) as server:
+    with Server("127.0.0.1:0", replace(parts(journal), page=visitor.page)) as server:
         yield server.port
 
 
