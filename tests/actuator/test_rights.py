@@ -50,6 +50,26 @@ def test_nothing_opens_nothing(right, authorization):
     assert shown(ALL, right, authorization, "v03.example", "") is None
 
 
+def test_a_certificate_is_nothing_that_a_person_types():
+    assert ALL.has_token(Right.ORDER)
+    by_certificate = Rights([Holder(Right.ORDER, "operator", names=frozenset({"operator.example"}))])
+    assert by_certificate.held(Right.ORDER)
+    assert not by_certificate.has_token(Right.ORDER)
+
+
+@pytest.mark.parametrize(
+    ("token", "right"),
+    [
+        ("token-operator", Right.ORDER),
+        ("old-reader", Right.READ),
+        ("token-v01", None),
+        ("token-alertmanager", None),
+    ],
+)
+def test_what_a_person_types_is_for_orders_or_for_reading(token, right):
+    assert ALL.of_token(token) is right
+
+
 def test_what_is_brought_must_all_be_right_and_of_one():
     ask = Right.ARBITRATE
     assert shown(ALL, ask, "Bearer token-v01", "v01.example") == "v01"
