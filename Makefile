@@ -1,5 +1,6 @@
 # vmheal. `make demo` shows the main job, `make test` proves it. `make help` lists the rest.
-PYTHON ?= python3
+# Debian's own, which its packages here are for; another one: make PYTHON=python3.12 ...
+PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The lab and the tests that start daemons need root.
