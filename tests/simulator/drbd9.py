@@ -235,7 +235,9 @@ class Replica:
             return NO_QUORUM
         with self.pair.changing():
             self.role = PRIMARY
-            self.new_generation = any(it not in self.sessions for it in self.peers if not it.tie)
+            self.new_generation = any(
+                it not in self.sessions or it.disk == DISKLESS for it in self.peers if not it.tie
+            )
             self.confirm()
         return Result(0)
 

@@ -187,6 +187,18 @@ def test_a_resync_ends_with_all_that_was_written_meanwhile(play):
     assert it.group.whole
 
 
+def test_a_disk_that_was_away_at_a_promotion_is_resynced(play):
+    it = play(THREE)
+    assert it.call(it.v01, "secondary").status == 0
+    it.v01.disk_gone()
+    assert it.call(it.v02, "primary").status == 0
+    assert it.write(it.v02) is True
+    assert it.call(it.v01, "attach").status == 0
+    it.passes()
+    assert it.group.whole
+    assert it.v01.md.data == it.v02.md.data
+
+
 def test_two_primaries_only_where_both_allow_it(play):
     it = play(THREE)
     assert it.call(it.v02, "primary").code == -1
