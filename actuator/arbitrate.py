@@ -36,6 +36,8 @@ MAX_ATTEMPTS = 20
 MAX_REMEMBERED = 10_000
 MAX_RESOURCES = 20_000
 """What hosts name, and nobody has seen, is written down too; no more of them than this."""
+MAX_NAMED = 1000
+"""Of those by one host, while this program runs: it leaves room for the others."""
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.+-]{0,127}$")]
 
@@ -107,6 +109,8 @@ class Arbiter:
         self._lock = Lock()
         self._said: OrderedDict[tuple[str, ...], Answer] = OrderedDict()
         """What each hook was told last: one that asks again and again is no news."""
+        self._named: dict[str, set[str]] = {}
+        """By host, the resources that were unknown when it asked."""
 
     def reply(self, host: str, question: Question) -> Reply:
         """Answer a hook on ``host``.
@@ -117,7 +121,7 @@ class Arbiter:
         self._contacts.heard(host, self._clock.monotonic())
         conflict: Conflict | None = None
         for _ in range(MAX_ATTEMPTS):
-            before = self._journal.authority(question.resource) or self._unheard_of(question.resource)
+            before = self._journal.authority(question.resource) or self._unheard_of(host, question.resource)
             after, answer = _judge(before, host, question)
             try:
                 self._write(before, after, host, question, answer)
@@ -130,12 +134,17 @@ class Arbiter:
         assert conflict is not None, "the loop ended without a reply"
         raise conflict
 
-    def _unheard_of(self, resource: str) -> Authority:
+    def _unheard_of(self, host: str, resource: str) -> Authority:
         """Nothing is known of it.
 
         Raises:
-            JournalError: of too many others something is.
+            JournalError: of too many others something is, or this host has named too many.
         """
+        with self._lock:
+            named = self._named.setdefault(host, set())
+            if resource not in named and len(named) >= MAX_NAMED:
+                raise JournalError(f"{resource} is unknown, as were {MAX_NAMED} that {host} has named before")
+            named.add(resource)
         if len(self._journal.authorities()) >= MAX_RESOURCES:
             raise JournalError(f"{resource} is unknown, and {MAX_RESOURCES} resources are known already")
         return Authority(resource)

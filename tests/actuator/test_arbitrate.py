@@ -106,6 +106,18 @@ def test_resources_that_do_not_exist_are_not_written_down_without_end(receiver, 
     assert ask(receiver, "v02", **asked)["verdict"] == "allow"  # what is known is answered all the same
 
 
+def test_one_host_does_not_take_the_room_of_the_others(receiver, journal, monkeypatch):
+    monkeypatch.setattr(arbitrate, "MAX_NAMED", 2)
+    asked = {"hook": "attach", "peer": None}
+    for name in ("one", "two", "one"):
+        assert ask(receiver, "v01", **asked, resource=name)["verdict"] == "allow"
+    refused = post(receiver, "v01", question(**asked, resource="three"))
+    assert refused.status_code == 503
+    assert "as were 2 that v01 has named before" in refused.text
+    assert ask(receiver, "v01", **asked)["verdict"] == "allow"  # what is known
+    assert ask(receiver, "v02", **asked, resource="three")["verdict"] == "allow"
+
+
 def test_every_verdict_is_told_once(receiver, journal):
     for began_ns in (1, 2, 3):
         assert ask(receiver, "v02", **frozen("v01"), began_ns=began_ns)["verdict"] == "wait"
