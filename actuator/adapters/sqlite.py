@@ -37,6 +37,8 @@ from actuator.ports import Conflict, JournalError, Past
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x766D686C  # "vmhl"
 BACKUP_ID = 0x766D6862  # "vmhb"
+LOG_BYTES = 8 << 20
+"""SQLite's log is cut back to this when it begins again; a large transaction makes it longer for a while."""
 MAX_BATCH = 500
 MAX_INBOX = 100_000
 SEARCH_SECONDS = 0.25
@@ -195,6 +197,7 @@ class SqliteJournal:
             self._prepare(create=not read_only)
             if not read_only:
                 self._connection.execute("PRAGMA journal_mode = WAL")
+                self._connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
             (self._page_bytes,) = self._connection.execute("PRAGMA page_size").fetchone()
             self._reader = opened.enter_context(contextlib.closing(self._connect(read_only=True)))
             self._searcher = opened.enter_context(contextlib.closing(self._connect(read_only=True)))

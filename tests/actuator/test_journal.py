@@ -84,6 +84,19 @@ def test_what_is_written_is_written_for_good(journal):
     assert ask("PRAGMA synchronous").fetchone() == (2,), "FULL: an fsync for each commit"
 
 
+def test_sqlites_log_does_not_stay_as_long_as_it_was_once(journal, path):
+    def bytes_of_log():
+        return path.with_name(f"{path.name}-wal").stat().st_size
+
+    journal._connection.execute("PRAGMA wal_autocheckpoint = 0")
+    for _ in range(10):
+        journal.commit(events=[replace(event(1), sentence="x" * 1_000_000)])
+    assert bytes_of_log() > adapter.LOG_BYTES
+    journal._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+    journal.commit(events=[event(1)])
+    assert bytes_of_log() <= adapter.LOG_BYTES
+
+
 def test_everything_comes_back_as_it_was(path):
     record = full_record()
     warning = Escalation(EscalationKind.GAVE_UP, "v01", "attempts", "no more", 3.0)
