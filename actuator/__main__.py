@@ -439,9 +439,8 @@ def _each(kind: str, adapter: Callable[[str, Credentials], T], servers: ServerSe
     """
     check_readable(*servers.files)
     shown = Credentials(
-        ca_file=servers.ca_file,
-        client_cert_file=servers.client_cert_file,
-        client_key_file=servers.client_key_file,
+        verified_by=servers.verified_by,
+        certificate=servers.shows,
         token_file=servers.token_file,
         user=servers.user,
         password_file=servers.password_file,

@@ -122,8 +122,8 @@ def _exchange(
                 url + path,
                 timeout=timeout_seconds,
                 headers=_credentials(settings, to_order=bool(order)),
-                verify=str(web.ca_file) if web.ca_file else True,
-                cert=(str(web.client_cert_file), str(web.client_key_file)) if web.client_cert_file else None,
+                verify=web.verified_by,
+                cert=web.shows,
                 allow_redirects=False,
                 **order,
             )

@@ -128,6 +128,18 @@ class _Client(_Section):
             raise ValueError("client_cert_file and client_key_file go together")
         return self
 
+    @property
+    def verified_by(self) -> str | bool:
+        """As `requests` calls it: a file, or True for the system's authorities."""
+        return str(self.ca_file) if self.ca_file else True
+
+    @property
+    def shows(self) -> tuple[str, str] | None:
+        """As `requests` calls it: the files of our certificate and its key, or none."""
+        if self.client_cert_file is None:
+            return None
+        return str(self.client_cert_file), str(self.client_key_file)
+
 
 class JournalSettings(_Section):
     """Where the durable memory lies, and how much of the past it keeps."""

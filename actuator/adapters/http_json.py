@@ -37,10 +37,10 @@ class _Unavailable(Unanswered):
 class Credentials:
     """What we show a server, and what we verify it by: files, read for each exchange."""
 
-    ca_file: Path | None = None
-    """None: the usual authorities."""
-    client_cert_file: Path | None = None
-    client_key_file: Path | None = None
+    verified_by: str | bool = True
+    """A file; True: the usual authorities."""
+    certificate: tuple[str, str] | None = None
+    """Ours, and its key."""
     token_file: Path | None = None
     user: str | None = None
     password_file: Path | None = None
@@ -140,10 +140,8 @@ class HttpJson:
                     timeout=max(0.001, deadline - time.monotonic()),
                     stream=True,
                     allow_redirects=False,
-                    verify=str(shown.ca_file) if shown.ca_file else True,
-                    cert=(str(shown.client_cert_file), str(shown.client_key_file))
-                    if shown.client_cert_file
-                    else None,
+                    verify=shown.verified_by,
+                    cert=shown.certificate,
                 ) as response:
                     answer = self._body(response, deadline)
         except ConfigError as error:

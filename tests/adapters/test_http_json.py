@@ -288,7 +288,7 @@ def test_by_https_both_are_verified(tmp_path) -> None:
         " client_auth_type: RequireAndVerifyClientCert}"
     )
     config = WebConfigFile(tmp_path / "web.yml")
-    shown = Credentials(ca_file=ca.file, client_cert_file=certificate, client_key_file=key)
+    shown = Credentials(verified_by=str(ca.file), certificate=(str(certificate), str(key)))
     with serving(lambda _: WebAnswer(200, b"[1]"), tls=lambda: config.current().tls) as port:
 
         def ask(credentials: Credentials, host: str = "localhost") -> object:
@@ -297,14 +297,11 @@ def test_by_https_both_are_verified(tmp_path) -> None:
 
         assert ask(shown) == [1]
         for credentials, said in (
-            (
-                replace(shown, client_cert_file=None, client_key_file=None),
-                "certificate required|reset|EOF|closed",
-            ),
-            (replace(shown, ca_file=stranger.file), "certificate verify failed"),
-            (replace(shown, ca_file=None), "certificate verify failed"),
-            (replace(shown, ca_file=tmp_path / "nowhere.pem"), "nowhere.pem"),
-            (replace(shown, client_key_file=tmp_path / "nowhere.key"), "nowhere.key"),
+            (replace(shown, certificate=None), "certificate required|reset|EOF|closed"),
+            (replace(shown, verified_by=str(stranger.file)), "certificate verify failed"),
+            (replace(shown, verified_by=True), "certificate verify failed"),
+            (replace(shown, verified_by=str(tmp_path / "nowhere.pem")), "nowhere.pem"),
+            (replace(shown, certificate=(str(certificate), str(tmp_path / "nowhere.key"))), "nowhere.key"),
         ):
             with pytest.raises(Unanswered, match=said):
                 ask(credentials)
