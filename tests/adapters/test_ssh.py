@@ -17,6 +17,7 @@ from actuator.adapters import warm as warm_module
 from actuator.adapters.ssh import OutputTooLargeError, SshAccess, SshHost
 from actuator.adapters.warm import NotConnectedError
 from tests.lab.waiting import wait_until
+from tests.netns import LINKED, Link, network_namespace
 from tests.sshd import free_port, make_key, sshd, write_known_hosts
 
 pytestmark = pytest.mark.daemons
@@ -379,6 +380,22 @@ def test_a_login_that_takes_too_long_is_told_so(server, monkeypatch):
             pytest.raises(NotConnectedError, match=r"ssh to v01: not logged in within 0\.2 s"),
         ):
             ssh.run(["true"], SOON)
+
+
+def test_a_host_that_dies_in_the_middle_of_a_login_is_noticed(server):
+    """It owes us an answer, we it nothing: without keepalive nobody would ask."""
+    with network_namespace({}) as there, network_namespace({}) as here:
+        link = Link((there, here))
+        link.lay()
+        with there.entered():
+            mute = socket.create_server((LINKED[0], 0))
+        mute.settimeout(SOON)
+        access = replace(access_to(server), address=LINKED[0], port=mute.getsockname()[1])
+        with mute, here.entered(), host(access) as ssh, mute.accept()[0] as accepted:
+            accepted.recv(1)  # who logs in has said who he is
+            link.cut()
+            with pytest.raises(NotConnectedError, match="ssh to v01: Error reading SSH protocol banner"):
+                ssh.run(["true"], ssh_module.LOGIN_SECONDS / 2)
 
 
 def test_it_waits_for_a_host_that_comes_back(folder, tmp_path):
