@@ -144,11 +144,15 @@ def parse_definition(xml: str) -> Definition:
     )
 
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+
 def _memory_bytes(domain: ET.Element) -> int | None:
     memory = domain.find("memory")
-    if memory is None or memory.get("unit", "KiB") != "KiB" or not (memory.text or "").strip().isdecimal():
+    if memory is None or memory.get("unit", "KiB") != "KiB":
         return None
-    return int(memory.text or "") * 1024
+    number = _NUMBER.fullmatch((memory.text or "").strip())
+    return int(number[0]) * 1024 if number else None
 
 
 # A container's block devices (libvirt: Domain XML format, "Block / character devices").
@@ -207,7 +211,7 @@ def _block_device(element: ET.Element) -> Disk:
     return Disk(target=device, source=device)  # it has the same name inside
 
 
-_MINOR = re.compile(r"/dev/drbd(\d+)(?:p\d+)?")
+_MINOR = re.compile(r"/dev/drbd([0-9]{1,7})(?:p[0-9]+)?")  # Linux has 20 bits for a minor
 _BY_RESOURCE = re.compile(r"/dev/drbd/by-res/(?P<resource>[^/]+)(?:/(?P<volume>\d+))?")
 _XEN_DRBD = re.compile(r"drbd:(?P<resource>[^/]+)(?:/(?P<volume>\d+))?")
 

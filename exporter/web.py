@@ -127,7 +127,7 @@ def listen(addresses: Sequence[str]) -> list[socket.socket]:
 
 def _listen(address: str) -> list[socket.socket]:
     host, separator, port = address.rpartition(":")
-    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:  # noqa: PLR2004
+    if not (separator and re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535):  # noqa: PLR2004
         raise AddressError(
             f"cannot listen on {address!r}: it is not HOST:PORT or :PORT, with a port up to 65535"
         )

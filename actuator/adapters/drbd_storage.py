@@ -76,7 +76,7 @@ NAMELESS_PEER = "peer"
 USAGE_ERROR_STATUS = 20
 HANDLER = "vmheal-fence-peer"
 
-_REFUSAL = re.compile(r"(?:State change failed|Failure): \((?P<number>-?\d+)\) ")
+_REFUSAL = re.compile(r"(?:State change failed|Failure): \((?P<number>-?[0-9]{1,9})\) ")
 _WITH_DISK = {DiskState.INCONSISTENT, DiskState.OUTDATED, DiskState.CONSISTENT, DiskState.UP_TO_DATE}
 """All others, and what is not understood, count as not attached."""
 _STILL_RUNNING = "did not terminate within"

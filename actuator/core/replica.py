@@ -8,7 +8,7 @@ from actuator.model import Disk, Evidence, Observed
 from exporter.drbd import Connection, ConnectionState, DiskState, Resource, Role, Snapshot
 
 _BY_NAME = re.compile(r"(?:drbd:|/dev/drbd/by-res/)([^/]+)(?:/\d+)?")
-_BY_MINOR = re.compile(r"/dev/drbd(\d+)(?:p\d+)?")
+_BY_MINOR = re.compile(r"/dev/drbd([0-9]{1,7})(?:p[0-9]+)?")
 
 
 def resource_of(disk: Disk, snapshot: Snapshot) -> Resource | None:
