@@ -296,8 +296,13 @@ def _server(site: Site) -> int:
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if words[-2:] == [b"serve", b""] and b"exporter.host.command" in words:
-                found.append(pid)
-    return max(found)
+                found.append((_started(pid), pid))
+    return max(found)[1]
+
+
+def _started(pid: int) -> int:
+    """In clock ticks since boot (proc(5)): numbers of processes begin again at some point."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def _gone(site: Site, pid: int) -> str:
