@@ -333,6 +333,12 @@ def _slow_line(site: Site) -> str:
         return f"{answer}; {_gone(site, pid)}"
 
 
+def _long_line(site: Site) -> str:
+    with client(site) as it:  # of its own, for it is ended by that
+        it.say(b"x" * 5000 + b"\n")
+        return _told(it.line())
+
+
 def _endless_line(site: Site) -> str:
     with client(site) as it:
         pid = _server(site)
@@ -774,7 +780,7 @@ ATTEMPTS: tuple[Attempt, ...] = (
         NOT_LISTED,
         lines(b'{"id":1,"seconds":5,"run":["drbdadm","primary","vm1"],"run":["drbdadm","down","vm1"]}'),
     ),
-    Attempt(WIRE, "a line of 5,000 bytes", "longer than 4096", lines(b"x" * 5000)),
+    Attempt(WIRE, "a line of 5,000 bytes", "longer than 4096", _long_line),
     Attempt(WIRE, "6 MB without a line end", "vmheal-host ended", _endless_line),
     Attempt(WIRE, "half a line, and no more", "not ended within 10 s; vmheal-host ended", _slow_line),
     Attempt(
