@@ -255,6 +255,28 @@ def test_where_drbd_asks_the_arbiter_only_its_holder_is_promoted_or_started(
         assert check(PROMOTE, replace(it, arbitrated=False)) is None
 
 
+@pytest.mark.parametrize(
+    ("link", "role", "is_there"),
+    [
+        (ConnectionState.CONNECTED, Role.SECONDARY, False),
+        (ConnectionState.CONNECTING, Role.UNKNOWN, True),
+    ],
+)
+@pytest.mark.parametrize("reason", ["migrated", "crashed", "unknown"])
+def test_who_was_moved_away_alive_may_run_where_nobody_answers(reason, link, role, is_there):
+    """Even if all was granted here: a VM that hangs on a frozen disk runs, until its host has ended it."""
+    alone = replace(AUTHORITY, **ALONE, admitted=frozenset({"v01"}), armed=frozenset({"v01", "v02"}))
+    seen = evidence(
+        here=view(DomainState.SHUTOFF, reason=reason),
+        there="gone",
+        drbd_here=snapshot(resource(connections=(connection("v02", link, role),))),
+        drbd_there="gone",
+    )
+    refusal = check(RESTART, situation(seen, arbitrated=True, authorities={"voms01": alone}))
+    assert (refusal is not None) == (reason == "migrated" and is_there)
+    assert refusal is None or refusal.guard == "runs_nowhere_else"
+
+
 @pytest.mark.parametrize("proof", [None, *Proof])
 @pytest.mark.parametrize("role", [Role.PRIMARY, Role.SECONDARY])
 @pytest.mark.parametrize("count", range(3))

@@ -1,6 +1,6 @@
 """Whether enough is known, and where the domain runs."""
 
-from actuator.core.guards.situation import COMING, DOWN, RUNNING, Situation
+from actuator.core.guards.situation import COMING, DOWN, LEFT, RUNNING, Situation
 from actuator.core.replica import Standing
 from actuator.model import DomainState, Unknown
 
@@ -84,7 +84,24 @@ def runs_nowhere_else(it: Situation) -> str | None:
     A host whose libvirt does not answer cannot be running the domain with its disks while none of them is
     Primary there; whether that is known is the word of DRBD (see ``peer_is_known``, asked right here).
     """
-    return _runs_on_another(it, {it.host})
+    return _runs_on_another(it, {it.host}) or _has_left_for_the_dark(it)
+
+
+def _has_left_for_the_dark(it: Situation) -> str | None:
+    """It was moved away alive: that no write of its new host counts does not end it there (R7 does)."""
+    if it.view is None or it.view.reason != LEFT:
+        return None
+    known = {Standing.ANSWERED, Standing.CONNECTED}
+    for host in it.hosts:
+        fact = it.evidence.domains.get(host, Unknown("it was not asked"))
+        if host == it.host or not isinstance(fact, Unknown):
+            continue
+        if any(it.peers(resource).get(host, Standing.ANSWERED) not in known for resource in it.resources):
+            return (
+                f"{it.domain} was moved away from {it.host} alive, and {host} does not answer"
+                f" ({fact.reason}): it may be running there; mend the way to {host}"
+            )
+    return None
 
 
 def runs_on_no_third(it: Situation) -> str | None:

@@ -11,6 +11,7 @@ from exporter.drbd import Resource, Snapshot, UnknownWord
 RUNNING = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
 DOWN = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
 COMING = "migration"
+LEFT = "migrated"
 """Why libvirt has a domain paused on the target of a live migration (VIR_DOMAIN_PAUSED_MIGRATION)."""
 
 
