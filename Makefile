@@ -9,7 +9,7 @@ SHELL := /bin/bash
 # How often `make bench-loss` loses a host, and `make bench-pause` cuts a link.
 RUNS ?= 10
 # How many schedules of faults `make test` plays in virtual time.
-SCHEDULES ?= 14000
+SCHEDULES ?= 20000
 
 .PHONY: help dev lint test test-fast new-site demo bench bench-exporter bench-webhook bench-loss bench-recovery bench-failover bench-pause bench-disk bench-scale bench-page soak-arbiter soak hunt dashboards pictures lock clean deb wheel reference sbom
 help:  ## list the targets
@@ -42,7 +42,7 @@ test: test-packages dev $(VENV)/.fuzz lint  ## fast tests first, then simulated 
 	$(BIN)/pytest -n 2 -m "not daemons and not lab and not drill and not bench and not abuse"
 	$(BIN)/python -m tests.simulator.run --runs $(SCHEDULES)
 	$(BIN)/python -m tests.api
-	$(ROOT) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "daemons"
+	$(ROOT) $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "daemons"
 	$(ROOT) $(BIN)/pytest -m "drill and core"
 
 test-lab: test-packages dev  ## the lab's own tests, on whole hosts; the Debian packages in a new Debian

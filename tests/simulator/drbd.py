@@ -208,7 +208,7 @@ class Node:
             md.peer_outdated = self.peer_disk in OLD
             if self.role == PRIMARY:
                 self.exposed = md.current
-        elif self.together and self.peer.attached:
+        elif self.together and self.peer.disk == UP_TO_DATE:  # an older one begins no generation for us
             self.exposed = self.peer.md.current
         waiting, self._waiting = self._waiting, []
         for wake in waiting:

@@ -382,6 +382,10 @@ def by_hand(world: "World", host: str, verb: str, vm: str) -> None:
                 pass  # DRBD lets nobody open a Secondary
             case "close":
                 there.nodes[vm].holders.discard("a program")
+            case "resume-io" if there.nodes[vm].suspended and there.nodes[vm].role == PRIMARY:
+                there.drbdadm(verb, vm)
+                if not there.nodes[vm].suspended:
+                    world.oracle.thawed.add((vm, host))
             case _:
                 there.drbdadm(verb, vm)
 

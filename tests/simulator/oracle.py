@@ -36,9 +36,11 @@ class Oracle:
         """Hosts that were taken over: VMs with a replica on one are not safe from it."""
         self.by_liars: Counter[str] = Counter()
         """What became of those."""
+        self.thawed: set[tuple[str, str]] = set()
+        """VM and host: a person has let a frozen Primary write on (docs/hosts.md says never to)."""
         self.doubled: set[str] = set()
-        """VMs that a person started on the other host of a live move: DRBD lets both write then, and libvirt knows
-        of its own host alone."""
+        """VMs that run twice by a person's hand: started on the other host of a live move, where DRBD lets both
+        write and libvirt knows of its own host alone; or thawed where nobody answered, and come up elsewhere."""
         self.running: dict[int, Guest] = {}
         """By boot."""
         self._acknowledged: dict[str, set[Record]] = {}
@@ -63,10 +65,9 @@ class Oracle:
     def started(self, guest: "Guest") -> None:
         self._log(f"{guest.host}: guest {guest.vm} starts, its run {guest.boot}")
         for other in self.guests(guest.vm):
-            if guest.by_hand and PRIMARY == self._role(guest) == self._role(other):
-                self._log(
-                    f"{guest.vm} runs twice, by a person's hand in the middle of a move: what follows is theirs"
-                )
+            moves = guest.by_hand and PRIMARY == self._role(guest) == self._role(other)
+            if moves or (other.vm, other.host) in self.thawed:
+                self._log(f"{guest.vm} runs twice by a person's hand: what follows is theirs")
                 self.doubled.add(guest.vm)
             self._runs_twice(other, guest)
         self.running[guest.boot] = guest
@@ -102,6 +103,7 @@ class Oracle:
         self.running[guest.boot] = guest
 
     def ended(self, guest: "Guest") -> None:
+        self.thawed.discard((guest.vm, guest.host))
         if self.running.pop(guest.boot, None):
             self._log(f"{guest.host}: guest {guest.vm} has ended, its run {guest.boot}")
 
