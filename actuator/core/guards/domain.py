@@ -84,24 +84,8 @@ def runs_nowhere_else(it: Situation) -> str | None:
     A host whose libvirt does not answer cannot be running the domain with its disks while none of them is
     Primary there; whether that is known is the word of DRBD (see ``peer_is_known``, asked right here).
     """
-    return _runs_on_another(it, {it.host}) or _has_left_for_the_dark(it)
-
-
-def _has_left_for_the_dark(it: Situation) -> str | None:
-    """It was moved away alive: that no write of its new host counts does not end it there (R7 does)."""
-    if it.view is None or it.view.reason != LEFT:
-        return None
-    known = {Standing.ANSWERED, Standing.CONNECTED}
-    for host in it.hosts:
-        fact = it.evidence.domains.get(host, Unknown("it was not asked"))
-        if host == it.host or not isinstance(fact, Unknown):
-            continue
-        if any(it.peers(resource).get(host, Standing.ANSWERED) not in known for resource in it.resources):
-            return (
-                f"{it.domain} was moved away from {it.host} alive, and {host} does not answer"
-                f" ({fact.reason}): it may be running there; mend the way to {host}"
-            )
-    return None
+    left_alive = it.view is not None and it.view.reason == LEFT
+    return _runs_on_another(it, {it.host}, may_hang=left_alive)
 
 
 def runs_on_no_third(it: Situation) -> str | None:
@@ -109,7 +93,7 @@ def runs_on_no_third(it: Situation) -> str | None:
     return _runs_on_another(it, {it.host, it.source})
 
 
-def _runs_on_another(it: Situation, but: set[str]) -> str | None:
+def _runs_on_another(it: Situation, but: set[str], *, may_hang: bool = False) -> str | None:
     for host in it.hosts:
         if host in but:
             continue
@@ -119,7 +103,7 @@ def _runs_on_another(it: Situation, but: set[str]) -> str | None:
                 f" and end it on the other host ('virsh destroy {it.domain}')"
             )
         fact = it.evidence.domains.get(host, Unknown("it was not asked"))
-        if isinstance(fact, Unknown) and not _cannot_write(it, host):
+        if isinstance(fact, Unknown) and not _cannot_write(it, host, may_hang=may_hang):
             return (
                 f"libvirt on {host} does not answer ({fact.reason}) and DRBD cannot tell either: {it.domain}"
                 f" may be running there; mend the way to {host}"
@@ -127,12 +111,18 @@ def _runs_on_another(it: Situation, but: set[str]) -> str | None:
     return None
 
 
-def _cannot_write(it: Situation, host: str) -> bool:
-    """Is it known of each of the domain's resources that the host does not write to it?"""
-    known = {Standing.ANSWERED, Standing.CONNECTED, Standing.BARRED}
+def _cannot_write(it: Situation, host: str, *, may_hang: bool) -> bool:
+    """Is it known of each of the domain's resources that the host does not write to it?
+
+    ``may_hang``: the domain was moved away alive. That the host was shut out does not end the domain, which
+    hangs on its frozen disk there until the host has ended it (R7): only DRBD's word that it is not Primary
+    counts.
+    """
+    known = {Standing.ANSWERED, Standing.CONNECTED} | (set() if may_hang else {Standing.BARRED})
     resources = it.resources
     return bool(resources) and all(
-        it.peers(resource).get(host, Standing.ANSWERED) in known or it.was_granted(resource)
+        it.peers(resource).get(host, Standing.ANSWERED) in known
+        or (not may_hang and it.was_granted(resource))
         for resource in resources
     )
 

@@ -11,8 +11,9 @@ from exporter.drbd import Resource, Snapshot, UnknownWord
 RUNNING = frozenset({DomainState.RUNNING, DomainState.BLOCKED})
 DOWN = frozenset({DomainState.SHUTOFF, DomainState.CRASHED})
 COMING = "migration"
-LEFT = "migrated"
 """Why libvirt has a domain paused on the target of a live migration (VIR_DOMAIN_PAUSED_MIGRATION)."""
+LEFT = "migrated"
+"""Why libvirt has a domain shut off on the source of one that has ended (VIR_DOMAIN_SHUTOFF_MIGRATED)."""
 
 
 @dataclass(frozen=True, slots=True)
