@@ -211,12 +211,18 @@ def _block_device(element: ET.Element) -> Disk:
     return Disk(target=device, source=device)  # it has the same name inside
 
 
-_MINOR = re.compile(r"/dev/drbd([0-9]{1,7})(?:p[0-9]+)?")  # Linux has 20 bits for a minor
+_MINOR = re.compile(r"/dev/drbd([0-9]{1,7})(?:p[0-9]+)?")  # Linux has 20 bits for one
 _BY_RESOURCE = re.compile(r"/dev/drbd/by-res/(?P<resource>[^/]+)(?:/(?P<volume>\d+))?")
 _XEN_DRBD = re.compile(r"drbd:(?P<resource>[^/]+)(?:/(?P<volume>\d+))?")
 
 # The (resource, volume) of a DRBD device number, None when nobody knows it.
 VolumeOfMinor = Callable[[int], tuple[str, str] | None]
+
+
+def minor_of(source: str) -> int | None:
+    """The minor of a DRBD device, or of a partition of one, by its name `/dev/drbdN`; None for all else."""
+    device = _MINOR.fullmatch(source)
+    return int(device[1]) if device else None
 
 
 def drbd_volume(
@@ -242,16 +248,16 @@ def drbd_volume(
         return named["resource"], named["volume"] or "0"
     if not source.startswith("/"):
         return None
-    path = source if _MINOR.fullmatch(source) else realpath(source)
+    path = source if minor_of(source) is not None else realpath(source)
     named = _BY_RESOURCE.fullmatch(path)  # a link to a link that is gone while its resource is down
     if named:
         return named["resource"], named["volume"] or "0"
-    device = _MINOR.fullmatch(path)
-    if not device:
+    minor = minor_of(path)
+    if minor is None:
         if source.startswith("/dev/drbd/"):
             raise LookupError(f"{source} leads to no DRBD device; its resource is probably down")
         return None
-    found = by_minor(int(device[1]))
+    found = by_minor(minor)
     if found is None:
-        raise LookupError(f"no resource is known for {device[0]}")
+        raise LookupError(f"no resource is known for {path}")
     return found

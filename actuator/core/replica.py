@@ -6,17 +6,16 @@ from enum import Enum, auto
 
 from actuator.model import Disk, Evidence, Observed
 from exporter.drbd import Connection, ConnectionState, DiskState, Resource, Role, Snapshot
+from exporter.libvirt_domain import minor_of
 
 _BY_NAME = re.compile(r"(?:drbd:|/dev/drbd/by-res/)([^/]+)(?:/\d+)?")
-_BY_MINOR = re.compile(r"/dev/drbd([0-9]{1,7})(?:p[0-9]+)?")
 
 
 def resource_of(disk: Disk, snapshot: Snapshot) -> Resource | None:
     """The resource that is up and that the disk lies on; None when there is none that we can tell."""
     if match := _BY_NAME.fullmatch(disk.source):
         return snapshot.resource(match[1])
-    if match := _BY_MINOR.fullmatch(disk.source):
-        minor = int(match[1])
+    if (minor := minor_of(disk.source)) is not None:
         return next(
             (
                 resource
