@@ -440,7 +440,7 @@ def _each(kind: str, adapter: Callable[[str, Credentials], T], servers: ServerSe
     check_readable(*servers.files)
     shown = Credentials(
         verified_by=servers.verified_by,
-        certificate=servers.shows,
+        certificate=servers.certificate,
         token_file=servers.token_file,
         user=servers.user,
         password_file=servers.password_file,

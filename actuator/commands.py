@@ -123,7 +123,7 @@ def _exchange(
                 timeout=timeout_seconds,
                 headers=_credentials(settings, to_order=bool(order)),
                 verify=web.verified_by,
-                cert=web.shows,
+                cert=web.certificate,
                 allow_redirects=False,
                 **order,
             )

@@ -130,12 +130,12 @@ class _Client(_Section):
 
     @property
     def verified_by(self) -> str | bool:
-        """As `requests` calls it: a file, or True for the system's authorities."""
+        """What `requests` takes for `verify`: a file, or True for the system's authorities."""
         return str(self.ca_file) if self.ca_file else True
 
     @property
-    def shows(self) -> tuple[str, str] | None:
-        """As `requests` calls it: the files of our certificate and its key, or none."""
+    def certificate(self) -> tuple[str, str] | None:
+        """What `requests` takes for `cert`: the files of our certificate and its key, or none."""
         if self.client_cert_file is None:
             return None
         return str(self.client_cert_file), str(self.client_key_file)
