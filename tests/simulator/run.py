@@ -159,13 +159,13 @@ def come_to_rest(world: World, times: int = QUIET_TIMES) -> None:
 
 
 def _unwarned(world: World, before: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """VMs that do not run once and write, and no warning stands: vmheal's, or a rule's of DRBD or VMPaused."""
+    """VMs that do not run once and write, and no warning stands: vmheal's, or of VMPaused or ReplicationLinkDown."""
     records, after = world.records(), world.acknowledged()
     for vm in world.protected:
         where, record = world.where(vm), records.get(vm)
         if len(where) == 1 and after[vm] > before[vm]:
             continue
-        if world.paused(vm) or (len(where) == 1 and (world.parted(vm) or world.without_disks(vm))):
+        if world.paused(vm) or (len(where) == 1 and world.parted(vm)):
             continue
         if record is None or record.escalation is None or len(where) > 1:
             nodes = "; ".join(map(str, world.pairs[vm].nodes))

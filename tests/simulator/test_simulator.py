@@ -31,6 +31,26 @@ def test_schedules_by_chance_keep_the_promise(seed):
     assert outcome.violations == [], "\n".join([*map(str, outcome.schedule), *outcome.story])
 
 
+# Each broke the promise once, in a soak (docs/simulator.md), and is as short as it can be.
+FOUND = {
+    10009055: "4 order migrate domain=vm2; 4.53 libvirtd-dies v01; 6.32 by-hand v03 start vm2",
+    10020043: "4 heal-networks; 8 vm-crashes vm1; 9.28 disk-fails v01 vm1; 38.18 vm-crashes vm1;"
+    " 50.18 vm-crashes vm1; 57.3978 vm-crashes vm1",
+    10091473: "3.09 cut-off v01; 5.43 by-hand v01 resume-io vm1; 17.6684 heal-networks",
+    10113250: "1.59 cut-replication-one-way v02 v01; 3.65 heal-networks; 4.56 slow-management v01 3;"
+    " 11.98 disk-fails v01 vm1; 13.01 disk-mended v01 vm1; 13.26 heal-networks; 23.06 vm-crashes vm1;"
+    " 30.3894 actuator-dies",
+    10122247: "1.95 order migrate domain=vm1; 4.62 actuator-dies-at-write 3.5; 4.72 cut-off v02; 12.1398 nothing",
+    10136007: "1.46 vm-crashes vm2; 4.43 disk-fails v01 vm2; 6.74 disk-mended v01 vm2; 7.16 disk-fails v03 vm2",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_a_soak_has_found_is_found_no_more(seed):
+    outcome = simulate(seed, events.read(FOUND[seed].replace(";", "\n")))
+    assert outcome.violations == [], "\n".join(outcome.story)
+
+
 def test_a_run_is_the_same_to_the_byte_whatever_the_process():
     stories = set()
     for salt in ("1", "2"):

@@ -18,7 +18,7 @@ from actuator.core.guards.situation import Guard, Situation
 from actuator.model import DomainRecord, Refusal
 from tests.simulator.actuator import SimulatedActuator
 from tests.simulator.domain import PAUSED, RUNNING, Domain
-from tests.simulator.drbd import UP_TO_DATE, Pair
+from tests.simulator.drbd import Pair
 from tests.simulator.drbd9 import Group
 from tests.simulator.fibers import EPOCH, Event, Killed, Loop, Process, Threading
 from tests.simulator.host import Host, hooks_on_simulated_hosts
@@ -281,13 +281,6 @@ class World:
         """It is there, and stands still: the rule VMPaused says so, and vmheal leaves it alone."""
         there = [host.domains[vm] for host in self.hosts.values() if host.works and vm in host.domains]
         return any(it.state == PAUSED for it in there)
-
-    def without_disks(self, vm: str) -> bool:
-        """No replica of it is current, and one has lost its disk: the rule DRBDDiskFailed says so."""
-        nodes = [it for it in self.pairs[vm].nodes if not it.client]
-        return all(it.disk != UP_TO_DATE for it in nodes) and any(
-            it.shown and not it.attached for it in nodes
-        )
 
     def parted(self, vm: str) -> bool:
         """Its hosts are there and their DRBD is not connected: the rule ReplicationLinkDown says so."""
