@@ -1,6 +1,7 @@
 """The real actuator as a process of the simulator: everything behind its HTTP side, on its real journal."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -235,6 +236,11 @@ class SimulatedActuator:
     def read(self) -> SqliteJournal:
         assert self._file is not None, "it runs"
         return self._file
+
+    def events(self) -> list[Event]:
+        """All that its journal tells, of one that was killed too."""
+        with closing(SqliteJournal(self._settings.journal.path)) as file:
+            return [event for _, event in file.timeline(limit=100_000)]
 
 
 class _Report:

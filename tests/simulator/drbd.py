@@ -728,6 +728,7 @@ class Pair:
                 self.log(f"{self.name}: {node.host.name} can only connect to data with its current UUID")
                 with node.changing():
                     node.stand_alone()
+                    self._met_and_left(node.peer)
                 return
         with one.changing():
             self._join()
@@ -737,6 +738,13 @@ class Pair:
                 if node.attached and PRIMARY in {one.role, two.role} and node.md.bitmap == 0:
                     node.new_current()
             one.peer_disk, two.peer_disk = two.disk, one.disk
+
+    @staticmethod
+    def _met_and_left(node: Node) -> None:
+        """A Primary without a disk has refused it, but was heard before that: for it they were Connected (seen in the lab)."""
+        node.disk, node.peer_disk = _when_connected(node.disk), D_UNKNOWN
+        if node.disk == UP_TO_DATE and node.md.bitmap == 0:
+            node.new_current()
 
     def _source(self) -> tuple[Node | None, str]:
         """Who overwrites the other (None: nobody), or why neither may."""

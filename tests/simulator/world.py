@@ -293,6 +293,6 @@ class World:
         """The story, and the journal's timeline within it, for people."""
         journal = [
             f"{event.at - EPOCH:9.3f} journal {event.domain or event.host}: {event.kind}: {event.sentence}"
-            for _, event in self.actuator.read().timeline(limit=100_000)
+            for event in self.actuator.events()
         ]
         return sorted([*self.story, *journal], key=lambda line: float(line.split()[0]))
