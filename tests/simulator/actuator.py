@@ -1,7 +1,7 @@
 """The real actuator as a process of the simulator: everything behind its HTTP side, on its real journal."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -239,7 +239,8 @@ class SimulatedActuator:
 
     def events(self) -> list[Event]:
         """All that its journal tells, of one that was killed too."""
-        with closing(SqliteJournal(self._settings.journal.path)) as file:
+        left = closing(SqliteJournal(self._settings.journal.path)) if self._file is None else None
+        with left or nullcontext(self.read()) as file:
             return [event for _, event in file.timeline(limit=100_000)]
 
 
