@@ -137,7 +137,7 @@ class SimulatedActuator:
         self.journal = journal = Journal(self._file, world, process)
         stopping = world.threading.Event()
         clock = ports.Clock(world, stopping)
-        watched = partial(Intended, journal=journal, oracle=world.oracle, underway=set())
+        watched = partial(Intended, journal=journal, oracle=world.oracle, underway=[])
         its_ports = Ports(
             hypervisor=watched(ports.Hypervisor(world)),
             storage=watched(ports.Storage(world)),

@@ -395,14 +395,15 @@ class Replica:
             self.md.data.add(record)
         names = [it.host.name for it in sessions if not it.tie]
         loop.sleep(max((net.latency(REPLICATION, self.host.name, it) for it in names), default=0.0))
-        for peer in sessions:
-            if self.with_(peer) and peer.attached:
+        heard = {it for it in sessions if self.with_(it)}
+        for peer in heard:
+            if peer.attached:
                 peer.md.data.add(record)
         loop.sleep(max((net.latency(REPLICATION, it, self.host.name) for it in names), default=0.0))
         if self.attached and here:
             self.md.data.add(record)
         unchanged = self.sessions == sessions and self.attached == here and not self.new_generation
-        answered = all(self.with_(it) for it in sessions if not it.tie)
+        answered = all(it in heard and self.with_(it) for it in sessions if not it.tie)
         return unchanged and answered and self.quorum and self.role == PRIMARY
 
     def read(self) -> frozenset[Record] | None:

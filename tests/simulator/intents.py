@@ -1,6 +1,6 @@
 """Nothing is called that the journal does not say first, and one thing at a time for each VM."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from actuator.core import progress
@@ -29,10 +29,11 @@ class Intended:
         port: the hypervisor's, the storage's or the fencing's.
         journal: of the same run of the actuator.
         oracle: is told what is broken.
-        underway: domains for which a call is under way, shared by the ports of one run of the actuator.
+        underway: of each call that is under way the domains whose plans say it, shared by the ports of one run of
+            the actuator. Several may want one host off: whose call it is a port is not told.
     """
 
-    def __init__(self, port: Any, journal: Journal, oracle: Oracle, underway: set[str]) -> None:
+    def __init__(self, port: Any, journal: Journal, oracle: Oracle, underway: list[frozenset[str]]) -> None:
         self._port = port
         self._journal = journal
         self._oracle = oracle
@@ -48,22 +49,29 @@ class Intended:
         def call(*arguments: Any, **more: Any) -> Any:
             # A live migration is called on its source, and is a step of the target's.
             host, about = arguments[1:3] if name == "migrate" else (*arguments, "")[:2]
-            said = {it.domain for it in self._journal.records() if _says(it, KINDS[name], host, about)}
+            said = frozenset(it.domain for it in self._journal.records() if _says(it, KINDS[name], host, about))
             if not said:
                 self._oracle.broken(
                     f"{name} {about} on {host} is called, and no plan in the journal intends it"
                 )
                 return method(*arguments, **more)
-            if not said - self._underway:
+            self._underway.append(said)
+            if not _each_its_own(self._underway):
                 self._oracle.broken(f"{name} {about} on {host} is called while another call is under way")
-            domain = min(said - self._underway or said)  # a host that several plans want off
-            self._underway.add(domain)
             try:
                 return method(*arguments, **more)
             finally:
-                self._underway.discard(domain)
+                self._underway.remove(said)
 
         return call
+
+
+def _each_its_own(calls: Sequence[frozenset[str]]) -> bool:
+    """Whether each call can be of another domain."""
+    if not calls:
+        return True
+    first, *rest = sorted(calls, key=len)
+    return any(_each_its_own([it - {domain} for it in rest]) for domain in first)
 
 
 def _says(record: DomainRecord, kinds: set[str], host: str, about: str) -> bool:
