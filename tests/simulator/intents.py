@@ -49,7 +49,9 @@ class Intended:
         def call(*arguments: Any, **more: Any) -> Any:
             # A live migration is called on its source, and is a step of the target's.
             host, about = arguments[1:3] if name == "migrate" else (*arguments, "")[:2]
-            said = frozenset(it.domain for it in self._journal.records() if _says(it, KINDS[name], host, about))
+            said = frozenset(
+                it.domain for it in self._journal.records() if _says(it, KINDS[name], host, about)
+            )
             if not said:
                 self._oracle.broken(
                     f"{name} {about} on {host} is called, and no plan in the journal intends it"

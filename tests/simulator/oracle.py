@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from tests.simulator.host import Host
 
 WOKEN_SECONDS = 15.0
-"""A host that wakes from standing still runs its VM until its handler has ended it (the arbiter's R7)."""
+"""A host that wakes from standing still runs its VM until its handler has ended it (the arbiter's R7): what it asks
+and how long nobody answers begins when it wakes."""
 
 
 class Oracle:
@@ -23,10 +24,19 @@ class Oracle:
         loop: the clock.
         hosts: by name.
         log: the story.
+        prolonged_seconds: how much longer such a host keeps its VM when it reaches a witness.
     """
 
-    def __init__(self, loop: Loop, hosts: dict[str, "Host"], log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        hosts: dict[str, "Host"],
+        log: Callable[[str], None],
+        *,
+        prolonged_seconds: float = 0.0,
+    ) -> None:
         self._loop = loop
+        self._woken_seconds = WOKEN_SECONDS + prolonged_seconds
         self._hosts = hosts
         self._log = log
         self.violations: list[str] = []
@@ -86,13 +96,13 @@ class Oracle:
         host = self._hosts[old.host]
         cannot_end = not host.libvirt_works and host.nodes[old.vm].suspended
         since = max(host.woke_at, host.libvirt_since, self._hosts[new.host].woke_at)
-        ends_late = cannot_end or self._loop.now - since <= WOKEN_SECONDS
+        ends_late = cannot_end or self._loop.now - since <= self._woken_seconds
         if old.by_hand or new.by_hand:
             return
         if host.works and not ends_late and not host.nodes[old.vm].left_alone:
             self.broken(f"{new.vm} is started on {new.host} while it runs on {old.host}", "twice", new.vm)
         else:
-            self._loop.call_in(WOKEN_SECONDS, lambda: self._still_twice(old, new))
+            self._loop.call_in(self._woken_seconds, lambda: self._still_twice(old, new))
 
     def _still_twice(self, old: "Guest", new: "Guest") -> None:
         if old.boot in self.running and new.boot in self.running:
@@ -112,7 +122,7 @@ class Oracle:
 
     def found(self, guest: "Guest", records: frozenset[Record]) -> None:
         latest, _ = self._found.get(guest.vm, (0, records))
-        if latest > guest.boot and self._loop.now - self._hosts[guest.host].woke_at <= WOKEN_SECONDS:
+        if latest > guest.boot and self._loop.now - self._hosts[guest.host].woke_at <= self._woken_seconds:
             self._log(f"{guest.host}: guest {guest.vm}, its run {guest.boot}, has just woken and reads")
             return  # what it writes is watched below
         if missing := self._acknowledged.get(guest.vm, set()) - records:

@@ -42,6 +42,12 @@ FOUND = {
     " 30.3894 actuator-dies",
     10122247: "1.95 order migrate domain=vm1; 4.62 actuator-dies-at-write 3.5; 4.72 cut-off v02; 12.1398 nothing",
     10136007: "1.46 vm-crashes vm2; 4.43 disk-fails v01 vm2; 6.74 disk-mended v01 vm2; 7.16 disk-fails v03 vm2",
+    10368215: "4 by-hand v02 secondary vm1; 5.82 cut-management v02; 8.15 freeze v02; 20.43 wake v02;"
+    " 32.95 disk-fails v02 vm1; 37.8303 nothing",
+    10384336: "4 actuator-dies-at-write 5; 4.1 freeze v01; 13.4173 nothing",
+    10526692: "0.1 actuator-dies-at-write 1; 0.2 vm-crashes vm3; 2.57 actuator-dies-at-write 8;"
+    " 2.67 order migrate domain=vm2; 6.67 vm-crashes vm3; 14.67 actuator-dies-at-write 4.5; 14.77 freeze v02;"
+    " 16.71 wake v02; 16.9 power-off v01; 37.2231 nothing",
 }
 
 

@@ -64,7 +64,8 @@ class World:
                 self.hosts[name].clock_rate = rate
         self._boots = itertools.count(1)
         self._words = itertools.count(1)
-        self.oracle = Oracle(self.loop, self.hosts, self.log)
+        prolonged = self.hard_seconds - self.isolation_seconds if site.witness else 0.0
+        self.oracle = Oracle(self.loop, self.hosts, self.log, prolonged_seconds=prolonged)
         self.pairs: dict[str, Pair | Group] = {}
         for minor, (vm, on) in enumerate(sorted(site.vms.items())):
             self.pairs[vm] = self._resource(site, vm, minor)
