@@ -140,13 +140,13 @@ class Arbiter:
         Raises:
             JournalError: of too many others something is, or this host has named too many.
         """
+        if len(self._journal.authorities()) >= MAX_RESOURCES:
+            raise JournalError(f"{resource} is unknown, and {MAX_RESOURCES} resources are known already")
         with self._lock:
             named = self._named.setdefault(host, set())
             if resource not in named and len(named) >= MAX_NAMED:
                 raise JournalError(f"{resource} is unknown, as were {MAX_NAMED} that {host} has named before")
             named.add(resource)
-        if len(self._journal.authorities()) >= MAX_RESOURCES:
-            raise JournalError(f"{resource} is unknown, and {MAX_RESOURCES} resources are known already")
         return Authority(resource)
 
     def _write(

@@ -118,6 +118,15 @@ def test_one_host_does_not_take_the_room_of_the_others(receiver, journal, monkey
     assert ask(receiver, "v02", **asked, resource="three")["verdict"] == "allow"
 
 
+def test_what_finds_no_room_does_not_take_its_hosts(receiver, monkeypatch):
+    monkeypatch.setattr(arbitrate, "MAX_RESOURCES", 1)
+    monkeypatch.setattr(arbitrate, "MAX_NAMED", 1)
+    asked = {"hook": "attach", "peer": None}
+    assert "1 resources are known already" in post(receiver, "v01", question(**asked, resource="one")).text
+    monkeypatch.setattr(arbitrate, "MAX_RESOURCES", 4)
+    assert ask(receiver, "v01", **asked, resource="two")["verdict"] == "allow"
+
+
 def test_every_verdict_is_told_once(receiver, journal):
     for began_ns in (1, 2, 3):
         assert ask(receiver, "v02", **frozen("v01"), began_ns=began_ns)["verdict"] == "wait"

@@ -10,6 +10,7 @@ import pytest
 from actuator.adapters import child, programs
 from actuator.adapters.programs import ConfiguredPrograms, Program
 from actuator.model import Done, Failed, Notification
+from tests.proc import stat_of
 
 PATIENCE = 20.0
 LABELS = {"alertname": "DiskWorn", "host": "v01", "action": "program", "program": "smart"}
@@ -40,7 +41,7 @@ def run(them: ConfiguredPrograms, it: Notification = ALERT, timeout_seconds: flo
 def is_gone(pid: int) -> bool:
     """It has ended, also when its new parent has not noticed."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"Z", "X"}
+        return stat_of(pid)[0] in {"Z", "X"}
     except FileNotFoundError:
         return True
 

@@ -34,6 +34,7 @@ from rich.table import Table
 from tests.exporter.drbd_samples import drbd9
 from tests.exporter.fake_drbd import PROC9, FakeDrbd
 from tests.libvirtd import Libvirtd
+from tests.proc import stat_of
 
 SAMPLE = ("08b-connected-uptodate-primary-secondary", "v01")
 RESOURCE = "ce01"  # two nodes, one volume
@@ -84,7 +85,7 @@ class Row:
 
 def cpu_seconds(pid: int) -> float:
     """Return a process's CPU time, with the children that it waited for."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    words = stat_of(pid)
     children = (int(words[13]) + int(words[14])) / os.sysconf("SC_CLK_TCK")
     return (
         time.clock_gettime(~pid << 3 | 2) + children

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.actuator.deliveries import alert, body, receiver_process, request
+from tests.proc import stat_of
 
 BAR_SECONDS = 0.050
 
@@ -78,7 +79,7 @@ def fsyncs(folder: Path, count: int = 200) -> list[float]:
 
 def cpu_seconds(pid: int) -> float:
     """Of the process until now, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = stat_of(pid)
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

@@ -34,6 +34,7 @@ from tests.actuator.deliveries import TOKENS, patient_journal, served
 from tests.attempt import Attempt as AnyAttempt
 from tests.host.site import ALLOWED, OTHER, TARGET, USER, Site, children_of, environment_of
 from tests.lab.waiting import wait_until
+from tests.proc import stat_of
 from tests.sshd import free_port, make_key
 
 SOON = 40
@@ -302,7 +303,7 @@ def _server(site: Site) -> int:
 
 def _started(pid: int) -> int:
     """In clock ticks since boot (proc(5)): numbers of processes begin again at some point."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return int(stat_of(pid)[19])
 
 
 def _gone(site: Site, pid: int) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.lab.waiting import wait_until
 from tests.line.line import SOON, Line
+from tests.proc import stat_of
 
 pytestmark = [pytest.mark.daemons, pytest.mark.timeout(900)]
 
@@ -305,5 +306,5 @@ def ancestors() -> set[int]:
     found, process = set(), os.getpid()
     while process > 1:
         found.add(process)
-        process = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
+        process = int(stat_of(process)[1])
     return found
