@@ -405,14 +405,19 @@ def why_not(it: Authority, host: str) -> str | None:
     if it.holder != host:
         return f"{it.holder} holds the authority over {it.resource}, not {host}"
     if host not in it.admitted:
-        return f"the replica of {it.resource} on {host} is excluded: it may lack what another one wrote"
+        return _excluded(it, host)
     return None
+
+
+def _excluded(it: Authority, host: str) -> str:
+    writer = "another one" if host == it.holder else it.holder
+    return f"the replica of {it.resource} on {host} is excluded: it may lack what {writer} wrote"
 
 
 def taken(it: Authority, target: str, proof: Proof | None) -> Authority | str:
     """The target gets the authority, or the sentence that says why not. Nobody is excluded by that (R8)."""
     if target not in it.admitted:
-        return f"the replica of {it.resource} on {target} is excluded: it may lack what {it.holder} wrote"
+        return _excluded(it, target)
     if target == it.holder:
         return it
     if it.granted and proof not in {Proof.POWER, Proof.OPERATOR}:
