@@ -281,4 +281,5 @@ def _words(it: Authority) -> str:
     if not it.hosts:
         return f"quorum of {', '.join(sorted(it.voters))}, seen on {', '.join(sorted(it.voting)) or 'nobody'}"
     admitted = ", ".join(sorted(it.admitted)) or "nobody"
-    return f"{it.holder} holds it{' alone' if it.granted else ''}, admitted: {admitted}"
+    uncertain = ", its last writes may be on either replica alone" if it.torn else ""
+    return f"{it.holder} holds it{' alone' if it.granted else ''}{uncertain}, admitted: {admitted}"

@@ -730,6 +730,9 @@ class Authority:
     """All hosts of a resource with more than two, which has no holder, as those that vote see them."""
     voting: frozenset[str] = frozenset()
     """Hosts whose DRBD was last seen to stop without a quorum of exactly these voters."""
+    torn: bool = False
+    """The last current disk was lost under a Primary in the middle of a resync: what it wrote last may be on
+    the incomplete disk alone. Only a person's word ends it."""
 
     @property
     def votes(self) -> bool:

@@ -10,7 +10,7 @@ it was made from. That makes evidence safe: a change that rests on a look at the
 that was read *before* the look, so nothing that happened meanwhile is overlooked. A hook on a host reads the
 version first too, and names it in its request.
 
-The rules R1 to R9, L1 and L2 that the comments name:
+The rules R1 to R10, L1 and L2 that the comments name:
 
 R1  The authority goes back to a former Primary only on the word of both sides, the holder's first.
 R2  One version, raised by every change, intents to promote included: a connected promotion asks nobody.
@@ -21,6 +21,8 @@ R5  "Wait" keeps the loser frozen; "release" ends it, once the winner's grant is
 R6  Who attaches a disk is excluded first: a disk attached again may read UpToDate and be old.
 R8  A grant excludes the peer; taking the authority excludes nobody; a resync's target is excluded first.
 R9  A request of an earlier run of a hook changes nothing.
+R10 A Primary that has lost the last current disk while another was resynced may have its last writes on the
+    incomplete one alone: until a person's word nobody is admitted, and none overwrites the other.
 L1  A holder that cannot be promoted and was not granted gives the authority up to one that can.
 L2  Two connected Secondaries that both say UpToDate are both admitted.
 
@@ -81,6 +83,9 @@ class Side:
     """It has its own disk."""
     peer_old: bool = False
     """It knows that its peer's disk is Inconsistent or Outdated, or was when it was lost."""
+    incomplete: bool = False
+    """Its own disk is Inconsistent, or that of the peer that it is connected to: it takes writes, and lacks
+    others."""
 
 
 def side_of(host: str, resource: Resource, peer: str) -> Side:
@@ -89,17 +94,19 @@ def side_of(host: str, resource: Resource, peer: str) -> Side:
     peer_devices = connection.peer_devices if connection else ()
     disks = {device.disk_state for device in resource.devices}
     theirs = {device.peer_disk_state for device in peer_devices}
+    connected = connection is not None and connection.connection_state is ConnectionState.CONNECTED
     return Side(
         host=host,
         role=resource.role if isinstance(resource.role, Role) else Role.UNKNOWN,
         up_to_date=disks == _UP_TO_DATE,
         peer=peer,
-        connected=connection is not None and connection.connection_state is ConnectionState.CONNECTED,
+        connected=connected,
         peer_up_to_date=len(peer_devices) == len(resource.devices) and theirs == _UP_TO_DATE,
         frozen=bool(resource.suspended),
         standalone=connection is not None and connection.connection_state is ConnectionState.STAND_ALONE,
         attached=bool(disks) and disks.isdisjoint(_WITHOUT_DISK),
         peer_old=not theirs.isdisjoint(_OLD),
+        incomplete=DiskState.INCONSISTENT in (disks | theirs if connected else disks),
     )
 
 
@@ -193,8 +200,9 @@ def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answ
         return it, _refuse(foreign)
     if stale := _stale(it, ask):
         return it, stale
-    if target == it.holder and it.granted and target in it.admitted:
-        return it, _refuse(f"{target} was granted {it.resource}: its data are newer than those of {ask.host}")
+    if it.torn or (target == it.holder and it.granted):
+        newer = f"{target} was granted {it.resource}: its data are newer than those of {ask.host}"
+        return it, _refuse(_excluded(it, ask.host) if it.torn else newer)
     allowed = Answer(Verdict.ALLOW, f"{target} is excluded until its resync has ended")
     if target not in it.admitted and not it.newest:
         return it, allowed
@@ -293,21 +301,26 @@ def as_primary_sees(it: Authority, primary: Side) -> Authority:
     """The holder, Primary and not frozen: the peer that it sees UpToDate is admitted, and nothing else.
 
     What no hook tells too: that the peer lost its disk and not its link, left in order, or that the holder
-    lost its own disk and goes on over the network. A grant is over once it sees its peer UpToDate. Its own
+    lost its own disk and goes on over the network. A grant is over once it sees its peer UpToDate. One that
+    has no current disk itself admits no other: it takes for UpToDate whoever is of its generation. Its own
     disk, attached again, is UpToDate for it before it is so for the peer, which was the resync's source and
     would write on without it, and ask nobody: that takes the word of both (``met``).
     """
     if not _writes(it, primary) or primary.peer not in set(it.hosts) - {it.holder}:
         return it
-    met_again = primary.connected and primary.peer_up_to_date
-    admitted = it.admitted | {primary.peer} if met_again else it.admitted - {primary.peer}
+    sees = primary.connected and primary.peer_up_to_date
+    met_again = sees and primary.up_to_date
+    admitted = it.admitted if sees else it.admitted - {primary.peer}
+    if met_again and not it.torn:
+        admitted |= {primary.peer}
     if not primary.up_to_date:
         admitted -= {primary.host}
     granted = it.granted and not met_again
     newest = it.newest and granted and primary.up_to_date
-    if (admitted, granted, newest) == (it.admitted, it.granted, it.newest):
+    torn = it.torn or (primary.incomplete and not primary.up_to_date and not sees)  # R10
+    if (admitted, granted, newest, torn) == (it.admitted, it.granted, it.newest, it.torn):
         return it
-    return _changed(it, admitted=admitted, granted=granted, newest=newest)
+    return _changed(it, admitted=admitted, granted=granted, newest=newest, torn=torn)
 
 
 def given_back(it: Authority, holder: Side, asker: Side) -> Authority:
@@ -375,7 +388,7 @@ def to_connect(it: Authority, side: Side, peer: Side) -> bool:
 def _met(it: Authority, side: Side, holder: str) -> Authority:
     """Both are current, the holder being one of them; others that the holder has not met are not."""
     pair = frozenset({side.host, side.peer})
-    if it.holder not in pair or not pair <= set(it.hosts):
+    if it.torn or it.holder not in pair or not pair <= set(it.hosts):
         return it
     if pair <= it.admitted and not it.granted and holder == it.holder:
         return it
@@ -410,6 +423,11 @@ def why_not(it: Authority, host: str) -> str | None:
 
 
 def _excluded(it: Authority, host: str) -> str:
+    if it.torn:
+        return (
+            f"the replica of {it.resource} on {host} is excluded: {it.holder} lost the current disk in the"
+            " middle of a resync, and its last writes may be on the other replica alone"
+        )
     writer = "another one" if host == it.holder else it.holder
     return f"the replica of {it.resource} on {host} is excluded: it may lack what {writer} wrote"
 
@@ -478,7 +496,7 @@ def intended(it: Authority) -> Authority:
 
 def accepted(it: Authority, host: str) -> Authority:
     """A named person takes this replica for the current one, whatever it may lack."""
-    return _changed(it, holder=host, admitted=frozenset({host}), granted=False, newest=False)
+    return _changed(it, holder=host, admitted=frozenset({host}), granted=False, newest=False, torn=False)
 
 
 def forgotten(it: Authority) -> Authority:

@@ -186,7 +186,7 @@ def test_a_resync_excludes_its_target_first_and_never_overwrites_a_granted_holde
             assert target not in after.admitted
             assert after.admitted == it.admitted - {target}
             assert (after.holder, after.granted, after.newest) == (it.holder, it.granted, False)
-            assert not (target == it.holder and it.granted and target in it.admitted)
+            assert not (target == it.holder and it.granted)
         else:
             assert after is it
     assert verdicts == {Verdict.ALLOW, Verdict.WAIT, Verdict.REFUSE}
@@ -291,11 +291,49 @@ def test_what_the_primary_that_holds_it_sees_up_to_date_is_admitted_and_nothing_
             assert after is it
             continue
         mirrored = side.connected and side.peer_up_to_date
-        assert (side.peer in after.admitted) == mirrored
-        assert after.granted == (it.granted and not mirrored)
+        # Without a disk of its own it would take any peer of its generation for UpToDate.
+        assert (side.peer in after.admitted) == (mirrored and (side.up_to_date or side.peer in it.admitted))
+        assert after.granted == (it.granted and not (mirrored and side.up_to_date))
         assert after.newest == (it.newest and after.granted and side.up_to_date)
         # Its own disk: never admitted on its own word.
         assert (side.host in after.admitted) == (side.up_to_date and side.host in it.admitted)
+
+
+def test_the_last_current_disk_is_lost_under_a_primary_in_the_middle_of_a_resync():
+    torn = 0
+    for it, side in product(STATES, SIDES):
+        after = as_primary_sees(it, replace(side, incomplete=True))
+        check_step(it, after)
+        heard = side.host == it.holder and side.role is Role.PRIMARY and not side.frozen
+        current = side.up_to_date or (side.connected and side.peer_up_to_date)
+        assert after.torn == (heard and side.peer in HOSTS and side.peer != side.host and not current)
+        assert not (after.torn and after.admitted)
+        assert not as_primary_sees(it, side).torn  # whose writes were on no other disk
+        torn += after.torn
+    assert torn
+
+
+TORN = [replace(it, torn=True) for it in STATES if not it.admitted]
+
+
+def test_what_is_torn_stays_so_until_a_person_takes_one_for_the_current():
+    for it in TORN:
+        for side in SIDES:
+            after = as_primary_sees(it, side)
+            assert (after.torn, after.admitted) == (True, frozenset())
+        for one, other in product(THAWED, THAWED):
+            assert met(it, one, other) is it
+            assert given_back(it, one, other) is it
+        for ask, target in product(asks(RESYNC), HOSTS):
+            after, answer = before_resync(it, ask, target)
+            assert after is it
+            assert answer.verdict is not Verdict.ALLOW
+        assert all(fence_peer(it, ask)[1].verdict is not Verdict.GRANT for ask in FENCE_ASKS)
+        for host in HOSTS:
+            assert "its last writes may be on the other replica alone" in str(taken(it, host, Proof.OPERATOR))
+            assert why_not(it, host)
+            after = accepted(it, host)
+            assert (after.torn, after.holder, after.admitted) == (False, host, {host})
 
 
 def test_a_former_primary_gets_the_authority_back_on_the_word_of_both_sides_only():
@@ -568,7 +606,7 @@ def test_sides_of_real_drbd(label, host, role, up_to_date, connected, peer_up_to
     attached = (label, host) != ("41-diskless-secondary", "v01")
     old = (label, host) == ("08-syncing-mid", "v01")
     said = (host, role, up_to_date, peer, connected, peer_up_to_date, frozen)
-    assert side == Side(*said, attached=attached, peer_old=old)
+    assert side == Side(*said, attached=attached, peer_old=old, incomplete=label == "08-syncing-mid")
     stranger = side_of(host, resource, "v09")
     assert (stranger.connected, stranger.peer_up_to_date) == (False, False)
 

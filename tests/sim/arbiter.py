@@ -14,6 +14,7 @@ from tests.sim.world import (
     BY_HAND,
     DISKLESS,
     HOOKS,
+    INCONSISTENT,
     OLD,
     RUN,
     TOGETHER,
@@ -55,13 +56,14 @@ def _authority(it: Written, **more: Any) -> Authority:
         it.granted,
         it.newest,
         armed=frozenset(_NAMES),
+        torn=it.torn,
         **more,
     )
 
 
 def _written(it: Authority) -> Written:
     admitted = sum(1 << _NAMES.index(host) for host in it.admitted)
-    return Written(_NAMES.index(it.holder), admitted, it.granted, it.newest)
+    return Written(_NAMES.index(it.holder), admitted, it.granted, it.newest, it.torn)
 
 
 def _outdated(x: Host) -> Host:
@@ -200,4 +202,5 @@ def side_of(x: Host, host: int) -> Side:
         x.connection in {ALONE, BY_HAND},
         x.disk != DISKLESS,
         x.peer_disk in OLD,
+        x.disk == INCONSISTENT or (x.connection in TOGETHER and x.peer_disk == INCONSISTENT),
     )

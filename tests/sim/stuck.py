@@ -38,6 +38,10 @@ USELESS = (
     "a Primary has no current disk and no peer, and each write is an error: end its VM, then"
     " 'drbdadm secondary RESOURCE' there"
 )
+TORN = (
+    "a Primary lost the last current disk, and what it wrote last may be on either replica alone (R10): end its VM,"
+    " 'drbdadm secondary RESOURCE' there, then 'vmheal-actuator readmit RESOURCE HOST' the one that is UpToDate"
+)
 ELSEWHERE = "the resource is Primary, unused, on the host where the VM does not belong: 'drbdadm secondary RESOURCE' there"
 
 
@@ -60,6 +64,11 @@ def by_hand(arbiter: Arbiter, w: World) -> World:
     host = cause.host
     if cause.sentence == ACCEPT:
         return arbiter.write(w, arbiter.accepted(w.it, host))
+    if cause.sentence == TORN:
+        for number, it in enumerate(w.hosts):
+            if it.role == PRIMARY and it.disk != UP:
+                w = with_host(end_vm(w, number), number, role=SECONDARY)
+        return arbiter.write(w, arbiter.accepted(w.it, host))
     if cause.sentence == REBOOT:
         return drbd.crash(end_vm(w, host), host)
     if cause.sentence == NO_DISK:
@@ -67,11 +76,14 @@ def by_hand(arbiter: Arbiter, w: World) -> World:
     return drbd.disk_first(arbiter, with_host(end_vm(w, host), host, role=SECONDARY), host)
 
 
-def _cause(w: World) -> _Cause | None:
+def _cause(w: World) -> _Cause | None:  # noqa: PLR0911  a table
     holder, other = w.it.holder, 1 - w.it.holder
     x, y = w.hosts[holder], w.hosts[other]
     if x.disk == y.disk == DISKLESS:
         return _Cause(NO_DISK, other if x.role == PRIMARY else holder)
+    current = [host for host in (holder, other) if w.hosts[host].disk == UP]
+    if current and (w.it.torn or (x.role == PRIMARY and x.disk in OLD and w.it.admitted == 0)):
+        return _Cause(TORN, current[0])
     if w.it.granted and x.role == SECONDARY and x.disk in OLD and y.disk == UP:
         return _Cause(ACCEPT, other)
     for host in (0, 1):

@@ -5,7 +5,7 @@ import pytest
 from tests.sim.model import Model
 from tests.sim.schedules import SCHEDULES
 from tests.sim.search import Search, follows, replayed
-from tests.sim.stuck import ACCEPT, ELSEWHERE, NO_DISK, REBOOT, USELESS, why_stuck
+from tests.sim.stuck import ACCEPT, ELSEWHERE, NO_DISK, REBOOT, TORN, USELESS, why_stuck
 from tests.sim.taken_out import TAKEN_OUT, taken_out
 from tests.sim.world import START, violation, writes
 
@@ -28,7 +28,7 @@ def test_two_events_in_any_order_break_nothing():
     assert found.complete
     assert found.states > 500_000, "the world has become smaller: what is it that cannot happen any more?"
     # Where it does not go on by itself a person is told what to do, and then it does.
-    assert set(found.stuck) == {ACCEPT, REBOOT, NO_DISK, USELESS, ELSEWHERE}
+    assert set(found.stuck) == {ACCEPT, REBOOT, NO_DISK, USELESS, TORN, ELSEWHERE}
     assert not found.helpless
 
 

@@ -65,6 +65,7 @@ class Written(NamedTuple):
     admitted: int = 3
     granted: bool = False
     newest: bool = False
+    torn: bool = False
 
 
 class Plan(NamedTuple):
@@ -121,7 +122,7 @@ def mirrored(w: World) -> World:
     admitted = (it.admitted & 1) << 1 | it.admitted >> 1
     plan = w.plan and w.plan._replace(target=1 - w.plan.target)
     ghost = w.ghost and (1 - w.ghost[0], *w.ghost[1:])
-    written = Written(1 - it.holder, admitted, it.granted, it.newest)
+    written = Written(1 - it.holder, admitted, it.granted, it.newest, it.torn)
     # What the keeper has looked at is dropped: it begins again.
     return World(w.hosts[::-1], w.cable, written, plan, None, ghost, w.fault)
 

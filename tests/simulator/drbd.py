@@ -528,14 +528,16 @@ class Node:
     def write(self, record: Record) -> bool:
         """Write, and return when it is acknowledged; False: an I/O error."""
         loop, net = self.pair.loop, self.pair.net
-        done_here = False
+        done_here = sent = False
         while True:
             while self.suspended:
                 self.wait_change()
             if self.role != PRIMARY or not self.up:
                 return False
             if UP_TO_DATE not in {self.disk, self.peer_disk}:
-                return False
+                return (
+                    sent and done_here and self.attached
+                )  # one copy is enough, if it is an Inconsistent one
             if self.attached and self.md.broken:
                 self.disk_gone()
             if not done_here and self.attached:
@@ -547,6 +549,7 @@ class Node:
                 return done_here and self.attached
             if self.together and not self.sends:
                 return done_here  # a resync will bring it over
+            sent = True
             if self.together:
                 there = self.peer
                 loop.sleep(net.latency(REPLICATION, self.host.name, there.host.name))

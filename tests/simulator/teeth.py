@@ -16,12 +16,13 @@ from exporter.drbd import Role
 
 Patches = list[tuple[Any, str, Any]]
 
-_fence_peer, _stale, _taken, _why_not, _to_disconnect = (
+_fence_peer, _stale, _taken, _why_not, _to_disconnect, _as_primary_sees = (
     arbiter.fence_peer,
     arbiter._stale,
     arbiter.taken,
     arbiter.why_not,
     arbiter.to_disconnect,
+    arbiter.as_primary_sees,
 )
 _check, _next_step, _end_users = verbs.check, release.next_step, release.end_users
 
@@ -71,6 +72,10 @@ def _grants_without_excluding(it: Any, ask: Any) -> Any:
     return (replace(after, admitted=it.admitted, newest=False) if granted else after), answer
 
 
+def _mends_what_is_torn(it: Any, primary: Any) -> Any:
+    return _as_primary_sees(it, replace(primary, incomplete=False))
+
+
 def _releases_at_once(it: Any, ask: Any) -> Any:
     after, answer = _fence_peer(it, ask)
     denied = answer.verdict is Verdict.WAIT and ask.host != it.holder and ask.role is Role.PRIMARY
@@ -109,6 +114,7 @@ TEETH: Mapping[str, Patches] = {
     "R8: a grant excludes nobody": [(arbitrate, "fence_peer", _grants_without_excluding)],
     "R8: a resync excludes nobody": [(arbitrate, "before_resync", _allowed)],
     "R8: what was granted alone is taken": _taken_everywhere(_granted_may_be_taken),
+    "R10: what is torn mends itself": [(arbiter, "as_primary_sees", _mends_what_is_torn)],
     "a plan takes no authority": [(execute, "claims", lambda plan, written: ())],
     "the keeper sees nothing": [(keep.Keeper, "turn", lambda self: None)],
     "the keeper does not exclude": [(keep, "looked_at", lambda it, sides: it)],
@@ -136,6 +142,7 @@ BREAKS: Mapping[str, str] = {
     "R3: whoever asks is granted": "a_host_stands_still_and_wakes",
     "R3: an excluded replica is taken": "attached_after_the_primary_has_written_without_it",
     "R4: a Primary meets a peer that it knows to be old": "the_source_of_a_resync_loses_its_link_then_its_disk",
+    "R10: what is torn mends itself": "a_resyncs_source_is_lost_under_its_primary",
     "R8: what was granted alone is taken": "both_go_off_and_the_newest_comes_up",
     "R7: a lost host is not waited for": "a_cut_off_host_loses_its_power",
     "R7: an isolated host keeps its VM": "a_witness_prolongs_a_frozen_vms_life",
