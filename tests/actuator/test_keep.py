@@ -144,13 +144,22 @@ def test_a_grant_is_over_when_the_primary_sees_its_peer_up_to_date(keeper, hosts
 
 
 def test_a_holder_that_lost_its_disk_is_excluded_and_its_peer_is_what_counts(keeper, hosts, journal):
-    """Granted, reconnected without being heard, then its disk was lost: the record must not say the reverse."""
-    put(journal, holder="v02", admitted=frozenset({"v02"}), granted=True, newest=True)
+    put(journal, holder="v02")
     hosts.says("14-connected-primary-secondary")
     hosts.said = {"v02": diskless_primary()}
     keeper.turn()
     it = journal.authority("voms01")
     assert (it.admitted, it.granted, it.newest) == ({"v01"}, False, False)
+
+
+def test_a_holder_that_wrote_alone_and_lost_its_disk_admits_nobody(keeper, hosts, journal):
+    """It may have met its peer in order, unheard; or take for UpToDate one that lacks what it wrote."""
+    put(journal, holder="v02", admitted=frozenset({"v02"}), granted=True, newest=True)
+    hosts.says("14-connected-primary-secondary")
+    hosts.said = {"v02": diskless_primary()}
+    keeper.turn()
+    it = journal.authority("voms01")
+    assert (it.admitted, it.granted, it.newest) == (frozenset(), True, False)
 
 
 def diskless_primary():
