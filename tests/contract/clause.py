@@ -296,7 +296,7 @@ def relation_of(one: Generations, other: Generations) -> str:
 
 VERBS = (
     "primary|secondary|up|down|attach|detach|detach --force|connect|disconnect|resume-io|outdate"
-    "|allow-two-primaries|forbid-two-primaries"
+    "|allow-two-primaries|forbid-two-primaries|pause-sync|resume-sync"
 )
 _HOST = "(?P<host>v0[12])"
 _STATE = r"(?P<state>Unconfigured|[A-Z]\w+ \w+/\w+ \w+/\w+(?: frozen)?)"

@@ -99,6 +99,9 @@ class Model:
         match verb:
             case "allow-two-primaries" | "forbid-two-primaries":
                 return self.nodes[host].allow_two(allowed=verb.startswith("allow"))
+            case "pause-sync" | "resume-sync":
+                self.nodes[host].pauses = verb == "pause-sync"
+                return Result(0)
             case _:
                 verb, *options = verb.split()
                 result: Any = self.hosts[host].drbdadm(verb, "r0", options)

@@ -128,6 +128,8 @@ class Node:
         self.peer_disk = D_UNKNOWN
         self.suspended = False
         self.two = False
+        self.pauses = False
+        """pause-sync was typed here."""
         self.session: Session | None = None
         self.untold: Session | None = None
         """The connection over which its peer is still to be told that its disk is gone."""
@@ -154,6 +156,11 @@ class Node:
         """8.4 shows one that is diskless and StandAlone as Unconfigured (seen)."""
         idle = self.connection == STAND_ALONE and self.disk == DISKLESS and self.role == SECONDARY
         return self.up and not idle
+
+    @property
+    def connection_shown(self) -> str:
+        paused = {SYNC_SOURCE: "PausedSyncS", SYNC_TARGET: "PausedSyncT"} if self.pair.paused else {}
+        return paused.get(self.connection, self.connection)
 
     @property
     def client(self) -> bool:
@@ -538,6 +545,7 @@ class Node:
                 return (
                     sent and done_here and self.attached
                 )  # one copy is enough, if it is an Inconsistent one
+            sends = self.sends  # to both at once: that the own disk fails is seen after it
             if self.attached and self.md.broken:
                 self.disk_gone()
             if not done_here and self.attached:
@@ -547,13 +555,15 @@ class Node:
             session = self.session
             if session is None:
                 return done_here and self.attached
-            if self.together and not self.sends:
+            if self.together and not sends:
                 return done_here  # a resync will bring it over
             sent = True
             if self.together:
                 there = self.peer
                 loop.sleep(net.latency(REPLICATION, self.host.name, there.host.name))
                 if self.together and self.session is session:
+                    if there.attached and there.md.broken:
+                        there.disk_gone()
                     if there.attached:
                         there.md.data.add(record)
                     elif not done_here:
@@ -655,6 +665,11 @@ class Pair:
             node.lose()
 
     # ---- meeting
+
+    @property
+    def paused(self) -> bool:
+        """No resync goes on."""
+        return any(node.pauses for node in self.nodes)
 
     def meet(self, attaching: Node | None = None) -> None:
         """Both are there, or one has attached its disk while they are connected (drbd_sync_handshake)."""
@@ -791,7 +806,7 @@ class Pair:
         def ends() -> None:
             if source.session is not session or source.connection != SYNC_SOURCE:
                 return
-            if not source.together:  # it may come back before it is lost
+            if self.paused or not source.together:  # it may come back before it is lost
                 self.loop.call_in(TICK_SECONDS, ends)
                 return
             with source.changing():

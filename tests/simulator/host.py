@@ -307,7 +307,7 @@ def _proc_lines(node: Node) -> str:
         return f"{node.pair.minor:>2}: cs:Unconfigured"
     flags = f"{'s' if node.suspended else 'r'}-----"
     return (
-        f"{node.pair.minor:>2}: cs:{node.connection} ro:{node.role}/{node.peer_role}"
+        f"{node.pair.minor:>2}: cs:{node.connection_shown} ro:{node.role}/{node.peer_role}"
         f" ds:{node.disk}/{node.peer_disk} C {flags}\n"
         "    ns:0 nr:0 dw:0 dr:0 al:0 bm:0 lo:0 pe:0 ua:0 ap:0 ep:1 wo:f oos:0"
     )
