@@ -167,8 +167,10 @@ def refuses_attach(resource: str, environment: Mapping[str, str], proc: str) -> 
     """Why the resource's disk must not be attached here now; "": nothing is against it.
 
     DRBD takes a disk that is attached while its peer is connected without one for UpToDate, however old it is
-    (the arbiter's R4; seen on 8.4, of two Secondaries). Disconnected it compares what it would have to. And a
+    (the arbiter's R4; seen on 8.4, of two Secondaries). Disconnected it compares what it would have to. A
     Primary that has lost both disks has had I/O errors; with its own disk back it would go on beside another.
+    And one whose disk is resynced has a write acknowledged that this disk alone has, when the source is lost
+    in that moment; the next resync overwrites it (seen on 8.4, tests/contract/clauses/resync.txt).
 
     Raises:
         HookError: drbdadm does not know the resource.
@@ -186,6 +188,12 @@ def refuses_attach(resource: str, environment: Mapping[str, str], proc: str) -> 
         return (
             "it is Primary here, without its disk and its peer: its VM has had I/O errors, and may run"
             f" elsewhere; end it here and 'drbdadm secondary {resource}', then ask and attach"
+        )
+    if local.role == "Primary":
+        return (
+            "it is Primary here: if its peer fails before the resync has ended, the last writes of its VM can"
+            " be acknowledged and lost; move the VM to the other host, or end it and 'drbdadm secondary"
+            f" {resource}', then ask and attach"
         )
     return ""
 

@@ -191,7 +191,8 @@ class Libvirtd:
         if pid is None or not _exists(pid):
             return
         os.kill(pid, how)
-        os.kill(pid, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # it has ended at once
+            os.kill(pid, signal.SIGCONT)
         if not _wait_gone(pid, STOP_SECONDS):
             os.kill(pid, signal.SIGKILL)
             _wait_gone(pid, STOP_SECONDS)

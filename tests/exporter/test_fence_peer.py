@@ -279,6 +279,7 @@ def test_the_other_hooks(v01, journal):
     v01.proc.write_text(PROC)
     assert v01.run("unfence-peer") == 0
     assert journal.authority("voms01").admitted == {"v01", "v02"}
+    v01.proc.write_text(PROC.replace("ro:Primary/Secondary", "ro:Secondary/Secondary"))
     assert v01.run("attach", "voms01") == 0
     assert journal.authority("voms01").admitted == {"v02"}
 
@@ -294,7 +295,7 @@ def test_nothing_is_attached_while_the_peer_has_no_disk(v01, journal, monkeypatc
     assert v01.run("attach", "voms01") == 0
 
 
-def test_nothing_is_attached_under_a_primary_that_has_lost_both_disks(v01, journal, monkeypatch):
+def test_nothing_is_attached_under_a_primary(v01, journal, monkeypatch):
     said = []
     monkeypatch.setattr(fence_peer, "say", said.append)
     v01.proc.write_text(LOST.replace("ds:UpToDate/DUnknown", "ds:Diskless/DUnknown"))
@@ -302,6 +303,10 @@ def test_nothing_is_attached_under_a_primary_that_has_lost_both_disks(v01, journ
     assert journal.authority("voms01").admitted == {"v01", "v02"}
     assert "may run elsewhere" in "".join(said)
     v01.proc.write_text(PROC.replace("ds:UpToDate/UpToDate", "ds:Diskless/UpToDate"))
+    assert v01.run("attach", "voms01") == fence_peer.DENIED
+    assert "the last writes of its VM can be acknowledged and lost" in said[-1]
+    secondary = PROC.replace("ro:Primary/Secondary", "ro:Secondary/Secondary")
+    v01.proc.write_text(secondary.replace("ds:UpToDate/UpToDate", "ds:Diskless/UpToDate"))
     assert v01.run("attach", "voms01") == 0
 
 

@@ -176,11 +176,6 @@ class Node:
         return self.peer.role if self.session is not None and self.peer.session is self.session else UNKNOWN
 
     @property
-    def without_data(self) -> bool:
-        """A Primary with neither its own disk nor its peer's."""
-        return self.role == PRIMARY and not self.attached and self.session is None
-
-    @property
     def together(self) -> bool:
         """Connected, and what is said arrives and is answered."""
         peer = self.peer
@@ -535,17 +530,18 @@ class Node:
     def write(self, record: Record) -> bool:
         """Write, and return when it is acknowledged; False: an I/O error."""
         loop, net = self.pair.loop, self.pair.net
-        done_here = sent = False
+        done_here = False
+        over: Session | None = None
+        """Which it was sent over. One copy is enough, if it is on an Inconsistent disk."""
         while True:
             while self.suspended:
                 self.wait_change()
             if self.role != PRIMARY or not self.up:
                 return False
-            if UP_TO_DATE not in {self.disk, self.peer_disk}:
-                return (
-                    sent and done_here and self.attached
-                )  # one copy is enough, if it is an Inconsistent one
-            sends = self.sends  # to both at once: that the own disk fails is seen after it
+            underway = over is not None and over is self.session
+            if UP_TO_DATE not in {self.disk, self.peer_disk} and not underway:
+                return over is not None and done_here and self.attached
+            sends = underway or self.sends  # to both at once: that the own disk fails is seen after it
             if self.attached and self.md.broken:
                 self.disk_gone()
             if not done_here and self.attached:
@@ -557,7 +553,7 @@ class Node:
                 return done_here and self.attached
             if self.together and not sends:
                 return done_here  # a resync will bring it over
-            sent = True
+            over = session
             if self.together:
                 there = self.peer
                 loop.sleep(net.latency(REPLICATION, self.host.name, there.host.name))

@@ -426,7 +426,7 @@ def mend_everything(world: "World") -> None:
             world.loop.spawn(Process("person"), partial(_mend_group, world, vm, pair), "person")
             continue
         broken = [node for node in pair.nodes if node.md.broken or (node.up and not node.attached)]
-        if any(node.without_data for node in broken) or (
+        if any(node.role == PRIMARY for node in broken) or (
             len(broken) == len(pair.nodes) and all(node.up for node in broken)
         ):
             world.loop.spawn(Process("person"), partial(_mend_from_scratch, vm, broken), "person")
