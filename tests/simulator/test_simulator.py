@@ -33,6 +33,7 @@ def test_schedules_by_chance_keep_the_promise(seed):
 
 # Each broke the promise once, in a soak (docs/simulator.md), and is as short as it can be.
 FOUND = {
+    2087: "3.93 disk-fails v01 vm1; 5.31 disk-mended v01 vm1; 5.74 cut-off v01; 19.3766 heal-networks",
     10009055: "4 order migrate domain=vm2; 4.53 libvirtd-dies v01; 6.32 by-hand v03 start vm2",
     10020043: "4 heal-networks; 8 vm-crashes vm1; 9.28 disk-fails v01 vm1; 38.18 vm-crashes vm1;"
     " 50.18 vm-crashes vm1; 57.3978 vm-crashes vm1",
@@ -48,6 +49,10 @@ FOUND = {
     10526692: "0.1 actuator-dies-at-write 1; 0.2 vm-crashes vm3; 2.57 actuator-dies-at-write 8;"
     " 2.67 order migrate domain=vm2; 6.67 vm-crashes vm3; 14.67 actuator-dies-at-write 4.5; 14.77 freeze v02;"
     " 16.71 wake v02; 16.9 power-off v01; 37.2231 nothing",
+    10683757: "4 disk-fails v01 vm1; 7.66 disk-mended v01 vm1; 9.78 disk-fails v02 vm1",
+    10686971: "0.81 cut-management-one-way v03 monitor; 4.55 heal-networks; 8.55 disk-fails v01 vm2;"
+    " 18.11 cut-replication v02 v03; 30.19 disk-mended v01 vm2; 38.69 heal-networks; 48.67 cut-off v02;"
+    " 51.1 disk-fails v02 vm3",
 }
 
 
