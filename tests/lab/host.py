@@ -253,6 +253,7 @@ class Host:
         self.run(["python3", "-m", "compileall", "-q", "/opt/vmheal"], timeout_seconds=120)
         self.run(["systemctl", "daemon-reload"], timeout_seconds=120)
         self.run(["systemctl", "enable", "--quiet", EXPORTER_UNIT.name], timeout_seconds=120)
+        self.run(["sync"], timeout_seconds=60)
         self.run(["systemctl", "restart", EXPORTER_UNIT.name], timeout_seconds=120)
 
     def install_fence_peer(self, actuator: str, token: str) -> None:
@@ -276,6 +277,7 @@ class Host:
             config = "".join(f"{line}\n" for line in lines)
             _add_file(tar, "etc/vmheal/fence-peer.conf", config, 0o644)
         self.run(["tar", "-x", "-C", "/"], stdin=archive.getvalue())
+        self.run(["sync"], timeout_seconds=60)  # it may lose its power soon: an empty unit counts as masked
 
     def virsh(self, uri: str, *words: str, timeout_seconds: float = 180, check: bool = True) -> str:
         """Run virsh and return what it printed.
