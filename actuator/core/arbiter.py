@@ -200,13 +200,21 @@ def before_resync(it: Authority, ask: Ask, target: str) -> tuple[Authority, Answ
         return it, _refuse(foreign)
     if stale := _stale(it, ask):
         return it, stale
-    if it.torn or (target == it.holder and it.granted):
-        newer = f"{target} was granted {it.resource}: its data are newer than those of {ask.host}"
-        return it, _refuse(_excluded(it, ask.host) if it.torn else newer)
+    if why := _not_over(it, ask.host, target):
+        return it, _refuse(why)
     allowed = Answer(Verdict.ALLOW, f"{target} is excluded until its resync has ended")
     if target not in it.admitted and not it.newest:
         return it, allowed
     return _changed(it, admitted=it.admitted - {target}, newest=False), allowed
+
+
+def _not_over(it: Authority, source: str, target: str) -> str | None:
+    """Why the source must not overwrite the target; None when nothing is against it (R8, R10)."""
+    if it.torn:
+        return _excluded(it, source)
+    if target == it.holder and it.granted:
+        return f"{target} was granted {it.resource}: its data are newer than those of {source}"
+    return None
 
 
 def before_attach(it: Authority, ask: Ask) -> tuple[Authority, Answer]:
